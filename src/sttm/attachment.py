@@ -1,0 +1,197 @@
+"""Attach a reduction method to a transformers model, and take it off again without a trace."""
+
+import functools
+import sys
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from sttm.errors import ConfigError, UnreducedVideoError
+from sttm.methods.base import Method
+from sttm.models.adapter import Adapter, Positions
+from sttm.models.forward import ForwardPass, VideoReport
+from sttm.models.registry import adapter_for
+
+__all__ = ["Attachment", "VideoReport", "attach"]
+
+_POLICIES = ("auto", "survived", "reassigned", "merged")
+
+
+def attach(
+    model: Any, method: Method, *, layer: int | None = None, positions: str = "auto"
+) -> "Attachment":
+    """Reduce every video that passes through ``model``, in front of one decoder layer.
+
+    The model's own code stays in use: only hooks are added, and removed by
+    :meth:`Attachment.detach` or at the end of a ``with`` block.
+
+    Args:
+        model: a transformers video model, e.g. ``LlavaOnevisionForConditionalGeneration``.
+        method: decides which tokens become one, e.g. ``sttm.STTM(keep=0.3)``.
+        layer: decoder layer (0-based) whose input is reduced; default 2, as published for 7B
+            models (published for 72B: 0), or the last layer of a smaller model.
+        positions: "survived" (tokens keep their rotary positions), "reassigned" (renumbered
+            without gaps), "merged" (cos and sin averaged), or "auto": what the family does best.
+    Raises:
+        ConfigError: layer or policy out of range, or something is attached already.
+        UnsupportedModelError: no adapter serves the model.
+    Source: STTM, sections 3 and 4.3. Differs: decoding goes on without a gap in the positions.
+    """
+    adapter = adapter_for(model)
+    layers = len(adapter.text.layers)
+    layer = min(adapter.layer, layers - 1) if layer is None else layer
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < layers:
+        raise ConfigError(f"layer: got {layer!r}, expected an integer from 0 to {layers - 1}.")
+    if positions not in _POLICIES:
+        raise ConfigError(f"positions: got {positions!r}, expected one of {', '.join(_POLICIES)}.")
+    if not callable(getattr(method, "plan", None)):
+        raise ConfigError(
+            f"method: got {type(method).__name__}, expected an object with plan(x, grid), "
+            "e.g. sttm.STTM(keep=0.3)."
+        )
+    policy: Any = adapter.positions if positions == "auto" else positions
+    return Attachment(adapter, method, layer, policy)
+
+
+class Attachment:
+    """Hooks on one model. Use as a context manager, or call :meth:`detach`.
+
+    Attributes:
+        method: the reduction method.
+        layer: the decoder layer in front of which videos are reduced.
+        positions: the position policy in force.
+        reports: what was done to each video of the latest forward that carried any, in order of
+            (row, place in the prompt).
+    """
+
+    def __init__(self, adapter: Adapter, method: Method, layer: int, positions: Positions) -> None:
+        self.method = method
+        self.layer = layer
+        self.positions: Positions = positions
+        self.reports: list[VideoReport] = []
+        self._adapter = adapter
+        self._handles: list[Any] = []
+        self._forward: ForwardPass | None = None
+        self._encoder_before = vars(adapter.base).get(adapter.encoder)
+        if getattr(adapter.base, "_sttm_attachment", None) is not None:
+            raise ConfigError(
+                "attach: got a model that something is attached to, expected a free one. "
+                "Call detach() on the first attachment, or leave its with-block."
+            )
+        self._install()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are in place."""
+        return bool(self._handles)
+
+    def detach(self) -> None:
+        """Remove every hook; the model is what it was before. Harmless when called again."""
+        if not self._handles:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        base, encoder = self._adapter.base, self._adapter.encoder
+        object.__delattr__(base, "_sttm_attachment")
+        object.__delattr__(base, encoder)
+        if self._encoder_before is not None:
+            object.__setattr__(base, encoder, self._encoder_before)
+        self._forward = None
+        _forget_compiled_graphs()
+
+    def __enter__(self) -> "Attachment":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _install(self) -> None:
+        adapter, text = self._adapter, self._adapter.text
+        object.__setattr__(adapter.base, "_sttm_attachment", self)
+        object.__setattr__(adapter.base, adapter.encoder, self._recording_encoder())
+        before, after = _hook_before, _hook_after
+        self._handles += [
+            before(adapter.base, self._on_model),
+            after(adapter.base, self._after_model),
+            before(text, self._on_text),
+            after(text, self._after_text),
+            text.rotary_emb.register_forward_hook(self._after_rotary, with_kwargs=True),
+        ]
+        for index in range(self.layer, len(text.layers)):
+            hook = functools.partial(self._on_layer, index)
+            self._handles.append(before(text.layers[index], hook))
+        _forget_compiled_graphs()
+
+    def _recording_encoder(self) -> Any:
+        """Wrap the encoder so that its output also tells the grids.
+
+        ``generate`` encodes before the first forward and hands over only this output.
+        """
+        encode = getattr(self._adapter.base, self._adapter.encoder)
+
+        @functools.wraps(encode)
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            output = encode(*args, **kwargs)
+            arguments = self._adapter.arguments(encode, args, kwargs)
+            output.sttm_videos = self._adapter.encoded(arguments, output)
+            if self._forward is not None:
+                self._forward.videos = output.sttm_videos
+            return output
+
+        return recording
+
+    def _on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = self._adapter.arguments(module.forward, args, kwargs)
+        self._forward = ForwardPass(self._adapter, self, arguments)
+
+    def _after_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        forward, self._forward = self._forward, None
+        # Without an output the forward has failed already: do not hide its error.
+        if output is None or forward is None or not forward.rows or forward.reduction is not None:
+            return
+        raise UnreducedVideoError(
+            f"a video passed layer {self.layer} unreduced. If the model was compiled before "
+            "attach(), compile it again, or detach to run without reduction."
+        )
+
+    def _on_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._forward is None:
+            self._forward = ForwardPass(self._adapter, self, None)
+        return self._forward.enter_text(module, args, kwargs)
+
+    def _after_text(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        forward = self._forward
+        if forward is None:
+            return None
+        if forward.text_only:
+            self._forward = None
+        return None if output is None else forward.leave_text(output)
+
+    def _after_rotary(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if self._forward is not None:
+            self._forward.record_rotary(module, args, kwargs, output)
+
+    def _on_layer(self, index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return None if self._forward is None else self._forward.enter_layer(index, args, kwargs)
+
+
+def _hook_before(module: Any, hook: Any) -> Any:
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _hook_after(module: Any, hook: Any) -> Any:
+    return module.register_forward_hook(hook, with_kwargs=True, always_call=True)
+
+
+def _forget_compiled_graphs() -> None:
+    """Compiled graphs do not look at hooks again; drop those that exist, if any do."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and dynamo.counters["stats"]["unique_graphs"]:
+        torch._dynamo.reset()

@@ -1,0 +1,160 @@
+"""Prompts about one video: what they all share, and what a question adds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.video_utils import VideoMetadata
+
+from sttm.errors import UnsupportedModelError
+from sttm.video import Video
+
+_MARK = "9f3c71question"
+# Near the question a tokenizer may join its first characters with the text before it.
+_UNSETTLED = 4
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The part that every prompt about one video begins with.
+
+    Args:
+        system: the system prompt; None for the template's own.
+        context: text between the video and the question, e.g. subtitles.
+        before: the template's text up to the question.
+        rest: the end of ``before`` that is tokenized together with the question.
+        head: ``(n,)`` ids of ``before`` without ``rest``, the video's placeholders included.
+    """
+
+    system: str | None
+    context: str
+    before: str
+    rest: str
+    head: torch.Tensor
+
+    def prompt_ids(
+        self, processor: Any, history: Sequence[tuple[str, str]], question: str
+    ) -> torch.Tensor:
+        """Tokenize a whole prompt without reading the video again.
+
+        Args:
+            processor: the model's processor.
+            history: earlier (question, answer) pairs.
+            question: the new question.
+        Returns: ``(n,)`` ids, placeholders included.
+        Raises: UnsupportedModelError: the template changes earlier text when turns are added.
+        """
+        text = render(processor, self.system, self.context, history, question)
+        if not text.startswith(self.before):
+            raise UnsupportedModelError(
+                "got a chat template whose text before the question depends on the question, "
+                "expected a fixed beginning. Ask with generate() instead of VideoChat."
+            )
+        tail = self.rest + text[len(self.before) :]
+        return torch.cat([self.head, _tokenize(processor, tail)])
+
+
+def render(
+    processor: Any,
+    system: str | None,
+    context: str,
+    history: Sequence[tuple[str, str]],
+    question: str,
+) -> str:
+    """Render a conversation about a video with the processor's chat template."""
+    asked = [question] if not history else [history[0][0]]
+    content = [{"type": "video"}, {"type": "text", "text": context + asked[0]}]
+    messages: list[Message] = [{"role": "user", "content": content}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    turns = [answer for _, answer in history], [*(q for q, _ in history[1:]), question]
+    for answer, following in zip(*turns):
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        messages.append({"role": "user", "content": [{"type": "text", "text": following}]})
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return str(text[0] if isinstance(text, list) else text)
+
+
+def open_prompt(
+    processor: Any, video: Video, system: str | None, context: str
+) -> tuple[Prefix, dict[str, torch.Tensor]]:
+    """Process a video and find what all prompts about it share.
+
+    Args:
+        processor: the model's processor.
+        video: its sampled frames.
+        system: system prompt, or None.
+        context: text between video and question.
+    Returns: the prefix, and the model's inputs ``(1, m)`` up to the question or just before it.
+    """
+    text = render(processor, system, context, [], _MARK)
+    before, after = text.split(_MARK)
+    inputs = processor(
+        text=[text],
+        videos=[video.frames],
+        video_metadata=[_metadata(video)],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+    ids = inputs["input_ids"][0]
+    tokenizer = processor.tokenizer
+    special = torch.tensor(sorted(tokenizer.added_tokens_decoder))
+    closing = int(torch.isin(_tokenize(processor, _MARK + after), special).sum())
+    places = torch.isin(ids, special).nonzero().squeeze(1)
+    # Special tokens are never joined with their neighbours: a safe place to cut.
+    end = int(places[-1 - closing]) + 1
+    rest = _decode(tokenizer, ids[end:]).split(_MARK)[0]
+    if not before.endswith(rest):
+        raise UnsupportedModelError(
+            f"got {rest!r} between the video and the question, expected the template's text "
+            f"{before[-len(rest) - 20 :]!r}. Ask with generate() instead of VideoChat."
+        )
+    settled = max(end, end + len(_tokenize(processor, rest)) - _UNSETTLED)
+    shortened = {name: _shorten(value, len(ids), settled) for name, value in inputs.items()}
+    tensors = {name: v for name, v in shortened.items() if isinstance(v, torch.Tensor)}
+    return Prefix(system, context, before, rest, ids[:end].clone()), tensors
+
+
+def common_length(a: torch.Tensor, b: torch.Tensor) -> int:
+    """Count the leading ids that two prompts share."""
+    size = min(len(a), len(b))
+    different = (a[:size] != b[:size]).nonzero()
+    return int(different[0]) if len(different) else size
+
+
+def model_inputs(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Move a processor's tensors to the model, floating ones in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for name, value in tensors.items()
+    }
+
+
+def _metadata(video: Video) -> VideoMetadata:
+    height, width = video.frames.shape[1:3]
+    return VideoMetadata(
+        total_num_frames=video.total_frames,
+        fps=video.fps,
+        width=width,
+        height=height,
+        duration=video.duration,
+        frames_indices=list(video.indices),
+    )
+
+
+def _tokenize(processor: Any, text: str) -> torch.Tensor:
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def _decode(tokenizer: Any, ids: torch.Tensor) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(text)
+
+
+def _shorten(value: Any, length: int, end: int) -> Any:
+    per_token = isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[1] == length
+    return value[:, :end] if per_token else value

@@ -1,0 +1,41 @@
+"""Plain records that conversations give and store."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer.
+
+    Args:
+        text: the answer, without special tokens.
+        ids: its token ids.
+        tokens: prompt tokens that this question paid for.
+        ttft: seconds from the question to its first token (time to first token).
+        seconds: seconds to the last token.
+    """
+
+    text: str
+    ids: tuple[int, ...] = field(repr=False)
+    tokens: int
+    ttft: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of watching went, in seconds."""
+
+    decode: float = 0.0
+    process: float = 0.0
+    encode: float = 0.0
+    prefill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a watched video was."""
+
+    path: str
+    duration: float
+    timestamps: tuple[float, ...]

@@ -1,0 +1,372 @@
+"""Conversations about videos, on one prefill each."""
+
+import contextlib
+import copy
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, StoppingCriteriaList
+
+from sttm.attachment import Attachment, VideoReport, attach
+from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt
+from sttm.chat.records import Answer, Source, Timings
+from sttm.chat.store import load_video, save_video
+from sttm.errors import ConfigError
+from sttm.methods import Identity, Method
+from sttm.models import EncodedVideo, Positions, adapter_for
+from sttm.video import Sampling, Video, read_video
+
+Frames = np.ndarray[Any, Any]
+Progress = Callable[[str, int, int], None]
+
+
+class VideoChat:
+    """Ask a video model about videos, each of which is read only once.
+
+    Args:
+        model: a supported transformers video model (``sttm.models.list_models``).
+        processor: its processor.
+        method: the reduction; None keeps all tokens.
+        layer: see :func:`sttm.attach`.
+        positions: see :func:`sttm.attach`.
+        system: system prompt; None for the chat template's own.
+    Raises: ConfigError: the method depends on the question. UnsupportedModelError: unknown model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        method: Method | None = None,
+        *,
+        layer: int | None = None,
+        positions: str = "auto",
+        system: str | None = None,
+    ) -> None:
+        if method is not None and method.query_aware:
+            raise ConfigError(
+                f"method: got {method.name!r}, which drops tokens by the question, expected one "
+                "that does not: a video cannot be shared by questions then. Use attach()."
+            )
+        self.model = model
+        self.processor = processor
+        self.method = method
+        self.system = system
+        self.adapter = adapter_for(model)
+        with attach(model, method or Identity(), layer=layer, positions=positions) as attachment:
+            self.layer = None if method is None else attachment.layer
+            self.positions = attachment.positions
+
+    def watch(
+        self,
+        video: str | PathLike[str] | Video | Frames,
+        *,
+        fps: float = 1.0,
+        max_frames: int = 128,
+        rule: str = "llava",
+        context: str = "",
+        progress: Progress | None = None,
+    ) -> "WatchedVideo":
+        """Decode, encode and prefill a video.
+
+        Args:
+            video: a file, frames that :func:`sttm.video.read_video` gave, or ``(T, H, W, 3)``
+                uint8 RGB frames that are ``1 / fps`` seconds apart.
+            fps: frames to sample per second.
+            max_frames: most frames to sample.
+            rule: sampling rule, see :class:`sttm.video.Sampling`.
+            context: text to put between the video and every question, e.g. its subtitles.
+            progress: called with (stage, done, total); stages "decode", "encode", "prefill".
+        Raises: VideoError: the file cannot be read. ConfigError: an argument is out of range.
+        """
+        tell = progress or _silent
+        start = time.perf_counter()
+        read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
+        decoded = time.perf_counter()
+        prefix, tensors = open_prompt(self.processor, read, self.system, context)
+        inputs = model_inputs(self.model, tensors)
+        processed = time.perf_counter()
+        with self.attached(self.layer, self.positions) as attachment:
+            tell("encode", 0, 1)
+            features, videos = self._encode(inputs)
+            encoded = self._now()
+            tell("encode", 1, 1)
+            tell("prefill", 0, 1)
+            cache, following = self._prefill(inputs, features)
+            prefilled = self._now()
+            tell("prefill", 1, 1)
+            reports = tuple(attachment.reports) if attachment is not None else ()
+        return WatchedVideo(
+            self,
+            cache,
+            prefix,
+            ids=inputs["input_ids"][0].cpu(),
+            next_position=following,
+            layer=self.layer,
+            positions=self.positions,
+            tokens_in=self._count(inputs, videos),
+            reports=reports,
+            source=Source(read.path, read.duration, read.timestamps),
+            timings=Timings(
+                decoded - start, processed - decoded, encoded - processed, prefilled - encoded
+            ),
+        )
+
+    def load(self, path: str | PathLike[str]) -> "WatchedVideo":
+        """Load a video that :meth:`WatchedVideo.save` stored.
+
+        Raises: SavedCacheError: the file is damaged, of another version or of another model.
+        """
+        return load_video(self, path)
+
+    @contextlib.contextmanager
+    def attached(self, layer: int | None, positions: str) -> Iterator[Attachment | None]:
+        """Attach for the time of one call; nothing for a video that was not reduced."""
+        if layer is None:
+            yield None
+            return
+        method = self.method or Identity()
+        with attach(self.model, method, layer=layer, positions=positions) as attachment:
+            yield attachment
+
+    def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
+        if isinstance(video, Video):
+            return video
+        if isinstance(video, np.ndarray):
+            return _from_array(video, Sampling(**sampling))
+        return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
+
+    @torch.no_grad()
+    def _encode(self, inputs: dict[str, torch.Tensor]) -> tuple[Any, list[EncodedVideo]]:
+        """Run the vision tower; takes the pixels out of ``inputs``."""
+        encode = getattr(self.adapter.base, self.adapter.encoder)
+        names = inspect.signature(encode).parameters
+        arguments = {name: value for name, value in inputs.items() if name in names}
+        features = encode(**arguments, return_dict=True)
+        inputs.pop(self.adapter.pixels)
+        return features, self.adapter.encoded(arguments, features)
+
+    def _count(self, inputs: Mapping[str, torch.Tensor], videos: list[EncodedVideo]) -> int:
+        """Count the video tokens of a prompt."""
+        spans = self.adapter.spans(inputs["input_ids"].cpu(), videos, inputs)
+        return sum(len(span.index) for row in spans for span in row)
+
+    @torch.no_grad()
+    def _prefill(self, inputs: Mapping[str, torch.Tensor], features: Any) -> tuple[Any, int]:
+        """Fill a fresh cache; return it and the position of the next token."""
+        accepted = {
+            **inspect.signature(self.model.forward).parameters,
+            **inspect.signature(self.adapter.base.forward).parameters,
+        }
+        arguments = {name: value for name, value in inputs.items() if name in accepted}
+        cache = DynamicCache(config=self.model.config)
+        seen: list[torch.Tensor] = []
+        hook = self.adapter.text.rotary_emb.register_forward_pre_hook(
+            lambda _, args, kw: seen.append(args[1] if len(args) > 1 else kw["position_ids"]),
+            with_kwargs=True,
+        )
+        try:
+            self.model(
+                **arguments,
+                mm_encoder_outputs={self.adapter.modality: features},
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            hook.remove()
+        # The prefix ends with text, whose positions are equal on all axes.
+        return cache, int(seen[-1][..., -1].max()) + 1
+
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+class WatchedVideo:
+    """A video in the cache of a model.
+
+    Attributes:
+        tokens_in: video tokens in front of the reduction.
+        reports: how each reduction went; empty if all tokens were kept.
+        source: the file and the frames that were sampled.
+        timings: where the time of watching went.
+        prefix: what all prompts about the video begin with.
+    """
+
+    def __init__(
+        self,
+        chat: VideoChat,
+        cache: Any,
+        prefix: Prefix,
+        *,
+        ids: torch.Tensor,
+        next_position: int,
+        layer: int | None,
+        positions: Positions,
+        tokens_in: int,
+        reports: tuple[VideoReport, ...],
+        source: Source,
+        timings: Timings,
+    ) -> None:
+        self.chat = chat
+        self.cache = cache
+        self.prefix = prefix
+        self.ids = ids
+        self.next_position = next_position
+        self.layer = layer
+        self.positions = positions
+        self.tokens_in = tokens_in
+        self.reports = reports
+        self.source = source
+        self.timings = timings
+
+    @property
+    def tokens_out(self) -> int:
+        """Video tokens behind the reduction."""
+        return sum(r.tokens_out for r in self.reports) or self.tokens_in
+
+    @property
+    def retention(self) -> float:
+        """Tokens out / tokens in."""
+        return self.tokens_out / self.tokens_in
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values in the cache."""
+        layers = [layer for layer in self.cache.layers if hasattr(layer, "keys")]
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+    def ask(self, question: str, **generate: Any) -> Answer:
+        """Ask one question, by itself; other questions are not remembered.
+
+        Args:
+            question: in words.
+            generate: arguments of transformers' ``generate``; greedy with at most 128 new tokens
+                unless they say otherwise.
+        """
+        return self.conversation().ask(question, **generate)
+
+    def conversation(self) -> "Conversation":
+        """Begin a conversation that remembers its turns; any number may go on side by side."""
+        return Conversation(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Store the reduced cache in one safetensors file (written to the end or not at all)."""
+        save_video(self, path)
+
+
+class Conversation:
+    """Turns about one video, each paying only for its own tokens.
+
+    Attributes:
+        history: (question, answer) pairs so far.
+    """
+
+    def __init__(self, video: WatchedVideo) -> None:
+        self.video = video
+        self.history: list[tuple[str, str]] = []
+        self._cache = video.cache
+        self._ids = video.ids
+
+    def ask(self, question: str, **generate: Any) -> Answer:
+        """Ask the next question; see :meth:`WatchedVideo.ask`."""
+        chat = self.video.chat
+        ids = self.video.prefix.prompt_ids(chat.processor, self.history, question)
+        cache, known = self._resume(ids)
+        first = _FirstToken()
+        arguments = {
+            "max_new_tokens": 128,
+            "do_sample": False,
+            **generate,
+            "stopping_criteria": StoppingCriteriaList(
+                [first, *generate.get("stopping_criteria", ())]
+            ),
+        }
+        device = chat.model.device
+        positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
+        start = time.perf_counter()
+        with chat.attached(self.video.layer, self.video.positions), torch.no_grad():
+            out = chat.model.generate(
+                input_ids=ids[None].to(device),
+                attention_mask=torch.ones_like(ids)[None].to(device),
+                position_ids=positions.clamp(min=0)[None].to(device),
+                past_key_values=cache,
+                **arguments,
+            )
+        seconds = time.perf_counter() - start
+        new = out[0, len(ids) :].cpu()
+        text = chat.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+        self.history.append((question, text))
+        if len(out) == 1 and arguments.get("num_beams", 1) == 1:
+            self._cache, self._ids = cache, torch.cat([ids, new[:-1]])
+        return Answer(text, tuple(new.tolist()), len(ids) - known, first.at - start, seconds)
+
+    def _resume(self, ids: torch.Tensor) -> tuple[Any, int]:
+        """Fork the cache and cut it to what the new prompt shares with it."""
+        known = min(common_length(self._ids, ids), len(ids) - 1)
+        surplus = len(self._ids) - known
+        if not surplus:
+            return fork(self._cache), known
+        if self._cache.is_croppable:
+            cache = fork(self._cache)
+            cache.crop(-surplus)
+            return cache, known
+        # A recurrent state cannot go back: begin again behind the video.
+        return fork(self.video.cache), len(self.video.ids)
+
+
+class _FirstToken:
+    """Notes when the first token is there; never stops anything."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        if not self.at:
+            if input_ids.is_cuda:
+                torch.cuda.synchronize(input_ids.device)
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def fork(cache: Any) -> Any:
+    """Copy a dynamic cache so that the copy can grow by itself; long tensors are shared.
+
+    Growing layers never write into their tensors, they replace them; recurrent states are copied.
+    """
+    new = copy.copy(cache)
+    new.layers = [
+        copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    return new
+
+
+def _from_array(frames: Frames, sampling: Sampling) -> Video:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ConfigError(
+            f"video: got an array of shape {frames.shape} and dtype {frames.dtype}, expected "
+            "(T, H, W, 3) uint8 RGB with T at least 1."
+        )
+    indices = tuple(range(len(frames)))
+    return Video(
+        frames=frames,
+        timestamps=tuple(i / sampling.fps for i in indices),
+        indices=indices,
+        duration=len(frames) / sampling.fps,
+        fps=sampling.fps,
+        total_frames=len(frames),
+        path="",
+        sampling=sampling,
+    )
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""

@@ -1,0 +1,256 @@
+"""Save and load a watched video: one safetensors file, its header in JSON; never pickle."""
+
+import hashlib
+import json
+import os
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import DynamicCache
+
+from sttm.attachment import VideoReport
+from sttm.chat.prompt import Prefix
+from sttm.chat.records import Source, Timings
+from sttm.errors import SavedCacheError
+from sttm.grid import VideoGrid
+from sttm.models import Positions
+from sttm.models.cache import ReducedLayer, adopt_layer
+from sttm.plan import MergePlan
+
+if TYPE_CHECKING:
+    from sttm.chat.session import VideoChat, WatchedVideo
+
+FORMAT: Literal[1] = 1
+_KEY = "sttm"
+_STATES = ("conv_states", "recurrent_states")
+_FLAGS = ("has_previous_state", "is_conv_states_initialized", "is_recurrent_states_initialized")
+
+
+class _Report(BaseModel):
+    grid: VideoGrid
+    tokens_in: int
+    tokens_out: int
+    layer: int
+    positions: Positions
+    milliseconds: float
+
+
+class _Layer(BaseModel):
+    removed: int = 0
+    floor: int = 0
+    length: int | None = None
+
+
+class _Header(BaseModel):
+    """Everything about a watched video that is no tensor."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1]
+    model: str
+    layer: int | None
+    positions: Positions
+    system: str | None
+    context: str
+    before: str
+    rest: str
+    head: int
+    next_position: int
+    tokens_in: int
+    source: Source
+    timings: Timings
+    reports: list[_Report]
+    layers: list[_Layer]
+
+
+def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
+    """Store a watched video; an existing file is replaced only once the new one is complete."""
+    prefix = video.prefix
+    tensors = {"ids": video.ids}
+    for index, layer in enumerate(video.cache.layers):
+        tensors |= {f"layer.{index}.{name}": t for name, t in _layer_tensors(layer).items()}
+    for index, report in enumerate(video.reports):
+        for name in ("group", "weight", "anchor"):
+            tensors[f"report.{index}.{name}"] = getattr(report.plan, name)
+    header = _Header(
+        format=FORMAT,
+        model=fingerprint(video.chat.model),
+        layer=video.layer,
+        positions=video.positions,
+        system=prefix.system,
+        context=prefix.context,
+        before=prefix.before,
+        rest=prefix.rest,
+        head=len(prefix.head),
+        next_position=video.next_position,
+        tokens_in=video.tokens_in,
+        source=video.source,
+        timings=video.timings,
+        reports=[
+            _Report(**{k: getattr(r, k) for k in _Report.model_fields}) for r in video.reports
+        ],
+        layers=[_layer_record(layer) for layer in video.cache.layers],
+    )
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _write(Path(path), copies, header.model_dump_json())
+
+
+def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
+    """Load a watched video for the model that it was made with.
+
+    Raises: SavedCacheError: no such file, damaged, another format version or another model.
+    """
+    from sttm.chat.session import WatchedVideo
+
+    header, tensors = _read(Path(path))
+    if header.model != fingerprint(chat.model):
+        raise SavedCacheError(
+            f"{path}: got a cache of another model, expected one of this "
+            f"{type(chat.model).__name__} (same configuration and weights). Watch the video again."
+        )
+    cache = DynamicCache(config=chat.model.config)
+    if len(cache.layers) != len(header.layers):
+        raise SavedCacheError(
+            f"{path}: got {len(header.layers)} layers, expected {len(cache.layers)}. "
+            "Watch the video again."
+        )
+    device = chat.model.device
+    for index, record in enumerate(header.layers):
+        _fill_layer(cache, index, record, _below(tensors, f"layer.{index}.", device))
+    ids = tensors["ids"]
+    prefix = Prefix(
+        header.system, header.context, header.before, header.rest, ids[: header.head].clone()
+    )
+    return WatchedVideo(
+        chat,
+        cache,
+        prefix,
+        ids=ids,
+        next_position=header.next_position,
+        layer=header.layer,
+        positions=header.positions,
+        reports=tuple(_load_report(i, r, tensors) for i, r in enumerate(header.reports)),
+        tokens_in=header.tokens_in,
+        source=header.source,
+        timings=header.timings,
+    )
+
+
+def fingerprint(model: Any) -> str:
+    """Hash what a cache depends on: the configuration, and a sample of the weights."""
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    for name in ("transformers_version", "_name_or_path", "architectures"):
+        config.pop(name, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    parameters = list(model.parameters())
+    for parameter in parameters[:: max(1, len(parameters) // 32)]:
+        sample = parameter.detach().flatten()[:64].float().cpu()
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _layer_tensors(layer: Any) -> dict[str, torch.Tensor]:
+    tensors = {
+        name: getattr(layer, name)
+        for name in ("keys", "values")
+        if getattr(layer, name, None) is not None
+    }
+    for name in ("valid", "shift"):
+        if getattr(layer, name, None) is not None:
+            # All layers share these, which the format does not allow.
+            tensors[name] = getattr(layer, name).clone()
+    for name in _STATES:
+        for index, state in getattr(layer, name, {}).items():
+            if state is not None:
+                tensors[f"{name}.{index}"] = state
+    return tensors
+
+
+def _layer_record(layer: Any) -> _Layer:
+    if isinstance(layer, ReducedLayer):
+        length = getattr(layer, "cumulative_length", None)
+        return _Layer(removed=layer.removed, floor=layer.floor, length=length)
+    return _Layer(length=getattr(layer, "cumulative_length", None))
+
+
+def _fill_layer(
+    cache: DynamicCache, index: int, record: _Layer, tensors: dict[str, torch.Tensor]
+) -> None:
+    layer: Any = cache.layers[index]
+    for name in _STATES:
+        states = {int(key): t for key, t in _below(tensors, f"{name}.").items()}
+        for key, state in states.items():
+            layer.lazy_initialization(**{name: state}, state_idx=key)
+            getattr(layer, name)[key].copy_(state)
+            layer.has_previous_state[key] = True
+    if "keys" not in tensors:
+        return
+    if record.removed or "shift" in tensors or "valid" in tensors:
+        layer = adopt_layer(cache, index)
+        layer.active, layer.removed, layer.floor = True, record.removed, record.floor
+        layer.valid, layer.shift = tensors.get("valid"), tensors.get("shift")
+    layer.lazy_initialization(tensors["keys"], tensors["values"])
+    layer.keys, layer.values = tensors["keys"], tensors["values"]
+    if record.length is not None:
+        layer.cumulative_length = record.length
+
+
+def _load_report(index: int, record: _Report, tensors: dict[str, torch.Tensor]) -> VideoReport:
+    parts = _below(tensors, f"report.{index}.")
+    plan = MergePlan(group=parts["group"], weight=parts["weight"], anchor=parts["anchor"])
+    return VideoReport(**dict(record), plan=plan)
+
+
+def _below(
+    tensors: dict[str, torch.Tensor], prefix: str, device: Any = None
+) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): tensor.to(device)
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise SavedCacheError(f"{path}: got no such file, expected one that save() wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise SavedCacheError(
+            f"{path}: got a damaged file ({error}), expected one that save() wrote. "
+            "Watch the video again."
+        ) from error
+    try:
+        found = json.loads(text or "null")
+        version = found.get("format") if isinstance(found, dict) else None
+        if version != FORMAT:
+            raise SavedCacheError(
+                f"{path}: got format {version!r}, expected {FORMAT}. Watch the video again, "
+                "or use the version of sttm that saved it."
+            )
+        return _Header.model_validate(found), tensors
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise SavedCacheError(
+            f"{path}: got a damaged header ({error}), expected one that save() wrote. "
+            "Watch the video again."
+        ) from error
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], header: str) -> None:
+    """Write beside the target first, so that a full disk or a crash leaves no half file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, name, metadata={_KEY: header})
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)

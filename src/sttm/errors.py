@@ -1,0 +1,53 @@
+"""The errors that sttm raises on purpose: one tree, so that ``except SttmError`` catches them all.
+
+Every message says what was got, what was expected and what to do about it.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SttmError(Exception):
+    """Base of every error that sttm raises on purpose."""
+
+
+class ConfigError(SttmError, ValueError):
+    """An argument is out of range, of the wrong shape or dtype, or contradicts another one."""
+
+
+class BudgetError(ConfigError):
+    """A token budget cannot be met."""
+
+
+class UnknownNameError(ConfigError):
+    """A method, model or other registered name does not exist."""
+
+
+class UnsupportedModelError(SttmError):
+    """The model, its cache or its inputs are of a kind that merging cannot be exact for."""
+
+
+class UnreducedVideoError(SttmError):
+    """A video passed through the model without being reduced."""
+
+
+class VideoError(SttmError):
+    """A video or subtitle file cannot be read."""
+
+
+class SavedCacheError(SttmError):
+    """A saved video cache is damaged, of another version, or belongs to another model."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that is not in a registry, with the nearest known one.
+
+    Args:
+        kind: what the name should have been, e.g. ``"method"``.
+        name: what was asked for.
+        known: every accepted name.
+    """
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")

@@ -1,0 +1,78 @@
+"""Methods by name: classes, never instances."""
+
+import inspect
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from sttm.errors import ConfigError, unknown_name
+from sttm.methods.base import Method
+
+_METHODS: dict[str, type[Method]] = {}
+MethodClass = TypeVar("MethodClass", bound=type[Method])
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a table of methods shows.
+
+    Args:
+        name: the name for `get_method`.
+        summary: one sentence.
+        query_aware: whether plans depend on the question.
+    """
+
+    name: str
+    summary: str
+    query_aware: bool
+
+
+def register(cls: MethodClass) -> MethodClass:
+    """Add a method class to the registry; a class decorator.
+
+    Raises: ConfigError: the name is taken by another class.
+    """
+    known = _METHODS.setdefault(cls.name, cls)
+    if known is not cls:
+        raise ConfigError(
+            f"method {cls.name!r}: got {cls.__qualname__}, but {known.__qualname__} has this name. "
+            "Choose another name."
+        )
+    return cls
+
+
+def get_method(name: str, **options: Any) -> Method:
+    """Build a method from its name.
+
+    Args:
+        name: as in `list_methods`, e.g. ``"sttm"``.
+        **options: the fields of the method's class.
+    Raises:
+        UnknownNameError: there is no such method.
+        ConfigError: an option does not exist, is missing, or has a bad value.
+    """
+    if name not in _METHODS:
+        raise unknown_name("method", name, _METHODS)
+    cls = _METHODS[name]
+    accepted = inspect.signature(cls).parameters
+    for option in options:
+        if option not in accepted:
+            close = get_close_matches(option, accepted, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"method {name!r}: got option {option!r}.{hint} Accepted: "
+                f"{', '.join(accepted) or 'none'}."
+            )
+    required = [key for key, value in accepted.items() if value.default is value.empty]
+    missing = [key for key in required if key not in options]
+    if missing:
+        raise ConfigError(f"method {name!r}: expected a value for {', '.join(missing)}.")
+    return cls(**options)
+
+
+def list_methods() -> tuple[MethodInfo, ...]:
+    """List every registered method, by name."""
+    return tuple(
+        MethodInfo(name, (inspect.getdoc(cls) or "").split("\n", 1)[0], cls.query_aware)
+        for name, cls in sorted(_METHODS.items())
+    )

@@ -1,0 +1,170 @@
+"""What the library must know of a model family: where its video tokens stand, and their grid."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from sttm.errors import UnreducedVideoError, UnsupportedModelError
+from sttm.grid import VideoGrid
+
+Positions = Literal["survived", "reassigned", "merged"]
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """One video as its encoder gave it.
+
+    Args:
+        grid: the video's shape in tokens.
+        extra: placeholders behind the video that are no grid tokens (LLaVA-OneVision's newline).
+        present: ``(grid.num_tokens,)`` bool for models that drop some tokens themselves; None
+            where all are there.
+    """
+
+    grid: VideoGrid
+    extra: int = 0
+    present: torch.Tensor | None = None
+
+    @property
+    def num_present(self) -> int:
+        """Grid tokens that are in the sequence."""
+        return self.grid.num_tokens if self.present is None else int(self.present.sum())
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """One video in one row of the batch.
+
+    Args:
+        index: ``(num_present,)`` int64 on the CPU, ascending: places in the row's sequence.
+        video: the grid those tokens belong to.
+    """
+
+    index: torch.Tensor
+    video: EncodedVideo
+
+
+class Adapter:
+    """A model family. Subclasses state facts; almost all of the work is generic.
+
+    Attributes:
+        family: name for people.
+        model_types: values of ``config.model_type`` it serves.
+        positions: default position policy.
+        modality: which encoder output holds the frames, "video" or "image".
+        layer: recommended merging layer for models of the usual size.
+        checkpoints: some published models, for ``sttm models``.
+    """
+
+    family: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    positions: ClassVar[Positions] = "survived"
+    modality: ClassVar[Literal["video", "image"]] = "video"
+    layer: ClassVar[int] = 2
+    checkpoints: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.base = model.base_model
+        self.text = model.get_decoder()
+        self.config = model.config
+        for name in ("layers", "rotary_emb", "norm"):
+            if not hasattr(self.text, name):
+                raise UnsupportedModelError(
+                    f"got {type(model).__name__} whose decoder {type(self.text).__name__} has no "
+                    f"{name!r}, expected a transformers video model with its own decoder. "
+                    "Load it with AutoModelForImageTextToText."
+                )
+
+    @property
+    def encoder(self) -> str:
+        """Name of the method that encodes videos."""
+        return f"get_{self.modality}_features"
+
+    @property
+    def pixels(self) -> str:
+        """Name of the argument that holds the frames."""
+        return "pixel_values_videos" if self.modality == "video" else "pixel_values"
+
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+        """Read the grids of the videos of one encoder call.
+
+        Args:
+            arguments: the call's arguments by name.
+            output: what the encoder returned.
+        """
+        raise NotImplementedError
+
+    def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Mark the places of video features: ``(B, N)`` ids to ``(B, N)`` bool."""
+        return torch.eq(input_ids, self.config.video_token_id)
+
+    def spans(
+        self,
+        input_ids: torch.Tensor,
+        videos: Sequence[EncodedVideo],
+        arguments: Mapping[str, Any],
+    ) -> list[list[VideoSpan]]:
+        """Find every video of every row.
+
+        Args:
+            input_ids: ``(B, N)`` int64 on the CPU.
+            videos: what the encoder gave, in order of (row, place).
+            arguments: the forward's arguments by name.
+        Raises: UnreducedVideoError: placeholders and videos do not agree.
+        """
+        mask = self.placeholders(input_ids)
+        copies = _copies(mask, videos)
+        queue = iter(videos)
+        rows: list[list[VideoSpan]] = []
+        for row in range(mask.shape[0]):
+            if row % copies:
+                rows.append(rows[-1])
+            else:
+                rows.append(list(_take(mask[row].nonzero().squeeze(1), queue)))
+        return rows
+
+    def arguments(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Name the arguments of a call."""
+        bound = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+        extra = bound.pop("kwargs", {})
+        return {**bound, **extra}
+
+
+def _copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
+    """Beam search and repeated sampling hand every row in ``copies`` copies."""
+    wanted = sum(video.num_present + video.extra for video in videos)
+    found = int(mask.sum())
+    if not wanted or found % wanted or mask.shape[0] % max(found // wanted, 1):
+        raise UnreducedVideoError(
+            f"got {found} video placeholders in the prompt, expected {wanted} (or a multiple of "
+            "it, for beams): one for each encoded token. Is the video split by prefill_chunk_size, "
+            "or the prompt shortened?"
+        )
+    return found // wanted
+
+
+def _take(places: torch.Tensor, queue: Iterator[EncodedVideo]) -> Iterator[VideoSpan]:
+    """Deal the places of one row to the next videos of the queue."""
+    at = 0
+    while at < len(places):
+        video = next(queue, None)
+        size = 0 if video is None else video.num_present + video.extra
+        if video is None or at + size > len(places):
+            raise UnreducedVideoError(
+                f"got a row with {len(places)} video placeholders that is no sum of whole videos. "
+                "Pass every video with its row, unshortened."
+            )
+        yield VideoSpan(places[at : at + video.num_present], video)
+        at += size
+
+
+def merged_grids(grid_thw: torch.Tensor, merge: Any) -> list[VideoGrid]:
+    """Turn patch grids ``(videos, 3)`` into token grids, for one or per-video merge sizes."""
+    merges = merge.tolist() if isinstance(merge, torch.Tensor) else [merge] * len(grid_thw)
+    return [VideoGrid(t, h // m, w // m) for (t, h, w), m in zip(grid_thw.tolist(), merges)]

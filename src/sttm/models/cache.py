@@ -1,0 +1,182 @@
+"""Cache layers that know that a video in them was reduced.
+
+A reduced layer holds fewer entries than tokens were seen. It keeps reporting the original
+length (so that positions, ``generate`` and every mask of the layers below stay right) and tells
+the mask factories the physical length with an offset, as sliding-window layers do.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+    StaticLayer,
+)
+
+from sttm.errors import UnsupportedModelError
+
+
+class ReducedLayer:
+    """What every reduced cache layer adds to its library class.
+
+    Attributes:
+        active: whether a reduction took place; the other attributes matter only then.
+        removed: tokens that were seen but are not held, equal for all rows of the batch.
+        valid: ``(B, held)`` bool, False for padding; None if there is none.
+        floor: entries held when the last reduction ended; crop() goes no further.
+        shift: ``(B, 1)`` int64 to subtract from the original positions of later tokens
+            (positions "reassigned"); None if positions are kept.
+    """
+
+    active: bool = False
+    removed: int = 0
+    valid: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    floor: int = 0
+    _staged: tuple[int, torch.Tensor | None, torch.Tensor | None] | None = None
+
+    @classmethod
+    def adopt(cls, layer: Any) -> Any:
+        """Make a reduced layer that takes over the tensors of ``layer``."""
+        new = cls.__new__(cls)
+        new.__dict__.update(layer.__dict__)
+        return new
+
+    def stage(self, removed: int, valid: torch.Tensor | None, shift: torch.Tensor | None) -> None:
+        """Say what holds once the next :meth:`update` has appended its entries."""
+        self._staged = (removed, valid, shift)
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Append keys and values; refused unless the attached hooks prepared it."""
+        if self._staged is None and not self.active:
+            return super().update(*args, **kwargs)  # type: ignore[misc]
+        if self._staged is None:
+            raise UnsupportedModelError(
+                "this KV cache holds a reduced video, but nothing is attached to the model. "
+                "Attach the same method at the same layer again before using the cache."
+            )
+        (removed, self.valid, self.shift), self._staged = self._staged, None
+        self.active = True
+        result = super().update(*args, **kwargs)  # type: ignore[misc]
+        if removed != self.removed:
+            self.removed, self.floor = removed, self.held()
+        return result
+
+    def held(self) -> int:
+        """Entries per row that are really in memory (the position counter, for sliding layers)."""
+        return int(super().get_seq_length())  # type: ignore[misc]
+
+    def get_seq_length(self) -> Any:
+        """Tokens seen, reduced ones included (a tensor for static layers)."""
+        length = super().get_seq_length()  # type: ignore[misc]
+        return length + self.removed if self.is_initialized else length  # type: ignore[attr-defined]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Physical length and offset, in the sliding-window convention."""
+        length, offset = super().get_mask_sizes(query_length)  # type: ignore[misc]
+        return length, offset + self.removed
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens (a negative count); never those before the reduction ended.
+
+        Raises: UnsupportedModelError: the reduced video itself would be cut.
+        """
+        if self.removed and self.held() - abs(tokens_to_remove) < self.floor:
+            raise UnsupportedModelError(
+                f"crop: got {tokens_to_remove}, expected at most "
+                f"{self.held() - self.floor} tokens after the reduced video. "
+                "Prefill the video again instead."
+            )
+        super().crop(tokens_to_remove)  # type: ignore[misc]
+        if self.valid is not None and tokens_to_remove:
+            self.valid = self.valid[:, : -abs(tokens_to_remove)]
+
+    def reset(self) -> None:
+        """Empty the layer, its record of reductions included."""
+        super().reset()  # type: ignore[misc]
+        self.active, self.removed, self.floor = False, 0, 0
+        self.valid, self.shift, self._staged = None, None, None
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Reorder the rows for beam search."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        for name in ("valid", "shift"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only some rows."""
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._select(indices)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        for name in ("valid", "shift"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value[rows.to(value.device)])
+
+
+class ReducedDynamicLayer(ReducedLayer, DynamicLayer):
+    """A growing layer, the default of ``generate``."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Physical length and offset, in the sliding-window convention."""
+        return self.held() + query_length, self.removed if self.is_initialized else 0
+
+
+class ReducedSlidingLayer(ReducedLayer, DynamicSlidingWindowLayer):
+    """A growing layer that keeps a window; the window counts entries that are held."""
+
+
+class ReducedStaticLayer(ReducedLayer, StaticLayer):
+    """A preallocated layer."""
+
+
+_REDUCED: dict[type, type[ReducedLayer]] = {
+    DynamicLayer: ReducedDynamicLayer,
+    DynamicSlidingWindowLayer: ReducedSlidingLayer,
+    StaticLayer: ReducedStaticLayer,
+}
+_PLAIN = (LinearAttentionLayer,)
+
+
+def adopt_layer(cache: Cache, index: int) -> ReducedLayer | None:
+    """Return the reduced layer at ``index``, replacing the library's in place.
+
+    None for linear-attention layers: they hold a state, not one entry per token.
+
+    Raises: UnsupportedModelError: the layer is of a kind that cannot hold a reduced video.
+    """
+    if cache.layer_class_to_replicate is not None:
+        while len(cache.layers) <= index:
+            cache.layers.append(cache.layer_class_to_replicate())
+    layer = cache.layers[index]
+    if isinstance(layer, ReducedLayer):
+        return layer
+    if type(layer) in _PLAIN:
+        return None
+    reduced = _REDUCED.get(type(layer))
+    if reduced is None or getattr(layer, "record_past", False):
+        raise UnsupportedModelError(
+            f"got a {type(cache).__name__} whose layer {index} is a {type(layer).__name__}, "
+            f"expected one of {', '.join(kind.__name__ for kind in (*_REDUCED, *_PLAIN))}. "
+            "Use the default DynamicCache, or a StaticCache."
+        )
+    cache.layers[index] = reduced.adopt(layer)
+    adopted: ReducedLayer = cache.layers[index]
+    return adopted
+
+
+def reduced_layers(cache: Cache | None) -> Iterator[tuple[int, ReducedLayer]]:
+    """Yield the layers of ``cache`` that hold a reduced video."""
+    for index, layer in enumerate(cache.layers if cache is not None else ()):
+        if isinstance(layer, ReducedLayer) and layer.active:
+            yield index, layer

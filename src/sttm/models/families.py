@@ -1,0 +1,187 @@
+"""The families: one class of facts each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+import torch
+
+from sttm.grid import VideoGrid
+from sttm.models.adapter import Adapter, EncodedVideo, VideoSpan, merged_grids
+from sttm.models.frames import frame_series
+
+
+class GridTHW(Adapter):
+    """Families that are told their patch grids in ``video_grid_thw``; M-RoPE."""
+
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+        """Read the grids from ``video_grid_thw``."""
+        merge = self.config.vision_config.spatial_merge_size
+        return [EncodedVideo(grid) for grid in merged_grids(arguments["video_grid_thw"], merge)]
+
+
+class Qwen2VL(GridTHW):
+    """Qwen2-VL and Qwen2.5-VL: one run of ``T*h*w`` placeholders."""
+
+    family = "Qwen2-VL, Qwen2.5-VL"
+    model_types = ("qwen2_vl", "qwen2_5_vl")
+    checkpoints = ("Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
+
+
+class Qwen3VL(GridTHW):
+    """Qwen3-VL and Qwen3.5: a run per frame with a timestamp before it; DeepStack in Qwen3-VL."""
+
+    family = "Qwen3-VL, Qwen3.5"
+    model_types = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+    checkpoints = ("Qwen/Qwen3-VL-8B-Instruct",)
+
+
+class Glm4v(GridTHW):
+    """GLM-4.1V and later: frames use the image placeholder between begin and end of video."""
+
+    family = "GLM-4V"
+    model_types = ("glm4v", "glm4v_moe")
+    checkpoints = ("zai-org/GLM-4.1V-9B-Thinking",)
+
+    def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Mark the image placeholders inside a video."""
+        begins = (input_ids == self.config.video_start_token_id).cumsum(-1)
+        ends = (input_ids == self.config.video_end_token_id).cumsum(-1)
+        return torch.eq(input_ids, self.config.image_token_id).logical_and(begins > ends)
+
+
+class VideoLlama3(Adapter):
+    """Video-LLaMA 3: ``Time t:`` and a run per frame; the model drops tokens that repeat."""
+
+    family = "Video-LLaMA 3"
+    model_types = ("video_llama_3",)
+    positions = "reassigned"
+    checkpoints = ("lkhl/VideoLLaMA3-7B-Image-HF",)
+
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+        """Read the grids from ``video_grid_thw`` and each video's own merge size."""
+        grids = merged_grids(arguments["video_grid_thw"], arguments["video_merge_sizes"])
+        return [EncodedVideo(grid) for grid in grids]
+
+    def spans(
+        self,
+        input_ids: torch.Tensor,
+        videos: Sequence[EncodedVideo],
+        arguments: Mapping[str, Any],
+    ) -> list[list[VideoSpan]]:
+        """Find the videos, less the tokens that the model's own compression dropped."""
+        mask = arguments.get("video_compression_mask")
+        if mask is not None:
+            sizes = [video.grid.num_tokens for video in videos]
+            parts = mask.cpu().bool().flatten()[: sum(sizes)].split(sizes)
+            videos = [replace(video, present=part) for video, part in zip(videos, parts)]
+        return super().spans(input_ids, videos, arguments)
+
+
+class SquareFrames(Adapter):
+    """LLaVA: square frames whose size the configuration fixes."""
+
+    positions = "reassigned"
+    newline = 0
+
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+        """Read the frame count from the pixels and the side from the configuration."""
+        videos, frames = arguments["pixel_values_videos"].shape[:2]
+        grid = VideoGrid(frames, *self.frame_size())
+        return [EncodedVideo(grid, extra=self.newline)] * videos
+
+    def frame_size(self) -> tuple[int, int]:
+        """Rows and columns of one frame after pooling."""
+        raise NotImplementedError
+
+
+class LlavaOnevision(SquareFrames):
+    """LLaVA-OneVision and LLaVA-Video: one newline token behind the video."""
+
+    family = "LLaVA-OneVision, LLaVA-Video"
+    model_types = ("llava_onevision",)
+    checkpoints = ("llava-hf/llava-onevision-qwen2-7b-ov-hf",)
+    newline = 1
+
+    def frame_size(self) -> tuple[int, int]:
+        """Rows and columns of one frame after pooling."""
+        vision = self.config.vision_config
+        side = ceil(vision.image_size // vision.patch_size / 2)
+        return side, side
+
+
+class LlavaNextVideo(SquareFrames):
+    """LLaVA-NeXT-Video: frames pooled with a stride, no newline."""
+
+    family = "LLaVA-NeXT-Video"
+    model_types = ("llava_next_video",)
+    checkpoints = ("llava-hf/LLaVA-NeXT-Video-7B-hf",)
+
+    def frame_size(self) -> tuple[int, int]:
+        """Rows and columns of one frame after pooling."""
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
+        return side, side
+
+
+class ImageSeries(Adapter):
+    """Families that see a video as a series of images: found by its runs of image tokens."""
+
+    positions = "reassigned"
+    modality = "image"
+
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+        """Return nothing: the sequence itself shows the frames."""
+        return []
+
+    def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Mark the places of image features."""
+        return torch.eq(input_ids, self.config.image_token_id)
+
+    def spans(
+        self,
+        input_ids: torch.Tensor,
+        videos: Sequence[EncodedVideo],
+        arguments: Mapping[str, Any],
+    ) -> list[list[VideoSpan]]:
+        """Join runs of one frame each, close to one another, to videos; see ``frame_series``."""
+        side = self.side()
+        return [
+            [
+                VideoSpan(index, EncodedVideo(VideoGrid(len(index) // side**2, side, side)))
+                for index in frame_series(row, mask, side**2)
+            ]
+            for row, mask in zip(input_ids, self.placeholders(input_ids))
+        ]
+
+    def side(self) -> int:
+        """Rows (and columns) of one frame."""
+        raise NotImplementedError
+
+
+class InternVL(ImageSeries):
+    """InternVL 2.5 to 3.5 in transformers' own format: ``FrameI: <img> tokens </img>``."""
+
+    family = "InternVL"
+    model_types = ("internvl",)
+    checkpoints = ("OpenGVLab/InternVL3-8B-hf",)
+
+    def side(self) -> int:
+        """Rows of one tile after pixel shuffle."""
+        vision = self.config.vision_config
+        patches = vision.image_size[0] // vision.patch_size[0]
+        return int(patches * self.config.downsample_ratio)
+
+
+class SmolVLM(ImageSeries):
+    """SmolVLM 2: a timestamp and a run of image tokens per frame."""
+
+    family = "SmolVLM"
+    model_types = ("smolvlm",)
+    checkpoints = ("HuggingFaceTB/SmolVLM2-2.2B-Instruct",)
+
+    def side(self) -> int:
+        """Rows of one frame after pixel shuffle."""
+        vision = self.config.vision_config
+        return int(vision.image_size // vision.patch_size // self.config.scale_factor)

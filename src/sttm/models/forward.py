@@ -1,0 +1,251 @@
+"""One forward pass through an attached model: what is known, and what is done where."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from transformers.cache_utils import Cache
+
+from sttm.errors import ConfigError, UnreducedVideoError, UnsupportedModelError
+from sttm.grid import VideoGrid
+from sttm.methods.base import Method
+from sttm.models.adapter import Adapter, EncodedVideo, Positions, VideoSpan
+from sttm.models.cache import ReducedLayer, reduced_layers
+from sttm.models.inputs import LayerInputs, RotaryCall, split_padding
+from sttm.models.reduction import BatchReduction, plan_video, sequence_plan
+from sttm.plan import MergePlan
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What was done to one video.
+
+    Args:
+        grid: its shape in tokens.
+        tokens_in: its tokens in front of the layer.
+        tokens_out: its tokens behind.
+        layer: the decoder layer in front of which it was reduced.
+        positions: the position policy.
+        milliseconds: wall-clock time to decide on the plan, masks and positions; a video's share of
+            its batch's.
+        plan: the plan itself.
+    """
+
+    grid: VideoGrid
+    tokens_in: int
+    tokens_out: int
+    layer: int
+    positions: Positions
+    milliseconds: float
+    plan: MergePlan = field(repr=False, compare=False)
+
+    @property
+    def retention(self) -> float:
+        """Tokens out / tokens in."""
+        return self.tokens_out / self.tokens_in
+
+
+class Settings(Protocol):
+    """What a forward pass reads from its attachment."""
+
+    method: Method
+    layer: int
+    positions: Positions
+    reports: list[VideoReport]
+
+
+class ForwardPass:
+    """State of one call of the model, from its first hook to its last.
+
+    Args:
+        adapter: the model's family.
+        settings: the attachment.
+        arguments: the call's arguments by name; None if it entered at the text model.
+
+    Attributes:
+        videos: what the encoder gave during this call.
+        rows: the videos of each row; empty if the call carries none.
+        reduction: how the sequence was shortened, once it was.
+    """
+
+    def __init__(
+        self, adapter: Adapter, settings: Settings, arguments: Mapping[str, Any] | None
+    ) -> None:
+        self.adapter = adapter
+        self.settings = settings
+        self.text_only = arguments is None
+        self.videos: list[EncodedVideo] | None = None
+        self.rows: list[list[VideoSpan]] = []
+        self.reduction: BatchReduction | None = None
+        self._arguments = arguments or {}
+        self._padding: Any = None
+        self._past = 0
+        self._rotary: list[RotaryCall] = []
+        self._deepstack: dict[int, torch.Tensor] = {}
+        self._visual: torch.Tensor | None = None
+        self._inputs: LayerInputs | None = None
+
+    def enter_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """In front of the text model: find the videos, hold back DeepStack of the layers above."""
+        named = self.adapter.arguments(module.forward, args, kwargs)
+        self._padding = named.get("attention_mask")
+        self._past = _entries(named.get("past_key_values"))
+        self.rows = self._find_videos()
+        self._visual = named.get("visual_pos_masks")
+        embeds = named.get("deepstack_visual_embeds")
+        layer = self.settings.layer
+        if not self.rows or embeds is None:
+            return None
+        if len(embeds) >= len(module.layers):
+            raise UnsupportedModelError(
+                f"got {len(embeds)} DeepStack levels for {len(module.layers)} decoder layers, "
+                "expected fewer levels than layers."
+            )
+        self._deepstack = {i: embeds[i] for i in range(layer, len(embeds))}
+        return args, {**kwargs, "deepstack_visual_embeds": embeds[:layer]}
+
+    def record_rotary(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Behind the rotary embedding: remember which positions gave which cos and sin."""
+        self._rotary.append(RotaryCall(module, args, kwargs, output))
+
+    def enter_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """In front of a decoder layer at or above the reduction: hand it shortened inputs."""
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = kwargs.get("past_key_values")
+        if index == self.settings.layer:
+            self._begin(hidden, cache, kwargs)
+            if self.reduction is not None:
+                hidden = self.reduction.reduce(hidden)
+        elif index - 1 in self._deepstack:
+            hidden = self._inject(index - 1, hidden)
+        if self._inputs is None:
+            return None
+        kwargs = self._inputs.arguments(index, hidden, cache, kwargs)
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+
+    def leave_text(self, output: Any) -> Any:
+        """Behind the text model: give the output its original length back."""
+        if self.reduction is None:
+            return None
+        if isinstance(output, tuple):
+            return (self.reduction.restore(output[0]), *output[1:])
+        output.last_hidden_state = self.reduction.restore(output.last_hidden_state)
+        return output
+
+    def _find_videos(self) -> list[list[VideoSpan]]:
+        adapter = self.adapter
+        features = (self._arguments.get("mm_encoder_outputs") or {}).get(adapter.modality)
+        if features is None and self._arguments.get(adapter.pixels) is None:
+            return []
+        ids = self._arguments.get("input_ids")
+        if ids is None:
+            raise UnsupportedModelError(
+                "got a video with inputs_embeds, expected input_ids: they tell where the video "
+                "tokens stand. Pass input_ids."
+            )
+        videos = self.videos if features is None else getattr(features, "sttm_videos", None)
+        if videos is None and adapter.modality == "video":
+            raise UnreducedVideoError(
+                "got video features that were not encoded under this attachment, or that "
+                "prefill_chunk_size has split. Encode after attach(), and prefill in one piece."
+            )
+        rows = adapter.spans(ids.cpu(), videos or [], self._arguments)
+        return rows if any(rows) else []
+
+    def _begin(self, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]) -> None:
+        """At the reduction's layer: plan, and prepare the inputs of this layer and all above."""
+        kept = self._kept_layer(cache)
+        if not self.rows and kept is None:
+            return
+        self._refuse_unsupported(cache, kwargs)
+        past, chunk = split_padding(self._padding, self._past, hidden.shape[1])
+        start = _now(hidden.device)
+        if self.rows:
+            self.reduction = BatchReduction.build(self._plans(hidden), chunk)
+            chunk = self.reduction.valid
+        positions, config = self.settings.positions, self.adapter.text.config
+        self._inputs = LayerInputs(config, positions, self.rows, self.reduction, kept, self._rotary)
+        held = past if kept is None else kept.valid
+        if held is not None or chunk is not None:
+            self._inputs.set_padding(held, chunk, self._past if kept is None else kept.held())
+        if self.rows:
+            self._report_time(_now(hidden.device) - start)
+
+    def _kept_layer(self, cache: Cache | None) -> ReducedLayer | None:
+        found = list(reduced_layers(cache))
+        if found and found[0][0] < self.settings.layer:
+            raise ConfigError(
+                f"got a KV cache that was reduced in front of layer {found[0][0]}, expected layer "
+                f"{self.settings.layer}. Attach at the layer that the cache was made with."
+            )
+        return found[0][1] if found else None
+
+    def _refuse_unsupported(self, cache: Cache | None, kwargs: dict[str, Any]) -> None:
+        implementation = str(self.adapter.text.config._attn_implementation)
+        packed = any(kwargs.get(name) is not None for name in ("cu_seq_lens_q", "cu_seqlens"))
+        if packed or implementation.startswith("paged"):
+            raise UnsupportedModelError(
+                "got packed sequences or paged attention, expected one prompt per row. "
+                "Use generate() without continuous batching."
+            )
+        mask = self._padding
+        static = cache is not None and cache.is_compileable
+        if isinstance(mask, torch.Tensor) and mask.ndim != 2 and not static:
+            raise UnsupportedModelError(
+                f"got an attention mask of shape {tuple(mask.shape)}, expected 2-D (batch, tokens) "
+                "with 1 for real tokens: a 4-D mask cannot follow the reduction."
+            )
+
+    def _plans(self, hidden: torch.Tensor) -> list[MergePlan]:
+        """Plan every row; leave the reports with the attachment."""
+        plans: list[MergePlan] = []
+        reports = self.settings.reports
+        reports.clear()
+        for row, spans in enumerate(self.rows):
+            if row and spans is self.rows[row - 1]:
+                plans.append(plans[-1])
+                continue
+            parts = []
+            for span in spans:
+                index = span.index.to(hidden.device)
+                x = hidden[row].detach().index_select(0, index)
+                parts.append((index, plan_video(self.settings.method, x, span.video)))
+                reports.append(self._report(span.video.grid, parts[-1][1]))
+            length, device = hidden.shape[1], hidden.device
+            plan = sequence_plan(length, parts) if parts else MergePlan.identity(length, device)
+            plans.append(plan)
+        return plans
+
+    def _report(self, grid: VideoGrid, plan: MergePlan) -> VideoReport:
+        layer, policy = self.settings.layer, self.settings.positions
+        return VideoReport(grid, plan.num_in, plan.num_out, layer, policy, 0.0, plan)
+
+    def _report_time(self, seconds: float) -> None:
+        reports = self.settings.reports
+        each = seconds * 1e3 / sum(report.tokens_in for report in reports)
+        reports[:] = [replace(r, milliseconds=each * r.tokens_in) for r in reports]
+
+    def _inject(self, level: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Add a DeepStack level, merged like the tokens it belongs to."""
+        if self.reduction is None or self._visual is None:
+            return hidden
+        full = hidden.new_zeros(*self._visual.shape, hidden.shape[-1])
+        full[self._visual.to(hidden.device)] = self._deepstack[level].to(hidden)
+        return hidden + self.reduction.reduce(full)
+
+
+def _entries(cache: Cache | None) -> int:
+    """Entries in the cache, in the coordinates of the mask that the model builds itself."""
+    if cache is None:
+        return 0
+    removed = [layer.removed for index, layer in reduced_layers(cache) if index == 0]
+    return int(cache.get_seq_length()) - sum(removed)
+
+
+def _now(device: torch.device) -> float:
+    """Wall clock in seconds, after all work on ``device``."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,193 @@
+"""What decoder layers behind a reduction are given: masks, rotary embeddings, cache records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, get_layer_types_and_kwargs
+from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING as MASKS
+
+from sttm.errors import UnsupportedModelError
+from sttm.models.adapter import Positions, VideoSpan
+from sttm.models.cache import ReducedLayer, adopt_layer
+from sttm.models.reduction import BatchReduction, reassigned_positions
+
+
+@dataclass(frozen=True)
+class RotaryCall:
+    """One call of the decoder's rotary embedding."""
+
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """``(B, N)`` or ``(axes, B, N)``, as the decoder computed them."""
+        ids: torch.Tensor = self.args[1] if len(self.args) > 1 else self.kwargs["position_ids"]
+        return ids
+
+    def again(self, hidden: torch.Tensor, ids: torch.Tensor) -> Any:
+        """Call with other positions (without hooks: this is no call of the model's)."""
+        if len(self.args) > 1:
+            return self.module.forward(hidden, ids, *self.args[2:], **self.kwargs)
+        return self.module.forward(hidden, **{**self.kwargs, "position_ids": ids})
+
+
+class LayerInputs:
+    """Inputs of the layers behind the reduction, during one forward pass.
+
+    Args:
+        config: the text configuration.
+        positions: the position policy.
+        rows: the videos of each row.
+        reduction: how this forward was shortened; None if only the cache holds a reduced video.
+        kept: a layer of the cache that holds a reduced video, as it was before this forward.
+        rotary: the rotary calls of this forward.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        positions: Positions,
+        rows: Sequence[Sequence[VideoSpan]],
+        reduction: BatchReduction | None,
+        kept: ReducedLayer | None,
+        rotary: Sequence[RotaryCall],
+    ) -> None:
+        self._config = config
+        self._positions = positions
+        self._reduction = reduction
+        self._rotary = rotary
+        self._types = get_layer_types_and_kwargs(config)[0]
+        self._masks: dict[str, Any] = {}
+        self._embeddings: dict[int, Any] = {}
+        self._new_ids: torch.Tensor | None = None
+        self._valid: torch.Tensor | None = None
+        self._shift = None if kept is None else kept.shift
+        if positions == "reassigned" and rotary and (reduction is not None or kept is not None):
+            self._reassign(rows)
+
+    def set_padding(self, held: torch.Tensor | None, chunk: torch.Tensor | None, size: int) -> None:
+        """Say what is padding.
+
+        Args:
+            held: ``(B, size)`` bool of what the cache holds; None if nothing of it is padding.
+            chunk: ``(B, q)`` bool of this forward's tokens (after the reduction), or None.
+            size: entries that the cache holds.
+        """
+        some = held if held is not None else chunk
+        if some is None:
+            return
+        if held is None:
+            held = some.new_ones(len(some), size)
+        if chunk is None:
+            width = self._reduction.length if self._reduction is not None else 1
+            chunk = some.new_ones(len(some), width)
+        self._valid = torch.cat([held, chunk.to(held.device)], 1)
+
+    def arguments(
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Replace what layer ``index`` must get differently; prepare its cache layer."""
+        layer = None if cache is None else adopt_layer(cache, index)
+        mask = kwargs.get("attention_mask")
+        single = self._reduction is None and hidden.shape[1] == 1 and mask is None
+        if not single or self._valid is not None:
+            mask = self._mask(index, hidden, cache, layer)
+        if layer is not None:
+            gone = self._reduction.removed if self._reduction is not None else 0
+            layer.stage(layer.removed + gone, self._valid, self._shift)
+        changed: dict[str, Any] = {"attention_mask": mask}
+        if kwargs.get("position_embeddings") is not None:
+            changed["position_embeddings"] = self._embed(hidden, kwargs["position_embeddings"])
+        if self._reduction is not None and kwargs.get("position_ids") is not None:
+            # FlashAttention takes gaps in these for packed sequences, and reads nothing else.
+            changed["position_ids"] = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        return {**kwargs, **changed}
+
+    def _mask(
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, layer: ReducedLayer | None
+    ) -> Any:
+        """Build the mask with the library's own factory, once per layer type."""
+        kind = self._types[index]
+        if kind in self._masks:
+            return self._masks[kind]
+        factory = MASKS.get(kind)
+        if factory is None or isinstance(factory, dict):
+            raise UnsupportedModelError(
+                f"got a decoder layer of type {kind!r}, expected full, sliding or linear attention."
+            )
+        valid = self._valid
+        if valid is not None and layer is not None and layer.removed:
+            valid = torch.cat([valid.new_ones(len(valid), layer.removed), valid], 1)
+        self._masks[kind] = factory(
+            config=self._config,
+            inputs_embeds=hidden,
+            attention_mask=valid,
+            past_key_values=cache,
+            layer_idx=index,
+        )
+        return self._masks[kind]
+
+    def _reassign(self, rows: Sequence[Sequence[VideoSpan]]) -> None:
+        """Compute the new ids once; every rotary call of a forward has the same ones."""
+        ids = self._rotary[-1].position_ids
+        axes = ids if ids.ndim == 3 else ids[None]
+        if self._shift is not None:
+            axes = axes - self._shift.to(axes.device)
+        if self._reduction is not None:
+            axes = axes.expand(axes.shape[0], len(self._reduction.plans), axes.shape[2])
+            axes, moved = reassigned_positions(axes, self._reduction.plans, rows)
+            self._shift = -moved if self._shift is None else self._shift - moved
+        self._new_ids = axes if ids.ndim == 3 else axes[0]
+
+    def _embed(self, hidden: torch.Tensor, given: Any) -> Any:
+        """Turn the cos and sin that a layer was given into those of the shorter sequence."""
+        key = id(given)
+        if key not in self._embeddings:
+            if self._new_ids is not None:
+                self._embeddings[key] = self._source(given).again(hidden, self._new_ids)
+            elif self._reduction is None:
+                self._embeddings[key] = given
+            elif self._positions == "merged":
+                batch = len(self._reduction.plans)
+                whole = (part.expand(batch, *part.shape[1:]) for part in given)
+                self._embeddings[key] = tuple(self._reduction.reduce(part) for part in whole)
+            else:
+                self._embeddings[key] = tuple(self._reduction.gather(part) for part in given)
+        return self._embeddings[key]
+
+    def _source(self, given: Any) -> RotaryCall:
+        for call in self._rotary:
+            if call.output[0] is given[0]:
+                return call
+        raise UnsupportedModelError(
+            "got rotary embeddings that do not come from the decoder's rotary_emb, expected those. "
+            "Use positions='survived'."
+        )
+
+
+def split_padding(mask: Any, past: int, length: int) -> tuple[Any, Any]:
+    """Split the model's mask into padding of the past and of this chunk.
+
+    Args:
+        mask: 2-D ``(B, past + length)``; or what ``generate`` makes of it for a static cache,
+            4-D with one row per query, or a dict of those; or None.
+        past: entries of the cache in the mask's own coordinates.
+        length: tokens of this forward.
+    Returns: ``(B, past)`` and ``(B, length)`` bool, each None if it has no padding.
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention")
+    if mask is None or length == 1:
+        return None, None
+    if mask.ndim == 4:
+        # The last query sees every token that is no padding.
+        row = mask[:, 0, -1, : past + length]
+        mask = row if row.dtype == torch.bool else row == 0
+    mask = mask.bool()
+    parts = mask[:, : mask.shape[1] - length], mask[:, -length:]
+    return tuple(None if bool(part.all()) else part for part in parts)  # type: ignore[return-value]

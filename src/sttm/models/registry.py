@@ -1,0 +1,39 @@
+"""Which adapter serves which model."""
+
+from typing import Any
+
+from sttm.errors import UnsupportedModelError
+from sttm.models import families
+from sttm.models.adapter import Adapter
+
+_ADAPTERS: tuple[type[Adapter], ...] = (
+    families.LlavaOnevision,
+    families.LlavaNextVideo,
+    families.Qwen2VL,
+    families.Qwen3VL,
+    families.Glm4v,
+    families.InternVL,
+    families.SmolVLM,
+    families.VideoLlama3,
+)
+_BY_TYPE = {name: adapter for adapter in _ADAPTERS for name in adapter.model_types}
+
+
+def list_models() -> list[type[Adapter]]:
+    """List the supported families."""
+    return list(_ADAPTERS)
+
+
+def adapter_for(model: Any) -> Adapter:
+    """Find the adapter of a transformers model.
+
+    Raises: UnsupportedModelError: no family serves it; names the supported ones.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    adapter = _BY_TYPE.get(kind) if isinstance(kind, str) else None
+    if adapter is None:
+        raise UnsupportedModelError(
+            f"got {type(model).__name__} (model_type {kind!r}), expected one of: "
+            f"{', '.join(sorted(_BY_TYPE))}. See docs/adding-a-model.md for a new family."
+        )
+    return adapter(model)

@@ -1,0 +1,139 @@
+"""Short English questions about a generated clip, each with exactly one right answer.
+
+Needles of a clip differ in digit and in colour, so either names a needle. Two needles are
+compared in time only when the first has gone before the second appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sttm.nano.clips import Clip, Needle
+
+Task = Literal["digit", "colour", "quadrant", "count", "order"]
+
+TASKS: tuple[Task, ...] = ("digit", "colour", "quadrant", "count", "order")
+
+# Phrasings by what they need: {digit} and {colour} name a needle; {a}, {b} are two digits.
+DIGIT_ALONE = (
+    "Which digit appears?",
+    "What digit is shown in the video?",
+    "Which digit do you see?",
+)
+DIGIT_BY_COLOUR = (
+    "Which digit is {colour}?",
+    "What digit is shown in {colour}?",
+    "What is the {colour} digit?",
+)
+COLOUR_ALONE = (
+    "What colour is the digit?",
+    "What color is the digit?",
+    "Which colour does the digit have?",
+)
+COLOUR_BY_DIGIT = (
+    "What colour is the digit {digit}?",
+    "What color is the {digit}?",
+    "Which colour does the {digit} have?",
+)
+QUADRANT_ALONE = (
+    "In which corner is the digit?",
+    "Where is the digit?",
+    "In which quadrant does the digit appear?",
+)
+QUADRANT_BY_DIGIT = (
+    "In which corner is the {digit}?",
+    "Where is the digit {digit}?",
+    "In which quadrant does the {digit} appear?",
+)
+QUADRANT_BY_COLOUR = ("In which corner is the {colour} digit?", "Where is the {colour} digit?")
+COUNT = (
+    "How many digits appear?",
+    "How many digits are there?",
+    "How many different digits are shown in the video?",
+)
+ORDER_OF_TWO = (
+    "Which digit came first, {a} or {b}?",
+    "Which came first, {a} or {b}?",
+    "Which appeared first, the {a} or the {b}?",
+)
+ORDER_FIRST = ("Which digit came first?", "What was the first digit?")
+ORDER_LAST = ("Which digit came last?", "What was the last digit?")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its answer.
+
+    Attributes:
+        task: what it asks for.
+        text: the question, one English sentence.
+        answer: a numeral, a colour or a quadrant such as "top left".
+    """
+
+    task: Task
+    text: str
+    answer: str
+
+
+def make_questions(clip: Clip, seed: int) -> list[Question]:
+    """Every kind of question that is unambiguous for this clip, each in one random phrasing.
+
+    Args:
+        clip: a generated clip. Without needles only the count can be asked.
+        seed: chooses the phrasings and the order of the two digits in a comparison.
+    Returns: questions in a fixed order of tasks; the same clip and seed give the same list.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    needles = clip.needles
+    questions = [_ask(rng, "count", COUNT, str(len(needles)))]
+    if len(needles) == 1:
+        questions += _about_the_only(needles[0], rng)
+    for needle in needles:
+        questions += _about_one(needle, rng)
+    return questions + _about_order(needles, rng)
+
+
+def _ask(
+    rng: np.random.Generator, task: Task, phrasings: Sequence[str], answer: str, **names: object
+) -> Question:
+    text = phrasings[int(rng.integers(len(phrasings)))]
+    return Question(task, text.format(**names), answer)
+
+
+def _about_the_only(needle: Needle, rng: np.random.Generator) -> list[Question]:
+    return [
+        _ask(rng, "digit", DIGIT_ALONE, str(needle.digit)),
+        _ask(rng, "colour", COLOUR_ALONE, needle.colour),
+        _ask(rng, "quadrant", QUADRANT_ALONE, needle.quadrant),
+    ]
+
+
+def _about_one(needle: Needle, rng: np.random.Generator) -> list[Question]:
+    digit, colour = str(needle.digit), needle.colour
+    where = QUADRANT_BY_DIGIT + QUADRANT_BY_COLOUR
+    return [
+        _ask(rng, "digit", DIGIT_BY_COLOUR, digit, colour=colour),
+        _ask(rng, "colour", COLOUR_BY_DIGIT, colour, digit=digit),
+        _ask(rng, "quadrant", where, needle.quadrant, digit=digit, colour=colour),
+    ]
+
+
+def _about_order(needles: tuple[Needle, ...], rng: np.random.Generator) -> list[Question]:
+    questions = []
+    for i, early in enumerate(needles):
+        for late in needles[i + 1 :]:
+            if early.end <= late.start:
+                a, b = (early, late) if rng.integers(2) else (late, early)
+                pair = {"a": a.digit, "b": b.digit}
+                questions.append(_ask(rng, "order", ORDER_OF_TWO, str(early.digit), **pair))
+    if len(needles) > 1:
+        first, last = needles[0], max(needles, key=lambda n: n.start)
+        if all(first.end <= n.start for n in needles[1:]):
+            questions.append(_ask(rng, "order", ORDER_FIRST, str(first.digit)))
+        if all(n.end <= last.start for n in needles if n is not last):
+            questions.append(_ask(rng, "order", ORDER_LAST, str(last.digit)))
+    return questions

@@ -1,0 +1,81 @@
+"""Cosine similarity in float32, whole or as a mean over heads.
+
+Products are summed elementwise rather than by matrix multiplication: a user's TF32 or bfloat16
+matmul setting must not move a decision, and equal vectors must score exactly 1.
+"""
+
+import torch
+
+# Rows are multiplied in pieces whose temporary stays in a CPU's cache, or is small beside a GPU.
+_CPU_PIECE = 2**20
+_GPU_PIECE = 2**27
+# Squared norms outside this range are rescaled, so that their products fit float32.
+SAFE_SQUARE = (1e-16, 1e16)
+
+
+def piece_rows(row_elements: int, device: torch.device) -> int:
+    """Return how many rows of ``row_elements`` to handle at once on ``device``."""
+    limit = _CPU_PIECE if device.type == "cpu" else _GPU_PIECE
+    return max(1, limit // max(1, row_elements))
+
+
+def products(a: torch.Tensor, b: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return the inner products of paired rows, one per head.
+
+    Args:
+        a: ``(..., C)`` floating; ``b`` broadcasts against it.
+        b: ``(..., C)``.
+        heads: equal parts of the channels; divides ``C``.
+    Returns: ``(..., heads)`` float32.
+    """
+    product = a.float() * b.float()
+    parts = (heads, product.shape[-1] // heads)
+    return product.reshape(*product.shape[:-1], *parts).sum(dim=-1)
+
+
+def cosines(dot: torch.Tensor, square_a: torch.Tensor, square_b: torch.Tensor) -> torch.Tensor:
+    """Return cosine similarities, averaged over the heads.
+
+    The root of the product, not the product of roots: it is exact when both squares are equal.
+
+    Args:
+        dot: ``(..., heads)`` inner products, from `products`.
+        square_a: ``(..., heads)`` squared norms; broadcasts against ``dot``.
+        square_b: the same for the other side.
+    Returns: ``(...)`` float32 in [-1, 1]; a zero vector has cosine 0 with everything.
+    """
+    scale = (square_a * square_b).sqrt()
+    cosine = torch.where(scale > 0, dot / scale, 0.0)
+    return cosine.clamp(-1.0, 1.0).mean(dim=-1)
+
+
+def paired_products(
+    a: torch.Tensor, rows_a: torch.Tensor, b: torch.Tensor, rows_b: torch.Tensor, heads: int
+) -> torch.Tensor:
+    """Return inner products of chosen rows without gathering all of them at once.
+
+    Args:
+        a: ``(R, C)`` floating.
+        rows_a: ``(E,)`` int64 rows of ``a``.
+        b: ``(S, C)`` floating.
+        rows_b: ``(E,)`` int64 rows of ``b``.
+        heads: equal parts of the channels.
+    Returns: ``(E, heads)`` float32.
+    """
+    size = piece_rows(a.shape[-1], a.device)
+    pieces = [
+        products(a.index_select(0, i), b.index_select(0, j), heads)
+        for i, j in zip(torch.split(rows_a, size), torch.split(rows_b, size), strict=True)
+    ]
+    return torch.cat(pieces)
+
+
+def needs_rescaling(square: torch.Tensor) -> bool:
+    """Tell whether the largest of these squared norms is outside `SAFE_SQUARE` and not zero."""
+    largest = float(square.max())
+    return largest != 0.0 and not SAFE_SQUARE[0] <= largest <= SAFE_SQUARE[1]
+
+
+def rescaled(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` in float32 with a largest magnitude of 1; cosines do not change."""
+    return (x.double() / x.abs().max().double()).float()

@@ -1,0 +1,222 @@
+"""A merge as data: which output token every input token goes to, and with which weight."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch.nn.functional import embedding_bag
+
+from sttm.errors import ConfigError
+
+# Half precision rows are summed in float32 pieces of at most this many elements.
+_PIECE = 2**27
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """Turns ``N`` input tokens into ``M`` output tokens; a linear map with one nonzero per input.
+
+    Decided once from the features, then applied to anything that has one row per token.
+
+    Args:
+        group: ``(N,)`` int64, the output token of every input token; -1 drops the input token.
+        weight: ``(N,)`` float32, the share of every input token; sums to 1 per group, 0 if dropped.
+        anchor: ``(M,)`` int64, ascending: the input token that each output token stands for
+            (its position, its place in the sequence).
+        info: what the method wants to tell, e.g. the thresholds it used.
+        accumulate: sum in float32 (default) or in the dtype of the input (published code).
+    """
+
+    group: torch.Tensor
+    weight: torch.Tensor
+    anchor: torch.Tensor
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    accumulate: Literal["float32", "input"] = "float32"
+
+    def __post_init__(self) -> None:
+        wanted = {"group": torch.int64, "weight": torch.float32, "anchor": torch.int64}
+        for name, dtype in wanted.items():
+            value = getattr(self, name)
+            if value.ndim != 1 or value.dtype != dtype:
+                raise ConfigError(
+                    f"MergePlan.{name}: got {value.dtype} of shape {tuple(value.shape)}, expected "
+                    f"one axis of {dtype}."
+                )
+        if self.weight.shape != self.group.shape:
+            raise ConfigError(
+                f"MergePlan: got {self.weight.shape[0]} weights for {self.group.shape[0]} tokens, "
+                "expected one per token (0 for a dropped one)."
+            )
+
+    def check(self) -> "MergePlan":
+        """Return this plan if it keeps every promise; for tests and for authors of methods.
+
+        Raises: ConfigError: a group out of range or without its anchor, anchors not ascending, or
+            weights that are negative or do not sum to 1 per group (0 for dropped tokens).
+        """
+        if self.num_in == 0 or not 1 <= self.num_out <= self.num_in:
+            raise ConfigError(f"MergePlan: got {self.num_out} of {self.num_in} tokens.")
+        outputs = torch.arange(self.num_out, device=self.group.device)
+        low, high = int(self.group.min()), int(self.group.max())
+        if low < -1 or high >= self.num_out:
+            raise ConfigError(
+                f"MergePlan.group: got {low}..{high}, expected -1..{self.num_out - 1}."
+            )
+        if not bool((self.anchor.diff() > 0).all()):
+            raise ConfigError("MergePlan.anchor: expected ascending tokens.")
+        if not torch.equal(self.group[self.anchor], outputs):
+            raise ConfigError("MergePlan.anchor: expected anchor m to be a token of group m.")
+        total = torch.zeros(self.num_out + 1, dtype=torch.float64, device=self.group.device)
+        total.index_add_(0, self.group + 1, self.weight.double())
+        wanted = (outputs.new_ones(self.num_out + 1)).double()
+        wanted[0] = 0.0
+        if bool((self.weight < 0).any()) or not torch.allclose(total, wanted, rtol=0, atol=1e-5):
+            raise ConfigError("MergePlan.weight: expected shares >= 0 that sum to 1 per group.")
+        return self
+
+    @classmethod
+    def identity(cls, num_tokens: int, device: torch.device | str = "cpu") -> "MergePlan":
+        """Build the plan that keeps all ``num_tokens`` tokens as they are."""
+        index = torch.arange(num_tokens, device=device)
+        return cls(group=index, weight=torch.ones(num_tokens, device=device), anchor=index)
+
+    @classmethod
+    def from_groups(
+        cls, group: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> "MergePlan":
+        """Build a plan from group labels; without weights every group is a plain mean.
+
+        Args:
+            group: ``(N,)`` int64 in ``[-1, M)``.
+            anchor: ``(M,)`` int64, ascending.
+            weight: ``(N,)`` unnormalised, non-negative shares; scaled to sum to 1 per group.
+        """
+        kept = group >= 0
+        share = torch.ones(group.shape, device=group.device) if weight is None else weight.float()
+        share = torch.where(kept, share, 0.0)
+        total = torch.zeros(anchor.shape[0], device=group.device)
+        total.index_add_(0, group.clamp(min=0), share)
+        share = share / total[group.clamp(min=0)].clamp(min=torch.finfo(torch.float32).tiny)
+        return cls(group=group, weight=share, anchor=anchor)
+
+    @property
+    def num_in(self) -> int:
+        """Input tokens ``N``."""
+        return self.group.shape[0]
+
+    @property
+    def num_out(self) -> int:
+        """Output tokens ``M``."""
+        return self.anchor.shape[0]
+
+    @property
+    def retention(self) -> float:
+        """Tokens out / tokens in."""
+        return self.num_out / self.num_in
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """``(M,)`` int64: input tokens merged into each output token."""
+        return torch.bincount(self.group[self.group >= 0], minlength=self.num_out)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Merge one row per token: ``(N, ...)`` floating to ``(M, ...)``, in the dtype of ``x``.
+
+        Differentiable in ``x``; dropped tokens are never read. Summed in float32 (float64 for
+        float64) in the order of the tokens, so that every run gives the same bits.
+
+        Raises: ConfigError: ``x`` does not have ``N`` rows, or is not floating.
+        """
+        self._check_axis(x, 0)
+        if not x.dtype.is_floating_point:
+            raise ConfigError(
+                f"apply: got dtype {x.dtype}, expected a floating one. "
+                "Use gather() for ids, positions and masks."
+            )
+        rows = x.reshape(self.num_in, math.prod(x.shape[1:]))
+        merged = self._sum_in_order(rows) if self.accumulate == "float32" else self._sum_rows(rows)
+        return merged.reshape(self.num_out, *x.shape[1:])
+
+    def _sum_in_order(self, rows: torch.Tensor) -> torch.Tensor:
+        """Sum groups in float32; wide half precision rows are converted in column pieces."""
+        token, offset = self._segments
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        share = self.weight[token].to(dtype)
+        width = rows.shape[1] if rows.dtype == dtype else _PIECE // self.num_in
+        # Rows that are not contiguous would be summed by other code, one bit differently.
+        pieces = (p.to(dtype).contiguous() for p in torch.split(rows, max(1, width), dim=1))
+        merged = [
+            embedding_bag(token, piece, offset, mode="sum", per_sample_weights=share)
+            for piece in pieces
+        ]
+        return torch.cat([piece.to(rows.dtype) for piece in merged], dim=1)
+
+    def _sum_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Sum groups in the dtype of the rows, rounding at every step."""
+        token, _ = self._segments
+        share = self.weight[token, None].to(rows.dtype)
+        merged = rows.new_zeros((self.num_out, rows.shape[1]))
+        return merged.index_add_(0, self.group[token], rows[token] * share)
+
+    @cached_property
+    def _segments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens that count, sorted by group, and where each group starts among them."""
+        group = torch.where(self.weight > 0, self.group, -1)
+        order = group.argsort(stable=True)
+        counts = torch.bincount(group + 1, minlength=self.num_out + 1)
+        ends = counts.cumsum(0)
+        return order[int(ends[0]) :], ends[:-1] - ends[0]
+
+    def gather(self, values: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """Pick the anchors' entries along ``dim`` (any dtype): length ``N`` becomes ``M``.
+
+        Raises: ConfigError: ``values`` does not have ``N`` entries along ``dim``.
+        """
+        self._check_axis(values, dim)
+        return values.index_select(dim, self.anchor)
+
+    def compose(self, then: "MergePlan") -> "MergePlan":
+        """Return the plan that does this one and ``then`` the other, on this one's inputs.
+
+        Its ``info`` is that of ``then``, with this plan's under ``"before"``.
+
+        Raises: ConfigError: ``then`` does not take as many tokens as this plan gives.
+        """
+        if then.num_in != self.num_out:
+            raise ConfigError(
+                f"compose: got a plan of {then.num_in} input tokens, expected {self.num_out}, "
+                "the output tokens of the first plan."
+            )
+        kept = self.group >= 0
+        middle = self.group.clamp(min=0)
+        return replace(
+            then,
+            group=torch.where(kept, then.group[middle], -1),
+            weight=torch.where(kept, self.weight * then.weight[middle], 0.0),
+            anchor=self.anchor[then.anchor],
+            info={**then.info, "before": self.info},
+        )
+
+    def to(self, device: torch.device | str) -> "MergePlan":
+        """Return the same plan on another device, tensors in ``info`` included."""
+        info = {
+            key: value.to(device) if isinstance(value, torch.Tensor) else value
+            for key, value in self.info.items()
+        }
+        return replace(
+            self,
+            info=info,
+            group=self.group.to(device),
+            weight=self.weight.to(device),
+            anchor=self.anchor.to(device),
+        )
+
+    def _check_axis(self, x: torch.Tensor, dim: int) -> None:
+        if x.ndim == 0 or x.shape[dim] != self.num_in:
+            raise ConfigError(
+                f"got shape {tuple(x.shape)}, expected {self.num_in} entries along axis {dim}: "
+                "one per input token of this plan."
+            )

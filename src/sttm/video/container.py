@@ -1,0 +1,179 @@
+"""Open video files, and say what is wrong with those that cannot be."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+from av.codec.context import CodecContext
+from av.container.input import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sttm.errors import VideoError
+from sttm.video.clock import Clock
+
+LIBAV_TIME_BASE = Fraction(1, av.time_base)
+DECLARES_LENGTH = {"avi", "flv", "matroska", "mov"}  # elsewhere libav estimates the duration
+
+
+def check_file(path: str | os.PathLike[str], kind: str) -> Path:
+    """Make sure that ``path`` is a file with something in it.
+
+    Args:
+        path: what the user gave.
+        kind: what the file should be, for the message: ``"video"``.
+
+    Raises: VideoError: missing (with the nearest name beside it), a directory, or empty.
+    """
+    found = Path(path)
+    if not found.exists():
+        raise VideoError(f"{found}: no such {kind} file.{_nearest(found)} Check the path.")
+    if found.is_dir():
+        raise VideoError(f"{found}: got a directory, expected one {kind} file. Name a file in it.")
+    if not found.is_file():
+        raise VideoError(f"{found}: got a device or pipe, expected a {kind} file. Save it first.")
+    if found.stat().st_size == 0:
+        raise VideoError(f"{found}: the file is empty (0 bytes). Download or record it again.")
+    return found
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" The directory {path.parent} does not exist either."
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
+    close = get_close_matches(path.name, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@contextmanager
+def open_video(path: Path, threads: bool = True) -> Iterator["VideoSource"]:
+    """Open the main video stream of a file; only local files are read, whatever it refers to.
+
+    Args:
+        path: a file that :func:`check_file` accepted.
+        threads: decode on all cores; on one otherwise, for an order of work that never varies.
+
+    Raises: VideoError: not a video, no video stream, or a codec that PyAV does not know.
+    """
+    try:
+        # "file:" keeps names such as "12:30.mp4" from being read as a protocol
+        container = av.open(
+            f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        )
+    except FFmpegError as error:
+        raise VideoError(_unreadable(path, error)) from error
+    with container:
+        stream = _main_stream(container, path)
+        stream.thread_type = "AUTO" if threads else "NONE"
+        stream.codec_context.thread_count = 0 if threads else 1
+        yield VideoSource(container, stream)
+
+
+def _main_stream(container: InputContainer, path: Path) -> VideoStream:
+    if container.format.name == "tty":  # libav plays plain text as a screen of characters
+        raise VideoError(f"{path}: got a text file, expected a video.")
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        cover = " and a cover picture" if container.streams.video else ""
+        raise VideoError(
+            f"{path}: no video stream; the file holds {kinds}{cover}. "
+            "Give a file with moving pictures."
+        )
+    best = container.streams.best("video")
+    stream = next((stream for stream in streams if stream is best), streams[0])
+    if cast(CodecContext | None, stream.codec_context) is None:
+        raise VideoError(
+            f"{path}: the video's codec is unknown to this build of PyAV. "
+            "Convert it to H.264, for example with ffmpeg."
+        )
+    return stream
+
+
+def _unreadable(path: Path, error: FFmpegError) -> str:
+    with path.open("rb") as file:
+        is_mp4 = file.read(8)[4:] == b"ftyp"
+    if is_mp4:
+        return (
+            f"{path}: damaged MP4 ({error.strerror}); its index (moov) is missing or broken, as "
+            "when a recording or download stops early. Download or record it again."
+        )
+    return (
+        f"{path}: not a video that libav can read ({error.strerror}). Expected a file such as "
+        "MP4, MKV, WebM, MOV or AVI. Check that the download is complete."
+    )
+
+
+class VideoSource:
+    """One open video stream, read once from its start to its end.
+
+    Attributes:
+        stream: the stream that is read.
+        clock: the times of everything read so far.
+        errors: messages of libav about data that it could not read or decode.
+        reached: seconds of the file for which any stream, sound too, held data.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.stream = stream
+        self.clock = Clock(stream.time_base or LIBAV_TIME_BASE)
+        self.errors: list[str] = []
+        self.reached = Fraction(0)
+        self._container = container
+
+    @property
+    def promised(self) -> Fraction:
+        """Seconds that the header says the file lasts; 0 where libav would only guess."""
+        if self._container.format.name.split(",")[0] not in DECLARES_LENGTH:
+            return Fraction(0)
+        return (self._container.duration or 0) * LIBAV_TIME_BASE
+
+    def count_packets(self) -> None:
+        """Read all compressed data, noting the times of the video packets that will be shown."""
+        start = (cast(int | None, self._container.start_time) or 0) * LIBAV_TIME_BASE
+        for packet in self._packets(*self._container.streams):
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is not None:
+                end = (time + (packet.duration or 0)) * packet.time_base - start
+                self.reached = max(self.reached, end)
+            if packet.stream is self.stream and not packet.is_discard:
+                self.clock.add(time, packet.duration)
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """Decode every frame in the order of showing; what cannot be decoded is left out."""
+        for packet in self._packets(self.stream):
+            yield from self._decode(packet)
+        yield from self._decode(None)  # the decoder still holds the last frames
+
+    def _packets(self, *streams: Stream) -> "Iterator[Packet[Stream]]":
+        try:
+            for packet in self._container.demux(*streams):
+                if packet.size:
+                    yield packet
+                elif packet.dts is None:
+                    # PyAV's end mark; reading past it fails when streams appeared on the way
+                    return
+        except FFmpegError as error:
+            self.errors.append(str(error.strerror))
+
+    def _decode(self, packet: "Packet[Stream] | None") -> Iterator[VideoFrame]:
+        try:
+            frames = self.stream.decode(packet)
+        except FFmpegError as error:
+            self.errors.append(str(error.strerror))
+            return
+        for frame in frames:
+            self.clock.add(frame.pts, frame.duration)
+            yield frame

@@ -1,0 +1,163 @@
+"""Read the sampled frames of a video file, and nothing more, into memory."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from sttm.errors import VideoError
+from sttm.video.clock import Rate, measure
+from sttm.video.container import check_file
+from sttm.video.passes import Frames, Progress, Survey, Take, survey, take
+from sttm.video.sampling import Sampling, nominal_times
+
+MAX_READS = 3  # with the packets' count, with the true one, and once more should damage shift it
+
+
+class VideoWarning(UserWarning):
+    """A video was read, but not all of it, or not as its header says."""
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """The sampled frames of one file.
+
+    Attributes:
+        frames: ``(T, H, W, 3)`` uint8 RGB, upright, T at least 1.
+        timestamps: when each frame shows, in seconds after the first frame of the file.
+        indices: which frame of the file each one is, counted from 0.
+        duration: seconds from the first frame of the file to the end of its last.
+        fps: average frames per second of the file (not of the sample).
+        total_frames: frames of the file that can be decoded.
+        path: the file, as it was given.
+        sampling: the rule that picked the frames.
+        warnings: what is wrong with the file, in words; empty for a sound one.
+    """
+
+    frames: Frames
+    timestamps: tuple[float, ...]
+    indices: tuple[int, ...]
+    duration: float
+    fps: float
+    total_frames: int
+    path: str
+    sampling: Sampling
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Count the sampled frames."""
+        return len(self.frames)
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    *,
+    fps: float = 1.0,
+    max_frames: int = 128,
+    rule: str = "llava",
+    progress: Progress | None = None,
+) -> Video:
+    """Decode a video file and keep the frames that a sampling rule picks.
+
+    The packets are counted first; then every frame is decoded in order and only the picked ones
+    are converted to RGB, so memory holds those and the few inside the decoder. When decoding
+    gives another number of frames than the packets promised, and that number picks other frames,
+    the file is decoded once more. A damaged file is decoded again on one thread, so that the
+    result does not depend on the machine. Pixels are not scaled; a sample aspect ratio other
+    than 1 is ignored.
+
+    Args:
+        path: a local file in any format that PyAV reads.
+        fps: frames to keep per second, above 0.
+        max_frames: most frames to keep, at least 1.
+        rule: ``"llava"``, ``"qwen"`` or ``"uniform"``, see :class:`~sttm.video.Sampling`.
+        progress: called with (frames decoded, frames expected) after each decoded frame; starts
+            again from 1 when the file is decoded again.
+
+    Returns: the frames with their times. A damaged or truncated file gives the frames that can
+        be decoded, with ``Video.warnings`` filled and a :class:`VideoWarning` issued.
+    Raises:
+        ConfigError: unknown rule, or a number out of its range.
+        VideoError: no such file, a directory, empty, not a video, no video stream, no frame that
+            can be decoded, or several frames without any time.
+    Source: STTM, frame sampling of its evaluation. Differs: the frames counted are those that
+        can be decoded, and a header rate that contradicts the timestamps is not believed.
+    """
+    sampling = Sampling(rule=rule, fps=fps, max_frames=max_frames)
+    file = check_file(path, "video")
+    found = survey(file)
+    if not found.clock.count:
+        raise VideoError(f"{path}: the video stream holds no frames. Record or download it again.")
+    shot, rate, wanted = _take_until_settled(file, found, sampling, progress)
+    notes = (*found.notes, *_notes(found, shot, rate))
+    if notes:
+        warnings.warn(f"{path}: {'; '.join(notes)}", VideoWarning, stacklevel=2)
+    indices = wanted[: len(shot.frames)]
+    return Video(
+        frames=shot.frames,
+        timestamps=_timestamps(shot, rate, indices),
+        indices=indices,
+        duration=rate.duration,
+        fps=rate.fps,
+        total_frames=shot.clock.count,
+        path=os.fspath(path),
+        sampling=sampling,
+        warnings=notes,
+    )
+
+
+def _take_until_settled(
+    file: Path, found: Survey, sampling: Sampling, progress: Progress | None
+) -> tuple[Take, Rate, tuple[int, ...]]:
+    expected, guess = found.clock.count, found.rate()
+    wanted = sampling.indices(expected, guess.fps) if guess else ()
+    threads, reads = True, 0
+    while True:
+        shot = take(file, wanted, expected, threads, progress)
+        reads += 1
+        expected, rate = shot.clock.count, _rate(file, found, shot)
+        truth = sampling.indices(expected, rate.fps)
+        # on several threads libav mends damage differently from run to run
+        sound = not shot.errors and not shot.damaged and expected == found.clock.count
+        if (truth == wanted and (sound or not threads)) or reads == MAX_READS:
+            return shot, rate, wanted
+        threads, wanted = sound, truth
+        del shot  # its frames would be held beside the new ones
+
+
+def _rate(file: Path, found: Survey, shot: Take) -> Rate:
+    if not shot.clock.count:
+        reason = f" ({shot.errors[0]})" if shot.errors else ""
+        raise VideoError(
+            f"{file}: none of its {found.clock.count} frames can be decoded{reason}. "
+            "Download or record it again."
+        )
+    rate = measure(shot.clock, found.claimed_rate)
+    if rate is None:
+        raise VideoError(
+            f"{file}: the video lasts 0 seconds: its {shot.clock.count} frames have no times, or "
+            "all the same. Expected times that grow; remux it with a frame rate."
+        )
+    return rate
+
+
+def _notes(found: Survey, shot: Take, rate: Rate) -> tuple[str, ...]:
+    notes = []
+    if shot.errors:
+        plural = "s" if len(shot.errors) > 1 else ""
+        notes.append(
+            f"damaged: {shot.clock.count} of {found.clock.count} frames can be decoded "
+            f"({len(shot.errors)} error{plural}, first: {shot.errors[0]})"
+        )
+    packets = found.rate()
+    # AVI with B-frames gives its frames times in the wrong order, but packets at a constant rate
+    constant = packets is not None and packets.timed and packets.fps == rate.fps
+    if not rate.timed and not constant:
+        notes.append(f"no usable timestamps: a constant {rate.fps:g} frames per second is assumed")
+    return (*notes, *shot.notes)
+
+
+def _timestamps(shot: Take, rate: Rate, indices: tuple[int, ...]) -> tuple[float, ...]:
+    if not rate.timed:
+        return nominal_times(indices, rate.fps)
+    return tuple(shot.clock.seconds(pts) for pts in shot.pts if pts is not None)

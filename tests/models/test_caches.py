@@ -1,0 +1,266 @@
+"""Every cache that works at all gives the same answer, and one prefill serves many questions."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer
+
+from sttm.attachment import attach
+from sttm.errors import ConfigError, UnsupportedModelError
+
+from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .layouts import Row, Text, Video
+from .methods import ContentMerge, KeepEvery, PairMerge
+from .reuse import ask, new_cache, prefill, rotary_positions
+from .running import assert_same, greedy, tolerance
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+POLICIES = ["survived", "reassigned", "merged"]
+ROWS: tuple[Row, ...] = (
+    (Text(4), Video(3), Text(3, seed=1)),
+    (Text(2, seed=2), Video(3, seed=3), Text(2, seed=4)),
+)
+QUESTIONS = [torch.tensor([[21, 33, 47, 52]]), torch.tensor([[90, 61]])]
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+every_policy = pytest.mark.parametrize("positions", POLICIES)
+
+
+def skip_broken(family: Family, what: str) -> None:
+    if what in family.broken:
+        pytest.skip(f"the unpatched library fails: {family.broken[what]}")
+
+
+@pytest.mark.parametrize(("rows", "layer", "positions"), [
+    (1, 0, "survived"), (1, 2, "reassigned"), (2, 0, "reassigned"), (2, 2, "survived"), (2, 2, "merged"),
+])
+@every_family
+def test_static_cache(family: Family, rows: int, layer: int, positions: str) -> None:
+    model, inputs = shared_model(family.name), family.make_inputs(*ROWS[:rows])
+    with attach(model, ContentMerge(), layer=layer, positions=positions):
+        wanted = greedy(model, inputs)
+        cache = StaticCache(config=model.config.get_text_config(), max_cache_len=inputs.length + 8)
+        got = greedy(model, inputs, past_key_values=cache, disable_compile=True)
+        assert_same(got, wanted, tolerance(family.name))
+        named = greedy(model, inputs, cache_implementation="static", disable_compile=True)
+        assert_same(named, wanted, tolerance(family.name))
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@every_family
+def test_the_users_own_dynamic_cache(family: Family, layer: int) -> None:
+    model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
+    with attach(model, ContentMerge(), layer=layer):
+        wanted = greedy(model, inputs)
+        got = greedy(model, inputs, past_key_values=new_cache(model))
+        assert torch.equal(got.logits, wanted.logits)
+        skip_broken(family, "bare cache")
+        bare = greedy(model, inputs, past_key_values=DynamicCache())
+        assert torch.equal(bare.logits, wanted.logits)
+
+
+@every_policy
+@pytest.mark.parametrize("layer", [0, 2])
+@every_family
+def test_questions_on_copies_of_one_prefill(family: Family, layer: int, positions: str) -> None:
+    model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
+    with attach(model, KeepEvery(), layer=layer, positions=positions):
+        prefix = prefill(model, inputs, new_cache(model))
+        for question in QUESTIONS:
+            got = ask(model, prefix.copy(), question)
+            wanted = greedy(model, inputs.followed_by(question), 5)
+            assert_same(got, wanted, tolerance(family.name))
+
+
+@every_policy
+@every_family
+def test_questions_on_a_padded_batch(family: Family, positions: str) -> None:
+    model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
+    question = torch.cat([QUESTIONS[0], QUESTIONS[0].flip(1)])
+    with attach(model, ContentMerge(), layer=1, positions=positions):
+        prefix = prefill(model, inputs, new_cache(model))
+        got = ask(model, prefix, question)
+        wanted = greedy(model, inputs.followed_by(question), 5)
+    assert_same(got, wanted, tolerance(family.name))
+
+
+@every_policy
+@pytest.mark.parametrize("layer", [0, 2])
+@every_family
+def test_another_question_after_a_crop(family: Family, layer: int, positions: str) -> None:
+    skip_broken(family, "crop")
+    model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
+    with attach(model, PairMerge(), layer=layer, positions=positions):
+        prefix = prefill(model, inputs, new_cache(model))
+        for question in (*QUESTIONS, QUESTIONS[0]):
+            got = ask(model, prefix, question)
+            wanted = greedy(model, inputs.followed_by(question), 5)
+            assert_same(got, wanted, tolerance(family.name))
+            prefix.cache.crop(-(question.shape[1] + 5 - 1))
+            assert prefix.cache.get_seq_length() == inputs.length
+        with pytest.raises(UnsupportedModelError, match="crop"):
+            prefix.cache.crop(-(ROWS[0][2].length + 2))  # type: ignore[union-attr]
+
+
+@every_policy
+@every_family
+def test_two_questions_as_a_batch(family: Family, positions: str) -> None:
+    skip_broken(family, "repeat")
+    model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
+    questions = [QUESTIONS[0], QUESTIONS[0].flip(1)]
+    with attach(model, PairMerge(), layer=1, positions=positions):
+        prefix = prefill(model, inputs, new_cache(model)).repeated(2)
+        got = ask(model, prefix, torch.cat(questions))
+        for row, question in enumerate(questions):
+            wanted = greedy(model, inputs.followed_by(question), 5)
+            assert_same(got.row(row), wanted, tolerance(family.name))
+
+
+@every_family
+def test_rows_of_a_padded_prefill_are_repeated_with_their_padding(family: Family) -> None:
+    skip_broken(family, "repeat")
+    model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
+    questions = torch.cat([QUESTIONS[0], QUESTIONS[0].flip(1)] * 2)
+    with attach(model, ContentMerge(), layer=1, positions="reassigned"):
+        prefix = prefill(model, inputs, new_cache(model)).repeated(2)
+        got = ask(model, prefix, questions)
+        for row in range(4):
+            single = family.make_inputs(ROWS[row // 2]).followed_by(questions[row : row + 1])
+            assert_same(got.row(row), greedy(model, single, 5), tolerance(family.name))
+
+
+def chunk(family: Family, row: Row, positions: torch.Tensor, past: int) -> tuple[Inputs, Any]:
+    """The end of a prompt as its own inputs, with the mask and positions of the whole."""
+    inputs = family.make_inputs(row)
+    more = {
+        "attention_mask": torch.ones(1, past + inputs.length, dtype=torch.long),
+        "position_ids": positions[..., past:],
+    }
+    return inputs, more
+
+
+@every_policy
+@pytest.mark.parametrize("layer", [0, 2])
+@every_family
+def test_a_second_video_into_the_same_cache(family: Family, layer: int, positions: str) -> None:
+    """First prompt, then a second one with a video of its own, equals both in one prompt."""
+    model = shared_model(family.name)
+    first: Row = (Text(4), Video(3), Text(36, seed=1))
+    second: Row = (Text(3, seed=5), Video(3, seed=6), Text(3, seed=7))
+    whole, begin = family.make_inputs(first + second), family.make_inputs(first)
+    ids = rotary_positions(model, whole)
+    rest, more = chunk(family, second, ids, begin.length)
+    with attach(model, ContentMerge(), layer=layer, positions=positions) as attachment:
+        wanted = greedy(model, whole, 4)
+        counts = [report.tokens_out for report in attachment.reports]
+        cache = new_cache(model)
+        model(**begin.tensors, past_key_values=cache, use_cache=True)
+        got = model(**{**rest.tensors, **more}, past_key_values=cache, use_cache=True)
+        torch.testing.assert_close(
+            got.logits[:, -1], wanted.logits[:, 0], atol=tolerance(family.name), rtol=0
+        )
+        assert [report.tokens_out for report in attachment.reports] == counts[1:]
+        # and on: decode by single steps
+        last = ids[..., -1:]
+        for step in range(3):
+            more["attention_mask"] = torch.ones(1, whole.length + step + 1, dtype=torch.long)
+            got = model(
+                input_ids=wanted.tokens[:, step : step + 1],
+                attention_mask=more["attention_mask"],
+                position_ids=last + 1 + step,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            torch.testing.assert_close(
+                got.logits[:, -1], wanted.logits[:, step + 1], atol=tolerance(family.name), rtol=0
+            )
+
+
+@every_policy
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl", "qwen3_vl"])
+def test_a_cache_travels_to_a_new_attachment(name: str, positions: str) -> None:
+    """Detach, attach the same again, and ask; without an attachment the cache refuses."""
+    family, model = BY_NAME[name], shared_model(name)
+    inputs = family.make_inputs(ROWS[0])
+    with attach(model, PairMerge(), layer=1, positions=positions):
+        prefix = prefill(model, inputs, new_cache(model))
+        wanted = ask(model, prefix.copy(), QUESTIONS[0])
+    with pytest.raises(UnsupportedModelError, match="attach"):
+        ask(model, prefix.copy(), QUESTIONS[0])
+    with attach(model, PairMerge(), layer=1, positions=positions):
+        assert_same(ask(model, prefix.copy(), QUESTIONS[0]), wanted, 0.0)
+    with (
+        attach(model, PairMerge(), layer=3, positions=positions),
+        pytest.raises((ConfigError, UnsupportedModelError)),
+    ):
+        ask(model, prefix.copy(), QUESTIONS[0])
+
+
+@every_family
+def test_prompt_lookup_decoding_is_greedy(family: Family) -> None:
+    skip_broken(family, "crop")
+    model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
+    with attach(model, PairMerge(), layer=1):
+        wanted = greedy(model, inputs, 8).tokens
+        repeats = inputs.followed_by(torch.cat([wanted[:, :6], wanted[:, :2]], 1))
+        plain = greedy(model, repeats, 8).tokens
+        looked_up = model.generate(
+            **repeats.tensors, do_sample=False, max_new_tokens=8, prompt_lookup_num_tokens=3
+        )
+    assert looked_up[:, -8:].tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl"])
+def test_an_assistant_model(name: str) -> None:
+    """Assisted decoding crops the cache back to the accepted tokens."""
+    family, model = BY_NAME[name], shared_model(name)
+    inputs = family.make_inputs(ROWS[0])
+    assistant = family.make_model(seed=0)
+    with attach(model, PairMerge(), layer=1):
+        wanted = greedy(model, inputs, 8).tokens
+        got = model.generate(
+            **inputs.tensors, do_sample=False, max_new_tokens=8, assistant_model=assistant
+        )
+    assert got[:, -8:].tolist() == wanted.tolist()
+
+
+class QuantizingLayer(DynamicLayer):
+    """A cache layer of a kind that sttm does not know."""
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl"])
+def test_other_caches_are_refused_by_name(name: str) -> None:
+    family, model = BY_NAME[name], shared_model(name)
+    cache = Cache(layer_class_to_replicate=QuantizingLayer)
+    with (
+        attach(model, PairMerge(), layer=1),
+        pytest.raises(UnsupportedModelError, match="QuantizingLayer"),
+    ):
+        model(**family.make_inputs(ROWS[0]).tensors, past_key_values=cache, use_cache=True)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", ["llava_onevision", "internvl", "video_llama_3"])
+def test_four_dimensional_masks_are_refused(name: str, layer: int) -> None:
+    family, model = BY_NAME[name], shared_model(name)
+    inputs = family.make_inputs(ROWS[0])
+    causal = torch.ones(1, 1, inputs.length, inputs.length, dtype=torch.bool).tril()
+    with (
+        attach(model, PairMerge(), layer=layer),
+        pytest.raises(UnsupportedModelError, match="mask"),
+    ):
+        model(**{**inputs.tensors, "attention_mask": causal})
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "internvl", "video_llama_3"])
+def test_embeddings_instead_of_ids_are_refused(name: str) -> None:
+    family, model = BY_NAME[name], shared_model(name)
+    tensors = dict(family.make_inputs(ROWS[0]).tensors)
+    embeddings = model.get_input_embeddings()(tensors.pop("input_ids"))
+    with (
+        attach(model, PairMerge(), layer=1),
+        pytest.raises(UnsupportedModelError, match="input_ids"),
+    ):
+        model(**tensors, inputs_embeds=embeddings)

@@ -1,0 +1,90 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sttm.ops import naive
+from sttm.ops.pyramid import cell_tables, level_sizes, parent_index, pool, used_sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "levels"),
+    [
+        ((14, 14), [(14, 14), (7, 7), (4, 4), (2, 2)]),
+        ((20, 36), [(20, 36), (10, 18), (5, 9), (3, 5), (2, 3)]),
+        ((1, 9), [(1, 9)]),
+        ((2, 9), [(2, 9)]),
+        ((3, 3), [(3, 3), (2, 2)]),
+        ((1, 1), [(1, 1)]),
+    ],
+)
+def test_levels_follow_the_specification(
+    size: tuple[int, int], levels: list[tuple[int, int]]
+) -> None:
+    assert level_sizes(*size) == levels
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_full_pyramid_ends_in_one_cell(height: int, width: int) -> None:
+    sizes = level_sizes(height, width, to_single=True)
+    assert sizes[-1] == (1, 1)
+    stopped = level_sizes(height, width)
+    assert sizes[: len(stopped)] == stopped
+
+
+def test_root_level_counts_from_the_coarsest_and_stops_at_the_finest() -> None:
+    assert used_sizes(14, 14, 1)[-1] == (4, 4)
+    assert used_sizes(14, 14, 0)[-1] == (2, 2)
+    assert used_sizes(14, 14, 3) == used_sizes(14, 14, 99) == used_sizes(14, 14, -1) == [(14, 14)]
+    assert used_sizes(1, 7, 0) == [(1, 7)]
+
+
+@given(st.integers(1, 50))
+def test_children_are_halved_as_in_the_twin(size: int) -> None:
+    parents = parent_index(size).tolist()
+    children = [[c for c in range(size) if parents[c] == p] for p in range((size + 1) // 2)]
+    assert children == naive.halve(size)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 99))
+def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: int) -> None:
+    x = torch.randn(2, height, width, 3, generator=torch.Generator().manual_seed(seed))
+    before = x.clone()
+    sizes = level_sizes(height, width, to_single=True)
+    tables = cell_tables(sizes, weighted)
+    fast = x
+    twin = [
+        [
+            [naive.Cell((t, r, c, r + 1, c + 1), x[t, r, c].double()) for c in range(width)]
+            for r in range(height)
+        ]
+        for t in range(2)
+    ]
+    for patches in tables.patches[:-1]:
+        fast = pool(fast, patches if weighted else None)
+        twin = [naive.coarsen(frame, weighted, torch.float64) for frame in twin]
+        expected = [[[cell.feature for cell in line] for line in frame] for frame in twin]
+        stacked = torch.stack([torch.stack([torch.stack(ln) for ln in f]) for f in expected])
+        torch.testing.assert_close(fast.double(), stacked, atol=1e-6, rtol=0)
+    assert torch.equal(x, before)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.booleans())
+def test_tables_describe_every_patch(height: int, width: int, weighted: bool) -> None:
+    sizes = level_sizes(height, width, to_single=True)
+    tables = cell_tables(sizes, weighted)
+    for level, (rows, columns) in enumerate(sizes):
+        cell, box, share = tables.cell[level], tables.box[level], tables.share[level]
+        assert sorted(set(cell.tolist())) == list(range(rows * columns))
+        total = torch.zeros(rows * columns).index_add_(0, cell, share)
+        torch.testing.assert_close(total, torch.ones(rows * columns))
+        assert torch.bincount(cell).tolist() == tables.patches[level].flatten().tolist()
+        for patch in range(height * width):
+            y, x = divmod(patch, width)
+            y0, x0, y1, x1 = box[patch].tolist()
+            assert y0 <= y < y1
+            assert x0 <= x < x1
+            assert tables.first[level, patch] == y0 * width + x0
+            assert (y1 - y0) * (x1 - x0) == int((cell == cell[patch]).sum())
+        if weighted:
+            torch.testing.assert_close(share, 1.0 / torch.bincount(cell)[cell])

@@ -1,0 +1,1 @@
+"""How nano was trained: see training/README.md."""

@@ -1,0 +1,83 @@
+"""Stages b onwards: decoder and tower together, on packed questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from training.ask import Packer, held_out
+from training.model import CellHead, video_tokens
+from training.packing import Packed, answer_loss, answers_right, packed_logits
+from training.text import build_tokenizer
+from training.tower import cell_loss
+
+CELL_WEIGHT = 0.2  # of the per-cell loss, which keeps the tower sharp
+NEEDLE_SCALE = 0.5  # root mean square of video tokens at the start of stage b
+
+
+@torch.no_grad()
+def prepare_decoder(
+    model: LlavaOnevisionForConditionalGeneration, head: CellHead, frames: Tensor, seed: int
+) -> None:
+    """Initialise the decoder for its width and bring the video tokens to a matching scale.
+
+    Args:
+        frames: uint8 ``(B, T, H, W, 3)``, clips on which the scale of the tokens is measured.
+    """
+    text = model.model.language_model
+    generator = torch.Generator().manual_seed(seed)
+    layers = text.config.num_hidden_layers
+    for name, weight in text.named_parameters():
+        if weight.ndim == 2:
+            deviation = weight.shape[1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                deviation /= math.sqrt(2 * layers)
+            weight.normal_(0.0, deviation, generator=generator)
+    tokens = video_tokens(model, frames)[:, :-1]
+    scale = NEEDLE_SCALE / float(tokens.pow(2).mean().sqrt())
+    projector = model.model.multi_modal_projector.linear_2
+    projector.weight.mul_(scale)
+    projector.bias.mul_(scale)
+    for read_out in (head.digit, head.colour, head.quadrant):
+        read_out.weight.div_(scale)
+
+
+def packed_loss(
+    model: LlavaOnevisionForConditionalGeneration, head: CellHead
+) -> Callable[[Packed], Tensor]:
+    """The loss of a packed batch: its answers, and a little of the per-cell labels."""
+
+    def loss_of(batch: Packed) -> Tensor:
+        logits, video = packed_logits(model, batch)
+        cells = cell_loss(head, video.flatten(0, 1), batch.cells.flatten(0, 2))
+        return answer_loss(logits, batch) + CELL_WEIGHT * cells
+
+    return loss_of
+
+
+def packed_accuracy(
+    model: LlavaOnevisionForConditionalGeneration, lengths: tuple[tuple[int, int], ...]
+) -> Callable[[], dict[str, float]]:
+    """Accuracy by task on held-out clips, for several (frames, clips)."""
+    packer = Packer(build_tokenizer())
+    batches = [
+        (frames, [held_out(packer, frames, min(8, count - i), i) for i in range(0, count, 8)])
+        for frames, count in lengths
+    ]
+
+    @torch.no_grad()
+    def evaluate() -> dict[str, float]:
+        found: dict[str, float] = {}
+        for frames, parts in batches:
+            tally: dict[str, list[bool]] = {}
+            for batch in parts:
+                for task, right in answers_right(packed_logits(model, batch)[0], batch):
+                    tally.setdefault(f"{task}@{frames}", []).append(right)
+            found |= {key: sum(hits) / len(hits) for key, hits in sorted(tally.items())}
+        return found
+
+    return evaluate

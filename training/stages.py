@@ -1,0 +1,54 @@
+"""The schedule: what was really run, in order. See training/README.md for times and results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.ask import Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with its own optimiser and schedule.
+
+    Attributes:
+        name: of its log and its checkpoint.
+        steps: optimiser steps.
+        recipe: what the decoder is asked; None trains the tower alone.
+        tower_rate: peak learning rate of tower, projector and cell heads.
+        decoder_rate: peak learning rate of the decoder.
+        warmup: steps.
+        floor: share of the peak learning rate at the end.
+        horizon: steps the cosine is laid out for; 0 means ``steps``.
+        fresh_decoder: initialise the decoder first.
+        evaluate: held-out (frames, clips) for the log.
+        eval_every: steps between evaluations and checkpoints.
+    """
+
+    name: str
+    steps: int
+    recipe: Recipe | None
+    tower_rate: float
+    decoder_rate: float = 0.0
+    warmup: int = 50
+    floor: float = 0.05
+    horizon: int = 0
+    fresh_decoder: bool = False
+    evaluate: tuple[tuple[int, int], ...] = ((1, 48), (4, 32), (8, 32))
+    eval_every: int = 100
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("tower", 1400, None, 1e-3, horizon=3000, eval_every=200),
+    Stage("tower2", 1500, None, 1e-3, warmup=20, floor=0.1, eval_every=200),
+    Stage("one", 600, Recipe(((1, 32),)), 2e-4, 1e-3, floor=1.0, fresh_decoder=True),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name. Raises: ValueError: there is none."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    known = ", ".join(stage.name for stage in STAGES)
+    raise ValueError(f"got stage {name!r}, expected one of {known}")

@@ -1,0 +1,128 @@
+"""nano's tokenizer, chat template and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlavaOnevisionProcessor, PreTrainedTokenizerFast
+from transformers.models.llava_onevision.image_processing_llava_onevision import (
+    LlavaOnevisionImageProcessor,
+)
+from transformers.models.llava_onevision.video_processing_llava_onevision import (
+    LlavaOnevisionVideoProcessor,
+)
+
+from sttm.nano import questions as grammar
+from sttm.nano.clips import COLOUR_NAMES, QUADRANTS
+from training.model import IMAGE_SIZE, PATCH_SIZE
+
+VOCABULARY = 448
+PAD, IMAGE, VIDEO, START, END = "<|pad|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"
+SYSTEM = "You are a helpful assistant."
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{ message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}
+{{ '<image>\\n' -}}
+{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'video' -%}
+{{ '<video>\\n' -}}
+{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}
+{{ part['text'] -}}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+
+def prefix_text(system: bool) -> str:
+    """What stands before the video tokens."""
+    head = f"{START}system\n{SYSTEM}{END}\n" if system else ""
+    return f"{head}{START}user\n"
+
+
+def question_text(question: str, *, first: bool = True) -> str:
+    """A question up to the point where the answer begins.
+
+    Args:
+        first: it follows the video; otherwise it follows an earlier answer.
+    """
+    lead = "\n" if first else f"\n{START}user\n"
+    return f"{lead}{question}{END}\n{START}assistant\n"
+
+
+def corpus() -> Iterator[str]:
+    """Every sentence of the question grammar and every answer, for training the tokenizer."""
+    tables = [value for name, value in vars(grammar).items() if name.isupper() and name != "TASKS"]
+    for table in tables:
+        for phrasing in table:
+            for i, colour in enumerate(COLOUR_NAMES):
+                text = phrasing.format(colour=colour, digit=i, a=i, b=9 - i)
+                yield question_text(text)
+    for answer in (*COLOUR_NAMES, *QUADRANTS):
+        yield from [answer] * 20
+    yield from [f"system\n{SYSTEM}\nuser\n"] * 5
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 448 entries; every digit is a token of its own."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, IMAGE, VIDEO, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(corpus(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens={"image_token": IMAGE, "video_token": VIDEO},
+        model_max_length=4096,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_processor() -> LlavaOnevisionProcessor:
+    """The processor: frames to [-1, 1] at 128 x 128, 64 tokens per frame and one newline."""
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    half = [0.5, 0.5, 0.5]
+    return LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(
+            size=size,
+            image_mean=half,
+            image_std=half,
+            image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+        ),
+        tokenizer=build_tokenizer(),
+        video_processor=LlavaOnevisionVideoProcessor(size=size, image_mean=half, image_std=half),
+        num_image_tokens=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_1",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def save_processor(folder: Path) -> None:
+    """Write tokenizer, processor and chat template files."""
+    build_processor().save_pretrained(folder)

@@ -1,0 +1,148 @@
+"""Train nano from a seed.
+
+    python -m training.train_nano --seed 0                  # the whole schedule
+    python -m training.train_nano --only one --start tower  # one stage, from the end of another
+
+Checkpoints go to ``--work`` and are written atomically after every evaluation; a stage that was
+cut off goes on from there when the command is repeated. The last step writes the weights folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from training.ask import AskBatches
+from training.data import prefetch
+from training.decoder import packed_accuracy, packed_loss, prepare_decoder
+from training.export import export
+from training.loop import Log, run_steps
+from training.model import CellHead, build_config, build_model, video_tokens
+from training.packing import ATTENTION
+from training.stages import STAGES, Stage, stage_named
+from training.text import VOCABULARY, build_tokenizer
+from training.tower import CellBatches, cell_accuracy, cell_loss
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHead]:
+    """An untrained model and its cell heads."""
+    tokenizer = build_tokenizer()
+    config = build_config(
+        VOCABULARY,
+        image_token=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token=tokenizer.convert_tokens_to_ids("<video>"),
+        end_token=tokenizer.eos_token_id,
+        pad_token=tokenizer.pad_token_id,
+    )
+    model = build_model(config, seed)
+    return model, CellHead()
+
+
+def load_state(path: Path, model: torch.nn.Module, head: CellHead) -> dict[str, Any]:
+    """Read a checkpoint into model and heads; returns all of it."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    head.load_state_dict(state["head"])
+    return state
+
+
+def run_stage(
+    stage: Stage,
+    model: LlavaOnevisionForConditionalGeneration,
+    head: CellHead,
+    *,
+    seed: int,
+    work: Path,
+    logs: Path,
+    resume: dict[str, Any] | None,
+) -> None:
+    """Run one stage to its end, from its own checkpoint if there is one."""
+    first = int(resume["step"]) if resume else 0
+    seeing = [
+        *model.model.vision_tower.parameters(),
+        *model.model.multi_modal_projector.parameters(),
+        *head.parameters(),
+    ]
+    groups: list[dict[str, Any]] = [{"params": seeing, "peak": stage.tower_rate}]
+    if stage.recipe is None:
+        batches = prefetch(CellBatches(seed, stage.name, first, stage.steps))
+
+        def loss_of(batch: Any) -> torch.Tensor:
+            tokens = video_tokens(model, batch.frames)[:, :-1]
+            return cell_loss(head, tokens.flatten(0, 1), batch.labels.flatten(0, 2))
+
+        def evaluate() -> dict[str, float]:
+            return cell_accuracy(model, head)
+    else:
+        reading = [*model.model.language_model.parameters(), model.model.image_newline]
+        groups.append({"params": reading, "peak": stage.decoder_rate})
+        batches = prefetch(AskBatches(stage.recipe, seed, stage.name, first, stage.steps))
+        model.set_attn_implementation({"text_config": ATTENTION})
+        loss_of = packed_loss(model, head)
+        evaluate = packed_accuracy(model, stage.evaluate)
+    run_steps(
+        name=stage.name,
+        modules={"model": model, "head": head},
+        groups=groups,
+        batches=batches,
+        loss_of=loss_of,
+        evaluate=evaluate,
+        first=first,
+        steps=stage.steps,
+        log=Log(logs / f"{stage.name}.jsonl"),
+        checkpoint=work / f"{stage.name}.pt",
+        warmup=stage.warmup,
+        floor=stage.floor,
+        horizon=stage.horizon,
+        eval_every=stage.eval_every,
+        optimiser_state=resume["optimiser"] if resume else None,
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="run this stage only")
+    parser.add_argument("--start", help="stage whose checkpoint it starts from, with --only")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "nano")
+    parser.add_argument("--logs", type=Path, default=ROOT / "build" / "nano" / "log")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", type=Path, help="write the weights folder here at the end")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the stages that are not finished yet."""
+    args = parse()
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    torch.set_num_threads(args.threads)
+    model, head = new_model(args.seed)
+    stages = (stage_named(args.only),) if args.only else STAGES
+    before: Path | None = args.work / f"{args.start}.pt" if args.start else None
+    for stage in stages:
+        own = args.work / f"{stage.name}.pt"
+        resume = None
+        if own.exists():
+            resume = load_state(own, model, head)
+        elif before is not None:
+            load_state(before, model, head)
+        if resume is None and stage.fresh_decoder:
+            prepare_decoder(model, head, CellBatches(args.seed, "scale", 0, 1)[0].frames, args.seed)
+        if resume is None or int(resume["step"]) < stage.steps:
+            run_stage(
+                stage, model, head, seed=args.seed, work=args.work, logs=args.logs, resume=resume
+            )
+        before = own
+    if args.export:
+        export(model, args.export)
+
+
+if __name__ == "__main__":
+    main()
