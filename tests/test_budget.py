@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttm.budget import largest_within, token_budget
@@ -39,6 +39,7 @@ def test_other_budgets_are_refused(keep: Any) -> None:
         token_budget(keep, 10)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=40), st.integers(1, 60))
 def test_the_search_is_never_above_the_budget(steps: list[int], budget: int) -> None:
     counts = sorted(steps)
@@ -51,6 +52,7 @@ def test_the_search_is_never_above_the_budget(steps: list[int], budget: int) -> 
     assert (found.num_tokens if found else None) == (max(within) if within else None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=40), st.integers(1, 60))
 def test_counts_that_go_up_and_down_stay_within_the_budget(steps: list[int], budget: int) -> None:
     def evaluate(threshold: float) -> Count:

@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
@@ -32,12 +32,14 @@ def example() -> MergePlan:
     return MergePlan.from_groups(torch.tensor([0, 1, 0, -1, 1, 1]), torch.tensor([0, 1]))
 
 
+@settings(deadline=None)
 @given(plans())
 def test_drawn_plans_keep_their_promises(plan: MergePlan) -> None:
     plan.check()
     assert int(plan.sizes.sum()) == int((plan.group >= 0).sum())
 
 
+@settings(deadline=None)
 @given(plans(), st.integers(0, 99), st.sampled_from([torch.float32, torch.float64]))
 def test_apply_equals_its_twin(plan: MergePlan, seed: int, dtype: torch.dtype) -> None:
     x = torch.randn(plan.num_in, 3, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -49,6 +51,7 @@ def test_apply_equals_its_twin(plan: MergePlan, seed: int, dtype: torch.dtype) -
     assert torch.equal(x, before)
 
 
+@settings(deadline=None)
 @given(plans(), st.data(), st.integers(0, 99))
 def test_composing_is_applying_one_after_the_other(
     first: MergePlan, data: st.DataObject, seed: int
@@ -74,8 +77,7 @@ def test_published_sums_round_shares_to_the_dtype_of_the_input() -> None:
     x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     group, weight = torch.zeros(300, dtype=torch.int64), torch.full((300,), 1 / 300)
     exact, rounded = (
-        MergePlan(group, weight, torch.tensor([0]), accumulate=mode).apply(x)
-        for mode in modes
+        MergePlan(group, weight, torch.tensor([0]), accumulate=mode).apply(x) for mode in modes
     )
     assert rounded.dtype == torch.bfloat16
     assert not torch.equal(exact, rounded)

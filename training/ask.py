@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sttm.nano.clips import Clip, make_clip
 from sttm.nano.questions import Question, make_questions
+from training.crowd import crowd
 from training.data import HELD_OUT, Batches, train_clip
-from training.labels import IGNORE, cell_labels
+from training.labels import IGNORE, cell_batch
 from training.model import GRID
 from training.packing import Packed
 from training.text import END, build_tokenizer, prefix_text, question_text
@@ -93,8 +95,9 @@ class Packer:
                 first = len(prefix) + slots[i][-1] * CELLS + 1
                 positions[i, place] = np.arange(first, first + len(block.ids))
                 at = place.stop
+        cells = cell_batch(clips)
         return Packed(
-            frames=torch.from_numpy(np.stack([clip.frames for clip in clips])),
+            frames=cells.frames,
             prefix=torch.tensor(prefix),
             context_positions=torch.stack([_context(len(prefix), s) for s in slots]),
             ids=torch.from_numpy(ids),
@@ -103,7 +106,7 @@ class Packer:
             labels=torch.from_numpy(labels),
             questions=torch.from_numpy(owners),
             tasks=[[q.task for q in asked] for asked in questions],
-            cells=torch.from_numpy(np.stack([cell_labels(clip) for clip in clips])),
+            cells=cells.labels,
         )
 
 
@@ -122,6 +125,7 @@ class Recipe:
         needles: one of these counts is drawn for each clip; None leaves it to ``make_clip``.
         questions: at most this many about one clip.
         gaps: share of batches whose frames stand at random places of a longer time axis.
+        crowd: crowded frames for the tower beside each batch.
         talk: share of questions that follow another one in the same conversation.
     """
 
@@ -130,6 +134,7 @@ class Recipe:
     questions: int = 9
     gaps: float = 0.0
     talk: float = 0.0
+    crowd: int = 0
 
 
 class AskBatches(Batches):
@@ -156,7 +161,11 @@ class AskBatches(Batches):
             asked.append(questions)
             groups.append(_conversations(len(questions), rng, recipe.talk))
             slots.append(_slots(frames, rng) if gaps else list(range(frames + 1)))
-        return self.packer.pack(clips, asked, groups, slots, system=rng.random() < 0.15)
+        packed = self.packer.pack(clips, asked, groups, slots, system=rng.random() < 0.15)
+        if recipe.crowd == 0:
+            return packed
+        crowded = crowd(train_clip(rng, recipe.crowd, 0), rng)
+        return dataclasses.replace(packed, crowd=cell_batch([crowded]))
 
 
 def choose(questions: list[Question], rng: np.random.Generator, recipe: Recipe) -> list[Question]:

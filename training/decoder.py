@@ -49,12 +49,16 @@ def prepare_decoder(
 def packed_loss(
     model: LlavaOnevisionForConditionalGeneration, head: CellHead
 ) -> Callable[[Packed], Tensor]:
-    """The loss of a packed batch: its answers, and a little of the per-cell labels."""
+    """Answers, and a little of the per-cell labels, of these clips and of crowded frames."""
 
     def loss_of(batch: Packed) -> Tensor:
         logits, video = packed_logits(model, batch)
         cells = cell_loss(head, video.flatten(0, 1), batch.cells.flatten(0, 2))
-        return answer_loss(logits, batch) + CELL_WEIGHT * cells
+        loss = answer_loss(logits, batch) + CELL_WEIGHT * cells
+        if batch.crowd is not None:
+            tokens = video_tokens(model, batch.crowd.frames)[:, :-1].flatten(0, 1)
+            loss = loss + CELL_WEIGHT * cell_loss(head, tokens, batch.crowd.labels.flatten(0, 2))
+        return loss
 
     return loss_of
 

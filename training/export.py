@@ -1,7 +1,11 @@
-"""Write the weights folder: bf16 safetensors, configuration, tokenizer, processor."""
+"""Write the weights folder: bf16 safetensors, configuration, tokenizer, processor.
+
+python -m training.export build/nano/long.pt src/sttm/nano/weights
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import shutil
 from pathlib import Path
@@ -9,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
 
+from training.checkpoint import load_state, new_model
 from training.text import build_processor
 
 
@@ -34,3 +39,18 @@ def export(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> None:
     for file in sorted(partial.iterdir()):
         file.replace(folder / file.name)
     partial.rmdir()
+
+
+def main() -> None:
+    """Export a checkpoint."""
+    parser = argparse.ArgumentParser(description="Write the weights folder of a checkpoint.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    model, head = new_model(0)
+    load_state(args.checkpoint, model, head)
+    export(model, args.folder)
+
+
+if __name__ == "__main__":
+    main()

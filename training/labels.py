@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sttm.nano.clips import COLOUR_NAMES, QUADRANTS, Clip, Needle
 from sttm.nano.glyphs import glyph_width
@@ -14,6 +19,22 @@ NO_DIGIT = 10
 NO_COLOUR = 6
 
 Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CellBatch:
+    """frames uint8 ``(B, T, H, W, 3)`` and labels int64 ``(B, T, 64, 3)``."""
+
+    frames: Tensor
+    labels: Tensor
+
+
+def cell_batch(clips: Sequence[Clip]) -> CellBatch:
+    """The clips of one length with the labels of their cells."""
+    return CellBatch(
+        torch.from_numpy(np.stack([clip.frames for clip in clips])),
+        torch.from_numpy(np.stack([cell_labels(clip) for clip in clips])),
+    )
 
 
 def cell_labels(clip: Clip) -> Labels:

@@ -75,7 +75,7 @@ def run_steps(
             group["lr"] = peak * scale
         loss = loss_of(next(batches))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         total += loss.item()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface, LlavaOnevisionForConditionalGeneration
 
-from training.labels import IGNORE
+from training.labels import IGNORE, CellBatch
 from training.model import video_tokens
 
 ATTENTION = "nano_packed"
@@ -35,6 +35,7 @@ class Packed:
         questions: int64 ``(B, Q)``, number of the question whose answer the label is part of.
         tasks: for every row, the task of each question.
         cells: int64 ``(B, T, 64, 3)``, see ``labels.cell_labels``.
+        crowd: crowded frames for the tower alone, or None.
     """
 
     frames: Tensor
@@ -47,6 +48,7 @@ class Packed:
     questions: Tensor
     tasks: list[list[str]]
     cells: Tensor
+    crowd: CellBatch | None = None
 
 
 def block_mask(blocks: Tensor, context: int) -> Tensor:

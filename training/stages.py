@@ -40,8 +40,17 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage("tower", 1400, None, 1e-3, horizon=3000, eval_every=200),
-    Stage("tower2", 1500, None, 1e-3, warmup=20, floor=0.1, eval_every=200),
-    Stage("one", 600, Recipe(((1, 32),)), 2e-4, 1e-3, floor=1.0, fresh_decoder=True),
+    Stage("tower2", 1000, None, 1e-3, warmup=20, floor=0.1, horizon=1500, eval_every=200),
+    Stage(
+        "one",
+        400,
+        Recipe(((1, 24), (2, 20)), needles=(1, 1, 2, 3), crowd=8),
+        2e-4,
+        1e-3,
+        floor=1.0,
+        eval_every=50,
+        fresh_decoder=True,
+    ),
 )
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +20,17 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from training.ask import AskBatches
+from training.checkpoint import load_state, new_model
 from training.data import prefetch
 from training.decoder import packed_accuracy, packed_loss, prepare_decoder
 from training.export import export
 from training.loop import Log, run_steps
-from training.model import CellHead, build_config, build_model, video_tokens
+from training.model import CellHead, video_tokens
 from training.packing import ATTENTION
 from training.stages import STAGES, Stage, stage_named
-from training.text import VOCABULARY, build_tokenizer
 from training.tower import CellBatches, cell_accuracy, cell_loss
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHead]:
-    """An untrained model and its cell heads."""
-    tokenizer = build_tokenizer()
-    config = build_config(
-        VOCABULARY,
-        image_token=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token=tokenizer.convert_tokens_to_ids("<video>"),
-        end_token=tokenizer.eos_token_id,
-        pad_token=tokenizer.pad_token_id,
-    )
-    model = build_model(config, seed)
-    return model, CellHead()
-
-
-def load_state(path: Path, model: torch.nn.Module, head: CellHead) -> dict[str, Any]:
-    """Read a checkpoint into model and heads; returns all of it."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    head.load_state_dict(state["head"])
-    return state
 
 
 def run_stage(
@@ -71,15 +51,17 @@ def run_stage(
         *head.parameters(),
     ]
     groups: list[dict[str, Any]] = [{"params": seeing, "peak": stage.tower_rate}]
+    loss_of: Callable[[Any], torch.Tensor]
+    evaluate: Callable[[], dict[str, float]]
     if stage.recipe is None:
         batches = prefetch(CellBatches(seed, stage.name, first, stage.steps))
 
-        def loss_of(batch: Any) -> torch.Tensor:
+        def tower_loss(batch: Any) -> torch.Tensor:
             tokens = video_tokens(model, batch.frames)[:, :-1]
             return cell_loss(head, tokens.flatten(0, 1), batch.labels.flatten(0, 2))
 
-        def evaluate() -> dict[str, float]:
-            return cell_accuracy(model, head)
+        loss_of = tower_loss
+        evaluate = partial(cell_accuracy, model, head)
     else:
         reading = [*model.model.language_model.parameters(), model.model.image_newline]
         groups.append({"params": reading, "peak": stage.decoder_rate})

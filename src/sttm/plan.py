@@ -155,7 +155,7 @@ class MergePlan:
         return torch.cat([piece.to(rows.dtype) for piece in merged], dim=1)
 
     def _sum_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Sum groups in the dtype of the rows, rounding at every step."""
+        """Sum groups in the dtype of the rows, shares rounded to it."""
         token, _ = self._segments
         share = self.weight[token, None].to(rows.dtype)
         merged = rows.new_zeros((self.num_out, rows.shape[1]))

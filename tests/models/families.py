@@ -84,12 +84,14 @@ class Family:
         """The library's name of the family."""
         return self.name
 
-    def make_model(self, attention: str = "sdpa", seed: int = 0) -> Any:
+    def make_model(
+        self, attention: str = "sdpa", seed: int = 0, layers: int = configs.LAYERS
+    ) -> Any:
         """Build a model whose logits react to every position and every mask."""
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(
-            self.config(), attn_implementation=attention
-        )
+        config = self.config()
+        config.get_text_config().num_hidden_layers = layers
+        model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
         return _sharpen(model, seed).eval()
 
     def make_inputs(
@@ -156,6 +158,7 @@ _GLM_BEAMS = {
 _HYBRID_CACHE = {
     "crop": "a recurrent state cannot be cropped",
     "repeat": "the library's linear cache layers have no batch_repeat_interleave",
+    "bare cache": "linear layers need a cache that was built from the configuration",
 }
 
 FAMILIES: tuple[Family, ...] = (

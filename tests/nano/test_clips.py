@@ -109,7 +109,7 @@ def test_a_panning_shot_moves_and_a_still_one_does_not() -> None:
 )
 def test_bad_arguments_are_named(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        make_clip(**arguments)  # type: ignore[arg-type]
+        make_clip(**arguments)
 
 
 def decoded(file: io.BytesIO) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

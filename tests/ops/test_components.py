@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttm.ops import naive
@@ -19,6 +19,7 @@ def ends(links: LinkList) -> tuple[torch.Tensor, torch.Tensor]:
     return pairs[:, 0], pairs[:, 1]
 
 
+@settings(deadline=None)
 @given(graphs)
 def test_components_equal_their_twin(graph: tuple[int, LinkList]) -> None:
     nodes, links = graph
@@ -27,6 +28,7 @@ def test_components_equal_their_twin(graph: tuple[int, LinkList]) -> None:
     )
 
 
+@settings(deadline=None)
 @given(graphs)
 def test_published_groups_equal_their_twin(graph: tuple[int, LinkList]) -> None:
     nodes, links = graph
@@ -35,6 +37,7 @@ def test_published_groups_equal_their_twin(graph: tuple[int, LinkList]) -> None:
     assert torch.equal(fast[fast], fast)
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 40))
 def test_roots_equal_their_twin(data: st.DataObject, nodes: int) -> None:
     parent = [data.draw(st.integers(max(0, i - 3), i)) for i in range(nodes)]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttm.ops import naive
@@ -24,6 +24,7 @@ def test_levels_follow_the_specification(
     assert level_sizes(*size) == levels
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_a_full_pyramid_ends_in_one_cell(height: int, width: int) -> None:
     sizes = level_sizes(height, width, to_single=True)
@@ -39,6 +40,7 @@ def test_root_level_counts_from_the_coarsest_and_stops_at_the_finest() -> None:
     assert used_sizes(1, 7, 0) == [(1, 7)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50))
 def test_children_are_halved_as_in_the_twin(size: int) -> None:
     parents = parent_index(size).tolist()
@@ -46,6 +48,7 @@ def test_children_are_halved_as_in_the_twin(size: int) -> None:
     assert children == naive.halve(size)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 99))
 def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: int) -> None:
     x = torch.randn(2, height, width, 3, generator=torch.Generator().manual_seed(seed))
@@ -69,6 +72,7 @@ def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: 
     assert torch.equal(x, before)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.booleans())
 def test_tables_describe_every_patch(height: int, width: int, weighted: bool) -> None:
     sizes = level_sizes(height, width, to_single=True)

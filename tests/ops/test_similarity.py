@@ -1,12 +1,13 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttm.ops import naive, similarity
 from sttm.ops.similarity import cosines, needs_rescaling, paired_products, products, rescaled
 
 
+@settings(deadline=None)
 @given(st.sampled_from([1, 2, 3]), st.integers(1, 4), st.integers(0, 99))
 def test_cosines_equal_their_twin(heads: int, width: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -18,6 +19,7 @@ def test_cosines_equal_their_twin(heads: int, width: int, seed: int) -> None:
     assert fast[0] == 0.0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_a_vector_is_exactly_like_itself(width: int, dtype: torch.dtype) -> None:
     x = torch.randn(4, width, generator=torch.Generator().manual_seed(width)).to(dtype)

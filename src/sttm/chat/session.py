@@ -289,6 +289,10 @@ class Conversation:
                 [first, *generate.get("stopping_criteria", ())]
             ),
         }
+        copies = _copies(chat.model, arguments)
+        if copies > 1:
+            # generate() repeats the prompt for beams and samples, but not a cache it is given.
+            cache.reorder_cache(torch.zeros(copies, dtype=torch.long))
         device = chat.model.device
         positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
         start = time.perf_counter()
@@ -304,7 +308,7 @@ class Conversation:
         new = out[0, len(ids) :].cpu()
         text = chat.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
         self.history.append((question, text))
-        if len(out) == 1 and arguments.get("num_beams", 1) == 1:
+        if copies == 1:
             self._cache, self._ids = cache, torch.cat([ids, new[:-1]])
         return Answer(text, tuple(new.tolist()), len(ids) - known, first.at - start, seconds)
 
@@ -320,6 +324,13 @@ class Conversation:
             return cache, known
         # A recurrent state cannot go back: begin again behind the video.
         return fork(self.video.cache), len(self.video.ids)
+
+
+def _copies(model: Any, arguments: Mapping[str, Any]) -> int:
+    """Count the rows that ``generate`` makes of one prompt."""
+    config = arguments.get("generation_config") or model.generation_config
+    names = ("num_beams", "num_return_sequences")
+    return max(arguments.get(name) or getattr(config, name, None) or 1 for name in names)
 
 
 class _FirstToken:

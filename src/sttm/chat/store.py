@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FORMAT: Literal[1] = 1
 _KEY = "sttm"
 _STATES = ("conv_states", "recurrent_states")
-_FLAGS = ("has_previous_state", "is_conv_states_initialized", "is_recurrent_states_initialized")
+_PLAN = ("group", "weight", "anchor")
 
 
 class _Report(BaseModel):
@@ -42,6 +42,7 @@ class _Report(BaseModel):
 
 
 class _Layer(BaseModel):
+    tensors: list[str]
     removed: int = 0
     floor: int = 0
     length: int | None = None
@@ -68,6 +69,13 @@ class _Header(BaseModel):
     reports: list[_Report]
     layers: list[_Layer]
 
+    def names(self) -> set[str]:
+        """Name the tensors that must be there."""
+        layers = ((f"layer.{i}", record.tensors) for i, record in enumerate(self.layers))
+        plans = ((f"report.{i}", _PLAN) for i in range(len(self.reports)))
+        parts = {f"{owner}.{name}" for owner, names in (*layers, *plans) for name in names}
+        return {"ids"} | parts
+
 
 def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
     """Store a watched video; an existing file is replaced only once the new one is complete."""
@@ -76,7 +84,7 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
     for index, layer in enumerate(video.cache.layers):
         tensors |= {f"layer.{index}.{name}": t for name, t in _layer_tensors(layer).items()}
     for index, report in enumerate(video.reports):
-        for name in ("group", "weight", "anchor"):
+        for name in _PLAN:
             tensors[f"report.{index}.{name}"] = getattr(report.plan, name)
     header = _Header(
         format=FORMAT,
@@ -114,6 +122,12 @@ def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
             f"{path}: got a cache of another model, expected one of this "
             f"{type(chat.model).__name__} (same configuration and weights). Watch the video again."
         )
+    lacking = header.names() - tensors.keys()
+    if lacking:
+        raise SavedCacheError(
+            f"{path}: got a file that lacks {', '.join(sorted(lacking)[:3])}, expected one that "
+            "save() wrote. Watch the video again."
+        )
     cache = DynamicCache(config=chat.model.config)
     if len(cache.layers) != len(header.layers):
         raise SavedCacheError(
@@ -148,10 +162,8 @@ def fingerprint(model: Any) -> str:
     for name in ("transformers_version", "_name_or_path", "architectures"):
         config.pop(name, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    parameters = list(model.parameters())
-    for parameter in parameters[:: max(1, len(parameters) // 32)]:
-        sample = parameter.detach().flatten()[:64].float().cpu()
-        digest.update(sample.numpy().tobytes())
+    for parameter in model.parameters():
+        digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -173,10 +185,11 @@ def _layer_tensors(layer: Any) -> dict[str, torch.Tensor]:
 
 
 def _layer_record(layer: Any) -> _Layer:
+    record = _Layer(tensors=[*_layer_tensors(layer)])
+    record.length = getattr(layer, "cumulative_length", None)
     if isinstance(layer, ReducedLayer):
-        length = getattr(layer, "cumulative_length", None)
-        return _Layer(removed=layer.removed, floor=layer.floor, length=length)
-    return _Layer(length=getattr(layer, "cumulative_length", None))
+        record.removed, record.floor = layer.removed, layer.floor
+    return record
 
 
 def _fill_layer(

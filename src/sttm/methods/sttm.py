@@ -85,6 +85,8 @@ class STTM:
         _check_choice("parent", self.parent, get_args(Parent))
         if self.per_head is not None:
             _check_integer("per_head", self.per_head, 1)
+        if not isinstance(self.weighted, bool):
+            raise ConfigError(f"weighted: got {self.weighted!r}, expected True or False.")
         if self.parent != "most_similar" and self.linking != "directed":
             raise ConfigError(
                 f"parent: got {self.parent!r} with linking={self.linking!r}, expected it only with "

@@ -1,0 +1,82 @@
+"""Paint the cells of one time step onto one frame."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from sttm.view.cells import Cells
+
+Picture = npt.NDArray[np.uint8]
+
+TINT = 0.38  # share of a token's colour in its cells
+LIGHT, DARK = (255, 255, 255), (24, 24, 28)  # both sides of a border
+DROPPED = 0.25  # brightness that dropped tokens keep
+
+PAPER, INK, FAINT = (250, 250, 248), (28, 28, 32), (110, 110, 118)
+
+
+def paint(picture: Picture, cells: Cells, step: int) -> Picture:
+    """Tint the cells of tokens that last, draw borders between tokens, darken dropped ones.
+
+    Args:
+        picture: ``(H, W, 3)`` uint8 RGB; the grid is stretched over it. Not modified.
+        cells: the plan on its grid.
+        step: time step, in [0, T).
+    """
+    label = cells.label[step]
+    token = label[_spread(picture.shape[0], label.shape[0])]
+    token = token[:, _spread(picture.shape[1], label.shape[1])]
+    painted = picture.astype(np.float32)
+    tinted = (token >= 0) & cells.lasting[token]
+    painted[tinted] *= 1 - TINT
+    painted[tinted] += TINT * cells.colour[token[tinted]]
+    painted[token < 0] *= DROPPED
+    result = np.rint(painted).astype(np.uint8)
+    _draw_borders(result, token)
+    return result
+
+
+def scale(picture: Picture, width: int, height: int) -> Picture:
+    """Resize a picture smoothly."""
+    size = (width, height)
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font: no font file of the system is needed."""
+    return ImageFont.load_default(size)
+
+
+def write(
+    canvas: Image.Image, place: tuple[int, int], text: str, size: float, *, faint: bool = False
+) -> None:
+    """Write one line; ``place`` is the left end of its middle."""
+    draw = ImageDraw.Draw(canvas)
+    draw.text(place, text, fill=FAINT if faint else INK, font=font(size), anchor="lm")
+
+
+def caption(cells: Cells, step: int, seconds: float) -> str:
+    """Say what a time step costs, e.g. ``t=3.0s  12 new tokens``."""
+    count = int(cells.new_tokens[step])
+    return f"t={seconds:.1f}s  {count} new token{'' if count == 1 else 's'}"
+
+
+def summary(cells: Cells) -> str:
+    """Say what the whole video costs, e.g. ``2048 -> 512 tokens (25.0 %)``."""
+    share = 100 * cells.num_out / cells.num_in
+    return f"{cells.num_in} -> {cells.num_out} tokens ({share:.1f} %)"
+
+
+def _spread(pixels: int, tokens: int) -> npt.NDArray[np.int64]:
+    """``(pixels,)``: the token row (or column) of every pixel row (or column)."""
+    return np.arange(pixels) * tokens // pixels
+
+
+def _draw_borders(picture: Picture, token: npt.NDArray[np.int64]) -> None:
+    """Put a light and a dark line on the two sides of every border: legible on any picture."""
+    beside = token[:, 1:] != token[:, :-1]
+    below = token[1:] != token[:-1]
+    picture[:, :-1][beside] = DARK
+    picture[:-1][below] = DARK
+    picture[:, 1:][beside] = LIGHT
+    picture[1:][below] = LIGHT

@@ -1,0 +1,80 @@
+"""A page to look around in a merged video: one HTML file that needs nothing else."""
+
+import base64
+import io
+from collections.abc import Sequence
+from importlib.resources import files
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from sttm.grid import VideoGrid
+from sttm.plan import MergePlan
+from sttm.view.cells import Cells, check_frames, find_cells
+from sttm.view.drawing import DROPPED, TINT
+
+MAX_SIDE = 960  # pixels; larger frames are reduced
+_QUALITY = 85
+
+
+def page(
+    frames: npt.NDArray[np.uint8],
+    plan: MergePlan,
+    grid: VideoGrid,
+    timestamps: Sequence[float],
+    *,
+    title: str = "",
+    note: str = "",
+) -> str:
+    """Make an HTML page with a frame slider, tokens per frame and the retention curve.
+
+    Pointing at a cell shows the life of its token. The page loads nothing: frames, the map of
+    tokens, style and code are all inside.
+
+    Args:
+        frames: ``(n, H, W, 3)`` uint8 RGB, the frames that the model was given; a time step of
+            several frames shows its first one.
+        plan: the merge.
+        grid: the video's shape in tokens.
+        timestamps: seconds, one per frame.
+        title: a heading, e.g. the name of the video; any characters.
+        note: a line below it, e.g. model and thresholds; any characters.
+    Raises: ConfigError: frames, plan, grid and timestamps do not fit together.
+    """
+    cells = find_cells(plan, grid)
+    first = check_frames(frames, grid, timestamps)
+    data = {
+        "steps": grid.frames,
+        "rows": grid.height,
+        "columns": grid.width,
+        "tokensIn": cells.num_in,
+        "tokensOut": cells.num_out,
+        "label": base64.b64encode(cells.label.astype("<i4").tobytes()).decode(),
+        "first": cells.first.tolist(),
+        "colour": _hex_colours(cells),
+        "times": [round(timestamps[index], 3) for index in first],
+        "frames": [_data_uri(frames[index]) for index in first],
+        "tint": TINT,
+        "dropped": 1 - DROPPED,
+    }
+    template = files("sttm.view").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(template).render(title=title or "Merged video", note=note, data=data)
+
+
+def _hex_colours(cells: Cells) -> list[str]:
+    """Colour of every token; empty for those of one time step."""
+    return [
+        "#" + bytes(colour).hex() if lasting else ""
+        for colour, lasting in zip(cells.colour, cells.lasting)
+    ]
+
+
+def _data_uri(frame: npt.NDArray[np.uint8]) -> str:
+    picture = Image.fromarray(frame)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
