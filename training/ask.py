@@ -140,8 +140,10 @@ class Recipe:
 class AskBatches(Batches):
     """Packed batches of a recipe."""
 
-    def __init__(self, recipe: Recipe, seed: int, stage: str, first: int, steps: int) -> None:
-        super().__init__(seed, stage, first, steps)
+    def __init__(
+        self, recipe: Recipe, seed: int, stage: str, first: int, steps: int, rank: int = 0
+    ) -> None:
+        super().__init__(seed, stage, first, steps, rank)
         self.recipe = recipe
 
     @cached_property

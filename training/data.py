@@ -16,9 +16,9 @@ HELD_OUT = 10_000_000  # evaluation uses clip seeds from here on; training stays
 CODEC_SHARE = 0.35  # of the training clips, sent through H.264 with crf 18 to 28
 
 
-def batch_generator(seed: int, stage: str, step: int) -> np.random.Generator:
-    """The random numbers of one training batch."""
-    return np.random.default_rng([seed, zlib.crc32(stage.encode()), step])
+def batch_generator(seed: int, stage: str, step: int, rank: int = 0) -> np.random.Generator:
+    """The random numbers of one training batch of one process."""
+    return np.random.default_rng([seed, zlib.crc32(stage.encode()), step, *([rank] * (rank > 0))])
 
 
 def train_clip(rng: np.random.Generator, frames: int, num_needles: int | None = None) -> Clip:
@@ -32,8 +32,9 @@ def train_clip(rng: np.random.Generator, frames: int, num_needles: int | None = 
 class Batches(Dataset[object]):
     """Batches of one stage by index; subclasses build one in ``__getitem__``."""
 
-    def __init__(self, seed: int, stage: str, first: int, steps: int) -> None:
+    def __init__(self, seed: int, stage: str, first: int, steps: int, rank: int = 0) -> None:
         self.seed, self.stage, self.first, self.steps = seed, stage, first, steps
+        self.rank = rank
 
     def __len__(self) -> int:
         return self.steps - self.first
@@ -41,7 +42,7 @@ class Batches(Dataset[object]):
     def generator(self, index: int) -> np.random.Generator:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return batch_generator(self.seed, self.stage, self.first + index)
+        return batch_generator(self.seed, self.stage, self.first + index, self.rank)
 
 
 def prefetch(batches: Batches, workers: int = 1) -> Iterator[object]:

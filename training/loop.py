@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.parallel import average_gradients
+
 
 def learning_rate_scale(step: int, steps: int, warmup: int, floor: float) -> float:
     """Linear warmup to 1, then a cosine down to ``floor``."""
@@ -58,11 +60,12 @@ def run_steps(
     warmup: int = 50,
     floor: float = 0.05,
     horizon: int = 0,
+    rank: int = 0,
     every: int = 50,
     eval_every: int = 200,
     optimiser_state: dict[str, Any] | None = None,
 ) -> None:
-    """Train for ``steps - first`` steps with AdamW; log, evaluate and save as it goes."""
+    """Train for ``steps - first`` steps with AdamW; the first process logs, evaluates, saves."""
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
     if optimiser_state is not None:
         optimiser.load_state_dict(optimiser_state)
@@ -76,10 +79,13 @@ def run_steps(
         loss = loss_of(next(batches))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         total += loss.item()
         done = step + 1
+        if rank:
+            continue
         if done % every == 0 or done == steps:
             seconds = time.perf_counter() - begun
             count = (step - first) % every + 1

@@ -43,13 +43,24 @@ STAGES: tuple[Stage, ...] = (
     Stage("tower2", 1000, None, 1e-3, warmup=20, floor=0.1, horizon=1500, eval_every=200),
     Stage(
         "one",
-        400,
+        100,
         Recipe(((1, 24), (2, 20)), needles=(1, 1, 2, 3), crowd=8),
         2e-4,
         1e-3,
         floor=1.0,
         eval_every=50,
         fresh_decoder=True,
+    ),
+    Stage(
+        "two",
+        200,
+        Recipe(((1, 16), (2, 12), (4, 8)), needles=(1, 2, 3, None), crowd=4),
+        2e-4,
+        1e-3,
+        warmup=10,
+        floor=1.0,
+        eval_every=50,
+        evaluate=((2, 32), (8, 32)),
     ),
 )
 

@@ -1,10 +1,11 @@
 """Train nano from a seed.
 
     python -m training.train_nano --seed 0                  # the whole schedule
-    python -m training.train_nano --only one --start tower  # one stage, from the end of another
+    python -m training.train_nano --only one --after tower2 # one stage, from the end of another
 
-Checkpoints go to ``--work`` and are written atomically after every evaluation; a stage that was
-cut off goes on from there when the command is repeated. The last step writes the weights folder.
+With ``torchrun --nproc-per-node 2 -m training.train_nano --threads 1`` two processes each make a
+batch and average their gradients. Checkpoints go to ``--work`` and are written atomically after
+every evaluation; a stage that was cut off goes on from there when the command is repeated.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from training.export import export
 from training.loop import Log, run_steps
 from training.model import CellHead, video_tokens
 from training.packing import ATTENTION
+from training.parallel import start, wait
 from training.stages import STAGES, Stage, stage_named
 from training.tower import CellBatches, cell_accuracy, cell_loss
 
@@ -39,6 +41,7 @@ def run_stage(
     head: CellHead,
     *,
     seed: int,
+    rank: int,
     work: Path,
     logs: Path,
     resume: dict[str, Any] | None,
@@ -54,7 +57,7 @@ def run_stage(
     loss_of: Callable[[Any], torch.Tensor]
     evaluate: Callable[[], dict[str, float]]
     if stage.recipe is None:
-        batches = prefetch(CellBatches(seed, stage.name, first, stage.steps))
+        batches = prefetch(CellBatches(seed, stage.name, first, stage.steps, rank))
 
         def tower_loss(batch: Any) -> torch.Tensor:
             tokens = video_tokens(model, batch.frames)[:, :-1]
@@ -65,7 +68,7 @@ def run_stage(
     else:
         reading = [*model.model.language_model.parameters(), model.model.image_newline]
         groups.append({"params": reading, "peak": stage.decoder_rate})
-        batches = prefetch(AskBatches(stage.recipe, seed, stage.name, first, stage.steps))
+        batches = prefetch(AskBatches(stage.recipe, seed, stage.name, first, stage.steps, rank))
         model.set_attn_implementation({"text_config": ATTENTION})
         loss_of = packed_loss(model, head)
         evaluate = packed_accuracy(model, stage.evaluate)
@@ -83,6 +86,7 @@ def run_stage(
         warmup=stage.warmup,
         floor=stage.floor,
         horizon=stage.horizon,
+        rank=rank,
         eval_every=stage.eval_every,
         optimiser_state=resume["optimiser"] if resume else None,
     )
@@ -92,9 +96,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="run this stage only")
-    parser.add_argument("--start", help="stage whose checkpoint it starts from, with --only")
+    parser.add_argument("--after", help="stage whose checkpoint it starts from, with --only")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "nano")
-    parser.add_argument("--logs", type=Path, default=ROOT / "build" / "nano" / "log")
+    parser.add_argument("--journal", type=Path, default=ROOT / "build" / "nano" / "log")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", type=Path, help="write the weights folder here at the end")
     return parser.parse_args()
@@ -105,9 +109,10 @@ def main() -> None:
     args = parse()
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     torch.set_num_threads(args.threads)
+    rank = start()
     model, head = new_model(args.seed)
     stages = (stage_named(args.only),) if args.only else STAGES
-    before: Path | None = args.work / f"{args.start}.pt" if args.start else None
+    before: Path | None = args.work / f"{args.after}.pt" if args.after else None
     for stage in stages:
         own = args.work / f"{stage.name}.pt"
         resume = None
@@ -119,10 +124,18 @@ def main() -> None:
             prepare_decoder(model, head, CellBatches(args.seed, "scale", 0, 1)[0].frames, args.seed)
         if resume is None or int(resume["step"]) < stage.steps:
             run_stage(
-                stage, model, head, seed=args.seed, work=args.work, logs=args.logs, resume=resume
+                stage,
+                model,
+                head,
+                seed=args.seed,
+                rank=rank,
+                work=args.work,
+                logs=args.journal,
+                resume=resume,
             )
         before = own
-    if args.export:
+        wait()
+    if args.export and rank == 0:
         export(model, args.export)
 
 

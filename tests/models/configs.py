@@ -114,9 +114,7 @@ def qwen3_vl() -> PretrainedConfig:
             "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0, 1, 2],
         },
-        text_config=_text(
-            head_dim=16, rope_parameters=_mrope([3, 3, 2], mrope_interleaved=True)
-        ),
+        text_config=_text(head_dim=16, rope_parameters=_mrope([3, 3, 2], mrope_interleaved=True)),
         **_TOKENS,
         **_MARKS,
     )

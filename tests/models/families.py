@@ -161,6 +161,8 @@ _HYBRID_CACHE = {
     "bare cache": "linear layers need a cache that was built from the configuration",
 }
 
+_NO_LOGITS_TO_KEEP = {"logits_to_keep": "video_llama_3 computes all logits, whatever is asked for"}
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         "llava_onevision",
@@ -210,7 +212,7 @@ FAMILIES: tuple[Family, ...] = (
         configs.smolvlm,
         FramesLayout(image_size=12, side=3, before=3, smol=True),
     ),
-    Family("video_llama_3", configs.video_llama_3, CompressedLayout()),
+    Family("video_llama_3", configs.video_llama_3, CompressedLayout(), broken=_NO_LOGITS_TO_KEEP),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
 

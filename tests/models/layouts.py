@@ -255,7 +255,9 @@ class FramesLayout:
         shape = (3, self.image_size, self.image_size)
         by_row = [
             [
-                draw_frames(part, shape) if isinstance(part, Video) else draw_image(part, (_TILES, *shape))
+                draw_frames(part, shape)
+                if isinstance(part, Video)
+                else draw_image(part, (_TILES, *shape))
                 for part in row
                 if not isinstance(part, Text)
             ]
@@ -282,7 +284,9 @@ class CompressedLayout:
         for frame in range(grid.frames):
             prompt.words(3, seed=7000 + frame)
             first = frame * grid.tokens_per_frame
-            kept = [i for i in range(first, first + grid.tokens_per_frame) if i not in video.dropped]
+            kept = [
+                i for i in range(first, first + grid.tokens_per_frame) if i not in video.dropped
+            ]
             places += prompt.add([configs.VIDEO_TOKEN] * len(kept), kind=2)
         prompt.videos.append((grid, places))
 

@@ -99,9 +99,7 @@ def reduction(length: int, parts: list[tuple[torch.Tensor, MergePlan]]) -> Reduc
     return Reduced(torch.stack([rows[place] for place in kept]), torch.tensor(kept))
 
 
-def reassigned(
-    ids: torch.Tensor, videos: list[torch.Tensor], kept: torch.Tensor
-) -> torch.Tensor:
+def reassigned(ids: torch.Tensor, videos: list[torch.Tensor], kept: torch.Tensor) -> torch.Tensor:
     """Renumber ``(axes, N)``: each run of video tokens counts on, what follows closes the gap."""
     new = ids.clone()
     places = {int(i) for index in videos for i in index}
@@ -177,9 +175,7 @@ class HandRun:
         return self.logits[-count:]
 
 
-def by_hand(
-    model: Any, inputs: Inputs, method: Method, layer: int, positions: str
-) -> HandRun:
+def by_hand(model: Any, inputs: Inputs, method: Method, layer: int, positions: str) -> HandRun:
     """Run one prompt with its videos reduced in front of ``layer``."""
     text = model.get_decoder()
     begin = decoder_inputs(model, inputs)

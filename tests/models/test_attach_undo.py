@@ -230,18 +230,27 @@ def test_the_list_of_models_names_every_family_under_test() -> None:
 
 @every_family
 def test_logits_keep_the_length_of_the_input(family: Family) -> None:
-    """Labels and ``logits_to_keep`` index the original sequence."""
+    """Labels index the original sequence."""
     model, inputs = shared_model(family.name), family.make_inputs(ROW)
     labels = inputs.tensors["input_ids"].clone()
     labels[:, :-4] = -100
     with attach(model, PairMerge(), layer=1):
         out = model(**inputs.tensors, labels=labels)
-        last = model(**inputs.tensors, logits_to_keep=3).logits
-        some = model(**inputs.tensors, logits_to_keep=torch.tensor([2, -1])).logits
     assert out.logits.shape[1] == inputs.length
     targets = labels[0, 1:]
     wanted = torch.nn.functional.cross_entropy(out.logits[0, :-1], targets, ignore_index=-100)
     torch.testing.assert_close(out.loss, wanted)
+
+
+@every_family
+def test_some_logits_of_the_input(family: Family) -> None:
+    if "logits_to_keep" in family.broken:
+        pytest.skip(f"the unpatched library fails: {family.broken['logits_to_keep']}")
+    model, inputs = shared_model(family.name), family.make_inputs(ROW)
+    with attach(model, PairMerge(), layer=1):
+        out = model(**inputs.tensors)
+        last = model(**inputs.tensors, logits_to_keep=3).logits
+        some = model(**inputs.tensors, logits_to_keep=torch.tensor([2, -1])).logits
     torch.testing.assert_close(last, out.logits[:, -3:])
     torch.testing.assert_close(some, out.logits[:, [2, -1]])
 
@@ -329,7 +338,7 @@ def test_text_alone_is_not_touched(family: Family) -> None:
 
 @pytest.mark.slow
 def test_a_model_compiled_before_is_reduced_too() -> None:
-    family = BY_NAME["llava_onevision"]
+    family = BY_NAME["video_llama_3"]  # the one that compiles fastest
     model, inputs = family.make_model(layers=2), family.make_inputs(ROW)
     compiled = torch.compile(model, backend="eager")
     plain = compiled(**inputs.tensors).logits

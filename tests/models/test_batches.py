@@ -174,7 +174,10 @@ def test_tokens_that_the_processor_already_dropped(positions: str) -> None:
     )
     with attach(model, KeepEvery(2), layer=1, positions=positions) as attachment:
         batch = greedy(model, family.make_inputs(*rows))
-        assert [(r.tokens_in, r.grid.num_tokens) for r in attachment.reports] == [(13, 18), (17, 24)]
+        assert [(r.tokens_in, r.grid.num_tokens) for r in attachment.reports] == [
+            (13, 18),
+            (17, 24),
+        ]
         single = alone(family, model, rows)
     for row, answer in enumerate(single):
         assert_same(batch.row(row), answer, tolerance(family.name))

@@ -33,9 +33,16 @@ def skip_broken(family: Family, what: str) -> None:
         pytest.skip(f"the unpatched library fails: {family.broken[what]}")
 
 
-@pytest.mark.parametrize(("rows", "layer", "positions"), [
-    (1, 0, "survived"), (1, 2, "reassigned"), (2, 0, "reassigned"), (2, 2, "survived"), (2, 2, "merged"),
-])
+@pytest.mark.parametrize(
+    ("rows", "layer", "positions"),
+    [
+        (1, 0, "survived"),
+        (1, 2, "reassigned"),
+        (2, 0, "reassigned"),
+        (2, 2, "survived"),
+        (2, 2, "merged"),
+    ],
+)
 @every_family
 def test_static_cache(family: Family, rows: int, layer: int, positions: str) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(*ROWS[:rows])

@@ -54,7 +54,9 @@ def test_the_matrix_of_a_merge() -> None:
 
 def test_renumbering_on_one_axis_leaves_no_gap() -> None:
     ids = torch.arange(9)[None]
-    new = reassigned(ids, [torch.tensor([2, 3, 4]), torch.tensor([6, 7])], torch.tensor([0, 1, 3, 5, 7, 8]))
+    new = reassigned(
+        ids, [torch.tensor([2, 3, 4]), torch.tensor([6, 7])], torch.tensor([0, 1, 3, 5, 7, 8])
+    )
     assert new.tolist() == [[0, 1, 2, 3, 4, 5]]
 
 

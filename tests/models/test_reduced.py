@@ -106,9 +106,7 @@ def test_the_default_policy(family: Family) -> None:
         answer = greedy(model, inputs, 1)
         assert [report.positions for report in attachment.reports] == [wanted]
     hand = by_hand(model, inputs, PairMerge(), 2, wanted)
-    torch.testing.assert_close(
-        answer.logits[0], hand.tail(1), atol=tolerance(family.name), rtol=0
-    )
+    torch.testing.assert_close(answer.logits[0], hand.tail(1), atol=tolerance(family.name), rtol=0)
 
 
 @pytest.mark.parametrize("positions", POLICIES)
@@ -125,6 +123,4 @@ def test_one_prefill_of_prompt_and_answer_equals_decoding(
         without = model(**whole.tensors, use_cache=False).logits
         cached = model(**whole.tensors, use_cache=True).logits
     assert torch.equal(without, cached)
-    torch.testing.assert_close(
-        without[:, -6:], answer.logits, atol=tolerance(family.name), rtol=0
-    )
+    torch.testing.assert_close(without[:, -6:], answer.logits, atol=tolerance(family.name), rtol=0)

@@ -7,8 +7,9 @@ import struct
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -16,11 +17,12 @@ import pytest
 from av.container.input import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
-from video_clips import PERIOD, atom, numbered, packets, patched, seen, write_sound
 
 from sttm.errors import SttmError, VideoError
 from sttm.video import VideoWarning, read_video
 from sttm.video.container import VideoSource
+from sttm.video.passes import Take, take
+from tests.video.video_clips import PERIOD, atom, numbered, packets, patched, seen, write_sound
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,23 @@ def test_frames_lost_in_the_middle(clips: Path) -> None:
     assert video.timestamps[45] == pytest.approx(46 / 30)
     assert (video.total_frames, video.duration, video.fps) == (89, 3.0, 30.0)
     assert calls == [*range(1, 90), *range(1, 90)]  # read again, on one thread
+
+
+@pytest.mark.parametrize("change", [{"damaged": 1}, {"errors": ("bad",)}, {}])
+def test_any_sign_of_damage_makes_it_read_on_one_thread(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    threaded = []
+
+    def strange_take(path: Path, wanted: Any, expected: int, threads: bool, _: Any) -> Take:
+        threaded.append(threads)
+        return replace(take(path, wanted, expected, threads, None), **change)
+
+    monkeypatch.setattr("sttm.video.decode.take", strange_take)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VideoWarning)
+        read_video(numbered(clips / "strange.mp4", 10))
+    assert threaded == ([True, False] if change else [True])
 
 
 def test_reading_again_does_not_hold_two_copies(clips: Path) -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_clips import (
+
+from sttm.errors import ConfigError
+from sttm.video import Video, passes, read_video
+from sttm.video.sampling import llava_indices
+from tests.video.video_clips import (
     PERIOD,
     Frames,
     atom,
@@ -20,10 +24,6 @@ from video_clips import (
     seen,
     write_clip,
 )
-
-from sttm.errors import ConfigError
-from sttm.video import Video, passes, read_video
-from sttm.video.sampling import llava_indices
 
 
 def assert_true_frames(video: Video) -> None:
@@ -103,19 +103,19 @@ def test_variable_rate(tmp_path: Path, name: str) -> None:
 
 
 def test_header_that_counts_hidden_frames(tmp_path: Path) -> None:
-    """An edit list that cuts off the first second: the header says 90 frames, 60 show."""
+    """An edit list that begins between two key frames: the header says 90 frames, 55 show."""
     whole = numbered(tmp_path / "whole.mp4", 90, g="10")
     data = whole.read_bytes()
     start, _ = atom(data, "moov", "trak", "edts", "elst")
-    skip = (int.from_bytes(data[start + 12 : start + 16], "big") + 30 * 512).to_bytes(4, "big")
+    skip = (int.from_bytes(data[start + 12 : start + 16], "big") + 35 * 512).to_bytes(4, "big")
     clip = patched(whole, "edited.mp4", {start + 8: (2000).to_bytes(4, "big"), start + 12: skip})
     with av.open(str(clip)) as container:
         assert container.streams.video[0].frames == 90
     calls: list[tuple[int, int]] = []
     video = read_video(clip, progress=lambda done, total: calls.append((done, total)))
-    assert (video.total_frames, video.indices) == (60, (0, 30, 59))
-    assert calls == [(number, 60) for number in range(1, 61)]  # seen at once, not after a try
-    assert seen(video.frames) == [(index + 30) % PERIOD for index in video.indices]
+    assert (video.total_frames, video.indices) == (55, (0, 30, 54))
+    assert calls == [(number, 55) for number in range(1, 56)]  # seen at once, not after a try
+    assert seen(video.frames) == [(index + 35) % PERIOD for index in video.indices]
     assert video.timestamps[0] == 0.0
 
 
@@ -165,7 +165,9 @@ def test_size_that_changes_midway(tmp_path: Path) -> None:
     large = write_clip(tmp_path / "large.ts", [grey(number, 96, 64) for number in range(30)])
     both = tmp_path / "both.ts"
     both.write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.warns(UserWarning, match="30 frames are of another size") as caught:
+    with pytest.warns(
+        UserWarning, match="another size than the first, and scaled to it: 30"
+    ) as caught:
         video = read_video(both)
     assert video.frames.shape == (3, 48, 64, 3)
     assert seen(video.frames) == [0, 0, 29]  # two clips of 30: frames 0, 30 and 59

@@ -4,10 +4,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from video_clips import corners, grey, seen
 
 from sttm.errors import ConfigError, VideoError
 from sttm.video import encode, read_video, write_video
+from tests.video.video_clips import corners, grey, seen
 
 
 def numbers(count: int) -> npt.NDArray[np.uint8]:

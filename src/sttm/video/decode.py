@@ -63,7 +63,7 @@ def read_video(
     are converted to RGB, so memory holds those and the few inside the decoder. When decoding
     gives another number of frames than the packets promised, and that number picks other frames,
     the file is decoded once more. A damaged file is decoded again on one thread, so that the
-    result does not depend on the machine. Pixels are not scaled; a sample aspect ratio other
+    result does not change from run to run. Pixels are not scaled; a sample aspect ratio other
     than 1 is ignored.
 
     Args:
@@ -144,10 +144,9 @@ def _rate(file: Path, found: Survey, shot: Take) -> Rate:
 def _notes(found: Survey, shot: Take, rate: Rate) -> tuple[str, ...]:
     notes = []
     if shot.errors:
-        plural = "s" if len(shot.errors) > 1 else ""
         notes.append(
             f"damaged: {shot.clock.count} of {found.clock.count} frames can be decoded "
-            f"({len(shot.errors)} error{plural}, first: {shot.errors[0]})"
+            f"(errors: {len(shot.errors)}, the first: {shot.errors[0]})"
         )
     packets = found.rate()
     # AVI with B-frames gives its frames times in the wrong order, but packets at a constant rate

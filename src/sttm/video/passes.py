@@ -144,10 +144,10 @@ class Album:
         """Hand out what was kept."""
         notes = []
         if self._damaged:
-            notes.append(f"{self._damaged} frames are damaged, and kept as libav mended them")
+            notes.append(f"frames that are damaged, and kept as libav mended them: {self._damaged}")
         if self._resized:
             notes.append(
-                f"{self._resized} frames are of another size than the first, and scaled to it"
+                f"frames that are of another size than the first, and scaled to it: {self._resized}"
             )
         if not self._orientation.exact:
             notes.append("the rotation is no multiple of 90 degrees, and not applied")

@@ -69,7 +69,7 @@ def find_cells(plan: MergePlan, grid: VideoGrid) -> Cells:
             f"plan: got {plan.num_in} input tokens, expected {grid.num_tokens} for {grid}. "
             "Only whole videos can be drawn, not those of models that drop tokens themselves."
         )
-    label = plan.group.cpu().view(grid.frames, grid.tokens_per_frame)
+    label = plan.group.cpu().reshape(grid.frames, grid.tokens_per_frame)
     seen = torch.zeros(grid.frames, plan.num_out + 1, dtype=torch.bool)
     seen.scatter_(1, label + 1, True)
     lifetime = seen[:, 1:].sum(0).numpy()

@@ -8,8 +8,9 @@ from sttm.view.cells import Cells
 
 Picture = npt.NDArray[np.uint8]
 
-TINT = 0.38  # share of a token's colour in its cells
-LIGHT, DARK = (255, 255, 255), (24, 24, 28)  # both sides of a border
+TINT = 0.32  # share of a token's colour in its cells
+LIGHT, DARK = 255, 24  # greys on the two sides of a border
+LINE = 0.6  # opacity of a border
 DROPPED = 0.25  # brightness that dropped tokens keep
 
 PAPER, INK, FAINT = (250, 250, 248), (28, 28, 32), (110, 110, 118)
@@ -31,9 +32,8 @@ def paint(picture: Picture, cells: Cells, step: int) -> Picture:
     painted[tinted] *= 1 - TINT
     painted[tinted] += TINT * cells.colour[token[tinted]]
     painted[token < 0] *= DROPPED
-    result = np.rint(painted).astype(np.uint8)
-    _draw_borders(result, token)
-    return result
+    _draw_borders(painted, token)
+    return np.rint(painted).astype(np.uint8)
 
 
 def scale(picture: Picture, width: int, height: int) -> Picture:
@@ -72,11 +72,13 @@ def _spread(pixels: int, tokens: int) -> npt.NDArray[np.int64]:
     return np.arange(pixels) * tokens // pixels
 
 
-def _draw_borders(picture: Picture, token: npt.NDArray[np.int64]) -> None:
+def _draw_borders(picture: npt.NDArray[np.float32], token: npt.NDArray[np.int64]) -> None:
     """Put a light and a dark line on the two sides of every border: legible on any picture."""
-    beside = token[:, 1:] != token[:, :-1]
-    below = token[1:] != token[:-1]
-    picture[:, :-1][beside] = DARK
-    picture[:-1][below] = DARK
-    picture[:, 1:][beside] = LIGHT
-    picture[1:][below] = LIGHT
+    light = np.zeros(token.shape, dtype=np.bool_)
+    light[:, 1:] |= token[:, 1:] != token[:, :-1]
+    light[1:] |= token[1:] != token[:-1]
+    dark = np.zeros(token.shape, dtype=np.bool_)
+    dark[:, :-1] |= token[:, 1:] != token[:, :-1]
+    dark[:-1] |= token[1:] != token[:-1]
+    for line, grey in ((dark & ~light, DARK), (light, LIGHT)):
+        picture[line] = LINE * grey + (1 - LINE) * picture[line]

@@ -13,7 +13,7 @@ from PIL import Image
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
 from sttm.view.cells import Cells, check_frames, find_cells
-from sttm.view.drawing import DROPPED, TINT
+from sttm.view.drawing import DROPPED, LINE, TINT
 
 MAX_SIDE = 960  # pixels; larger frames are reduced
 _QUALITY = 85
@@ -58,10 +58,11 @@ def page(
         "frames": [_data_uri(frames[index]) for index in first],
         "tint": TINT,
         "dropped": 1 - DROPPED,
+        "line": LINE,
     }
     template = files("sttm.view").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    return environment.from_string(template).render(title=title or "Merged video", note=note, data=data)
+    html = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
+    return html.render(title=title or "Merged video", note=note, data=data)
 
 
 def _hex_colours(cells: Cells) -> list[str]:

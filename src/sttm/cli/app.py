@@ -1,0 +1,72 @@
+"""The application: its commands, the options before them, and how errors are shown."""
+
+import platform
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import sttm
+from sttm.cli.ask import ask
+from sttm.cli.demo import demo
+from sttm.cli.methods import methods
+from sttm.cli.models import models
+from sttm.cli.output import show_error
+from sttm.cli.show import show
+from sttm.errors import SttmError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+class _Commands(TyperGroup):
+    """Shows an error of sttm as one line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except SttmError as error:
+            if ctx.params.get("debug"):
+                raise
+            show_error(error)
+            raise typer.Exit(EXIT_ERROR) from error
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    name="sttm",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Every command explains itself: sttm ask --help.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sttm {sttm.__version__} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error: sttm --debug ask ...")
+    ] = False,
+) -> None:
+    """Make video LLMs faster by merging redundant video tokens; ask many questions per video."""
+
+
+for _command in (demo, ask, show, methods, models):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``sttm`` script."""
+    app(prog_name="sttm")

@@ -1,0 +1,204 @@
+"""``sttm ask``: questions about one video, on one prefill."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sttm.cli.loading import load_model
+from sttm.cli.options import (
+    FpsOption,
+    JsonOption,
+    KeepOption,
+    LayerOption,
+    MaxFramesOption,
+    ModelOption,
+    ThresholdsOption,
+    describe_method,
+    parse_reduction,
+)
+from sttm.cli.output import milliseconds, percent, say, show_json, show_table
+from sttm.cli.progress import progress_bars
+from sttm.cli.watching import decode, watch
+from sttm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sttm.chat import Conversation, WatchedVideo
+    from sttm.video import Video
+
+SAVED = ".sttm"
+_LEAD = "This video's subtitles are listed below:\n"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question and what it cost.
+
+    Args:
+        question: in words.
+        answer: in words.
+        tokens: prompt tokens that this question paid for; those of the video are in the prefill.
+        ttft_s: seconds from the question to its first token.
+        seconds: seconds to the last token.
+    """
+
+    question: str
+    answer: str
+    tokens: int
+    ttft_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AskResult:
+    """What ``sttm ask --json`` prints; times in seconds.
+
+    Args:
+        ttft_s: prefill and first question: the time to the first token of a fresh video. None
+            for a loaded one, whose prefill is not paid again.
+    """
+
+    video: str
+    model: str
+    method: str
+    layer: int | None
+    frames: int
+    tokens_in: int
+    tokens_out: int
+    retention: float
+    decode_s: float
+    process_s: float
+    encode_s: float
+    prefill_s: float
+    ttft_s: float | None
+    questions: list[Asked]
+
+
+def ask(
+    video: Annotated[
+        Path,
+        typer.Argument(metavar="VIDEO", help="A video file, or what --save wrote (ends in .sttm)."),
+    ],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="In words.")],
+    model: ModelOption = None,
+    keep: KeepOption = None,
+    thresholds: ThresholdsOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Merge nothing: keep all tokens.")] = False,
+    layer: LayerOption = None,
+    fps: FpsOption = 1.0,
+    max_frames: MaxFramesOption = 128,
+    subtitles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|auto",
+            help="An .srt or .vtt file, or 'auto' for the one beside the video: what is said at "
+            "the sampled frames is put between video and question.",
+        ),
+    ] = None,
+    conversation: Annotated[
+        bool, typer.Option("--conversation", help="Later questions see the earlier ones.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.sttm", help="Store the prefilled video; ask it again later."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask questions about a video, which is decoded, encoded and prefilled only once."""
+    reduction = parse_reduction(keep, thresholds, layer, full=full)
+    loaded_from_cache = video.suffix.lower() == SAVED
+    if loaded_from_cache and (keep or thresholds or full or layer is not None or subtitles):
+        raise ConfigError(
+            f"got {video.name} together with --keep, --thresholds, --full, --layer or --subtitles, "
+            "expected none of them: a saved video stays as it was made. Watch the video again."
+        )
+    _check_save(save)
+    loaded = load_model(model)
+    chat = loaded.chat(reduction)
+    with progress_bars(quiet=json) as tell:
+        if loaded_from_cache:
+            watched = chat.load(video)
+            method, decode_s = "as saved", watched.timings.decode
+        else:
+            decoded = decode(video, fps, max_frames, tell)
+            context = _subtitle_text(subtitles, decoded.video)
+            watched = watch(chat, decoded, reduction, tell, context=context)
+            method, decode_s = describe_method(reduction.method), decoded.seconds
+        asked = _ask_all(watched, questions, conversation, max_new_tokens)
+    if save is not None:
+        watched.save(save)
+    result = AskResult(
+        video=str(video),
+        model=loaded.name,
+        method=method,
+        layer=watched.layer,
+        frames=len(watched.source.timestamps),
+        tokens_in=watched.tokens_in,
+        tokens_out=watched.tokens_out,
+        retention=watched.retention,
+        decode_s=decode_s,
+        process_s=watched.timings.process,
+        encode_s=watched.timings.encode,
+        prefill_s=watched.timings.prefill,
+        ttft_s=None if loaded_from_cache else watched.timings.prefill + asked[0].ttft_s,
+        questions=asked,
+    )
+    if json:
+        show_json(result)
+    else:
+        _show(result)
+
+
+def _check_save(save: Path | None) -> None:
+    """Refuse a bad name before the work, not after it."""
+    if save is None:
+        return
+    if save.suffix.lower() != SAVED:
+        raise ConfigError(f"--save: got {save.name!r}, expected a name that ends in {SAVED}.")
+    if not save.parent.is_dir():
+        raise ConfigError(f"--save: got {save}, whose folder does not exist. Create it first.")
+
+
+def _subtitle_text(subtitles: str | None, video: "Video") -> str:
+    from sttm.video import find_subtitles, read_subtitles, subtitles_at
+
+    if subtitles is None:
+        return ""
+    file = find_subtitles(video.path) if subtitles == "auto" else Path(subtitles)
+    if file is None:
+        raise ConfigError(
+            f"--subtitles auto: got no .srt or .vtt file beside {video.path}, expected one of the "
+            "same name. Name the file instead."
+        )
+    spoken = subtitles_at(read_subtitles(file), video.timestamps)
+    return _LEAD + "\n".join(spoken) + "\n" if spoken else ""
+
+
+def _ask_all(
+    watched: "WatchedVideo", questions: list[str], remember: bool, max_new_tokens: int
+) -> list[Asked]:
+    talk: Conversation | WatchedVideo = watched.conversation() if remember else watched
+    asked = []
+    for question in questions:
+        answer = talk.ask(question, max_new_tokens=max_new_tokens)
+        asked.append(Asked(question, answer.text, answer.tokens, answer.ttft, answer.seconds))
+    return asked
+
+
+def _show(result: AskResult) -> None:
+    rows = [(q.question, q.answer, q.tokens, milliseconds(q.ttft_s)) for q in result.questions]
+    show_table(("question", "answer", "tokens paid", "TTFT"), rows)
+    say(
+        f"{result.frames} frames, {result.tokens_in} -> {result.tokens_out} tokens "
+        f"({percent(result.retention)}), {result.method}, model {result.model}"
+    )
+    times = (
+        f"decode {milliseconds(result.decode_s)}, processor {milliseconds(result.process_s)}, "
+        f"vision tower {milliseconds(result.encode_s)}, prefill {milliseconds(result.prefill_s)}"
+    )
+    if result.ttft_s is None:
+        say(f"loaded; what was saved by it: {times}")
+    else:
+        say(f"{times}; prefill and first question to its first token: {milliseconds(result.ttft_s)}")

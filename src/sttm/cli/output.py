@@ -1,0 +1,72 @@
+"""Where output goes: results to stdout, everything else to stderr."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+results = Console()
+notes = Console(stderr=True)
+
+_DIGITS = 6  # of a float in JSON: microseconds, and shares of a million tokens
+
+
+def show_error(error: Exception) -> None:
+    """Print an error in red, on one line however long it is."""
+    message = " ".join(str(error).split())
+    notes.print(Text(f"error: {message}", style="red"), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Tell the user something beside the results."""
+    notes.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print one line of results; never wrapped, never read as markup."""
+    results.print(Text(text, style=style), soft_wrap=True)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Print a table; numbers stand right, and no cell is read as markup."""
+    table = Table(title=title or None, title_justify="left")
+    for place, column in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[place]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    results.print(table)
+
+
+def show_json(value: object) -> None:
+    """Print one JSON value; dataclasses become objects."""
+    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a duration, e.g. ``12.3 ms``, or ``4.56 s`` from one second on."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+
+def percent(share: float) -> str:
+    """Write a share, e.g. ``29.9 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def _is_number(cell: object) -> bool:
+    return str(cell)[:1].isdigit() and not str(cell)[-1:].isalpha() or str(cell).endswith(" ms")
+
+
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return round(value, _DIGITS) if isinstance(value, float) else value
