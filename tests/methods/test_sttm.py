@@ -268,7 +268,7 @@ def test_bad_features_are_refused() -> None:
         STTM().plan(x, grid)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     any_video(),
     st.one_of(st.floats(0.01, 1.0), st.integers(1, 900)),

@@ -85,6 +85,9 @@ def assert_same(x: torch.Tensor, grid: VideoGrid, method: STTM, merged: naive.Me
     """Compare cells, groups, boxes and features of the fast merge with those of the twin."""
     plan = method.plan(x, grid).check()
     representatives = sorted(set(merged.root))
+    threshold = method.temporal_threshold
+    counted = [v for _, _, v in merged.links if isinstance(threshold, float) and v >= threshold]
+    assert plan.info["links"] == len(counted)
     assert plan.info["tokens_after_spatial"] == len(merged.cells)
     assert plan.num_out == len(representatives)
     boxes = [merged.cells[i].box for i in representatives]

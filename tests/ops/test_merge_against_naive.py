@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from merge_cases import assert_same, is_close_call, make_video, settings_of, videos
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM
 from sttm.methods.sttm import Linking, Parent
 from sttm.ops import naive, similarity
+from tests.ops.merge_cases import assert_same, is_close_call, make_video, settings_of, videos
 
 thresholds = st.one_of(st.none(), st.floats(-1.0, 1.0, width=32))
 LINKINGS: tuple[tuple[Linking, Parent], ...] = (
@@ -37,7 +37,7 @@ def compare(x: torch.Tensor, grid: VideoGrid, method: STTM) -> None:
 
 
 @pytest.mark.parametrize(("linking", "parent"), LINKINGS)
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     video=videos(),
     spatial=thresholds,
@@ -97,12 +97,12 @@ def test_merge_equals_its_twin_with_heads(
 @pytest.mark.parametrize("linking", ["directed", "components", "published"])
 def test_ties_are_common_and_broken_alike(linking: Linking) -> None:
     compared = 0
-    for seed in range(40):
+    for seed in range(24):
         grid = VideoGrid(3, 4 + seed % 5, 4 + seed % 4)
         x = make_video("signs", grid, 3, seed)
         method = STTM(spatial_threshold=0.77, temporal_threshold=0.21, linking=linking)
         compared += compare_if_clear(x, grid, method)
-    assert compared >= 20
+    assert compared >= 12
 
 
 def test_a_larger_video_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_children_are_halved_as_in_the_twin(size: int) -> None:
     assert children == naive.halve(size)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 9), st.booleans(), st.integers(0, 99))
 def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: int) -> None:
     x = torch.randn(2, height, width, 3, generator=torch.Generator().manual_seed(seed))
@@ -72,7 +72,7 @@ def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: 
     assert torch.equal(x, before)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 12), st.integers(1, 12), st.booleans())
 def test_tables_describe_every_patch(height: int, width: int, weighted: bool) -> None:
     sizes = level_sizes(height, width, to_single=True)

@@ -201,4 +201,6 @@ def _show(result: AskResult) -> None:
     if result.ttft_s is None:
         say(f"loaded; what was saved by it: {times}")
     else:
-        say(f"{times}; prefill and first question to its first token: {milliseconds(result.ttft_s)}")
+        say(
+            f"{times}; prefill and first question to its first token: {milliseconds(result.ttft_s)}"
+        )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 results = Console()
 notes = Console(stderr=True)
 
+_QUANTITY = re.compile(r"\d[\d.]* (ms|s|%)")
 _DIGITS = 6  # of a float in JSON: microseconds, and shares of a million tokens
 
 
@@ -59,7 +61,7 @@ def percent(share: float) -> str:
 
 
 def _is_number(cell: object) -> bool:
-    return str(cell)[:1].isdigit() and not str(cell)[-1:].isalpha() or str(cell).endswith(" ms")
+    return isinstance(cell, int) or _QUANTITY.match(str(cell)) is not None
 
 
 def _plain(value: object) -> Any:

@@ -1,13 +1,12 @@
 """``sttm show``: draw which tokens of a video become one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sttm.cli.loading import Loaded, load_model
+from sttm.cli.loading import load_model
 from sttm.cli.options import (
     FpsOption,
     JsonOption,
@@ -16,55 +15,39 @@ from sttm.cli.options import (
     MaxFramesOption,
     ModelOption,
     OutOption,
-    Reduction,
     ThresholdsOption,
     VideoArgument,
     describe_method,
     parse_reduction,
 )
 from sttm.cli.output import percent, say, show_json, show_table
-from sttm.cli.progress import Tell, progress_bars
+from sttm.cli.pictures import KINDS, Merged, write_pictures
+from sttm.cli.progress import progress_bars
 from sttm.cli.watching import decode, watch
-from sttm.errors import ConfigError
-from sttm.grid import VideoGrid
-from sttm.plan import MergePlan
+from sttm.methods import Identity
+
+if TYPE_CHECKING:
+    from sttm import VideoReport
 
 
 @dataclass(frozen=True)
-class Merged:
-    """A video, and how a model's tokens of it were merged.
+class Step:
+    """One time step of the model.
 
     Args:
-        frames: ``(n, H, W, 3)`` uint8 RGB.
-        timestamps: seconds, one per frame.
-        plan: the merge.
-        grid: the video's shape in tokens.
-        title: what to write above it.
-        note: model and setting.
+        seconds: when its first frame shows.
+        new_tokens: output tokens whose anchor is in it.
+        retention_so_far: tokens kept up to here / tokens up to here.
     """
 
-    frames: "Frames"
-    timestamps: tuple[float, ...]
-    plan: MergePlan
-    grid: VideoGrid
-    title: str
-    note: str
-
-    @property
-    def playing_rate(self) -> float:
-        """Frames per second at which the sampled frames play in real time."""
-        seconds = self.timestamps[-1] - self.timestamps[0]
-        return (len(self.timestamps) - 1) / seconds if seconds > 0 else 1.0
+    seconds: float
+    new_tokens: int
+    retention_so_far: float
 
 
 @dataclass(frozen=True)
 class ShowResult:
-    """What ``sttm show --json`` prints.
-
-    Args:
-        new_tokens: output tokens whose anchor is in each time step of the model.
-        retained: tokens kept so far / tokens so far, after each time step.
-    """
+    """What ``sttm show --json`` prints."""
 
     video: str
     model: str
@@ -75,8 +58,7 @@ class ShowResult:
     tokens_in: int
     tokens_out: int
     retention: float
-    new_tokens: list[int]
-    retained: list[float]
+    steps: list[Step]
     files: list[str]
 
 
@@ -98,24 +80,64 @@ def show(
 
     Writes a PNG sheet, an MP4 and an HTML page; with --png, --mp4 or --html only those.
     """
-    reduction = _drawable(parse_reduction(keep, thresholds, layer))
+    reduction = parse_reduction(keep, thresholds, layer)
+    reduction = replace(reduction, method=reduction.method or Identity())
     loaded = load_model(model)
-    wanted = [kind for kind, on in (("png", png), ("mp4", mp4), ("html", html)) if on]
+    chosen = [kind for kind, on in zip(KINDS, (png, mp4, html)) if on]
     with progress_bars(quiet=json) as tell:
         decoded = decode(video, fps, max_frames, tell)
-        watched = watch(loaded.chat(reduction), decoded, reduction, tell)
-        report = watched.reports[0]
+        report = watch(loaded.chat(reduction), decoded, reduction, tell).reports[0]
+        method = describe_method(reduction.method)
         merged = Merged(
             frames=decoded.video.frames,
             timestamps=decoded.video.timestamps,
             plan=report.plan,
             grid=report.grid,
             title=video.name,
-            note=_describe(loaded, reduction, report.layer),
+            note=f"{method}, before layer {report.layer}, model {loaded.name}",
         )
-        files = write_pictures(merged, out, video.stem, wanted, tell)
-    result = _result(video, loaded, reduction, merged, report.layer, files)
+        files = write_pictures(merged, out / video.stem, chosen or KINDS, tell)
+    result = ShowResult(
+        video=str(video),
+        model=loaded.name,
+        method=method,
+        layer=report.layer,
+        frames=len(merged.frames),
+        grid=(report.grid.frames, report.grid.height, report.grid.width),
+        tokens_in=report.tokens_in,
+        tokens_out=report.tokens_out,
+        retention=report.retention,
+        steps=_steps(report, merged),
+        files=[str(file) for file in files],
+    )
     if json:
         show_json(result)
     else:
-        _show(result, merged.timestamps)
+        _show(result)
+
+
+def _steps(report: "VideoReport", merged: Merged) -> list[Step]:
+    from sttm.view import find_cells
+    from sttm.view.cells import check_frames
+
+    first = check_frames(merged.frames, report.grid)
+    steps, kept, seen = [], 0, 0
+    for new, frame in zip(find_cells(report.plan, report.grid).new_tokens.tolist(), first):
+        kept, seen = kept + new, seen + report.grid.tokens_per_frame
+        steps.append(Step(merged.timestamps[frame], new, kept / seen))
+    return steps
+
+
+def _show(result: ShowResult) -> None:
+    rows = [
+        (f"{step.seconds:.1f}", step.new_tokens, percent(step.retention_so_far))
+        for step in result.steps
+    ]
+    show_table(("seconds", "new tokens", "kept so far"), rows)
+    say(
+        f"{result.frames} frames, {result.tokens_in} -> {result.tokens_out} tokens "
+        f"({percent(result.retention)}), {result.method}, before layer {result.layer}, "
+        f"model {result.model}"
+    )
+    for file in result.files:
+        say(f"wrote {file}")

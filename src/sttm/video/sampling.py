@@ -1,7 +1,7 @@
 """Which frames of a video are looked at: pure rules over frame counts, no files and no pixels.
 
-Source: section 4.1 of STTM and the published evaluation code of it (``process_video_with_decord``
-for LLaVA-Video, the decord entry of ``fetch_video`` for Qwen2-VL).
+Source: STTM, section 4.1 (one frame per second, at most 128 or 180 of them); the rounding is that
+of the LLaVA-Video and Qwen2-VL readers that its evaluation uses.
 """
 
 import math
@@ -82,8 +82,6 @@ def llava_indices(
     Returns: frame numbers, ascending, ``1 <= len <= max_frames``; the last is
         ``total_frames - 1`` unless ``max_frames`` is 1, which gives frame 0.
     Raises: ConfigError: a number is out of range.
-    Source: STTM, LLaVA-Video evaluation. Differs: a file of one frame gives that frame (the
-        LLaVA variant failed on it).
     """
     _check_count("total_frames", total_frames)
     _check_positive("source_fps", source_fps)
@@ -91,15 +89,14 @@ def llava_indices(
     _check_count("max_frames", max_frames)
     last = total_frames - 1
     interval = source_fps / fps
-    steps = math.ceil(last / interval) if interval > 0 else math.inf
-    if steps > max_frames:  # decided before any array is made: fps may be enormous
+    # Counted before anything is listed: fps may be enormous.
+    before_last = math.ceil(last / interval) if interval > 0 else math.inf
+    if before_last > max_frames:
         return _spread(last, max_frames)
-    picked = np.ceil(np.arange(int(steps)) * interval).astype(np.int64)
-    if not picked.size or picked[-1] != last:
-        picked = np.append(picked, last)
-    if len(picked) > max_frames:
-        return _spread(last, max_frames)
-    return tuple(int(index) for index in picked)
+    picked = [math.ceil(step * interval) for step in range(int(before_last))]
+    if picked[-1:] != [last]:
+        picked.append(last)
+    return tuple(picked) if len(picked) <= max_frames else _spread(last, max_frames)
 
 
 def qwen_indices(
@@ -109,8 +106,7 @@ def qwen_indices(
 
     Args and Raises: as :func:`llava_indices`.
     Returns: an even number of frame numbers, ascending; ``max_frames + 1`` of them at most when
-        ``max_frames`` is odd, as in the published sampler.
-    Source: STTM, Qwen2-VL evaluation.
+        ``max_frames`` is odd.
     """
     picked = llava_indices(total_frames, source_fps, fps, max_frames)
     return picked + (total_frames - 1,) * (-len(picked) % QWEN_FRAME_STEP)

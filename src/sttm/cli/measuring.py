@@ -1,0 +1,88 @@
+"""Measure two ways of watching one video side by side, fairly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sttm.cli.progress import Tell
+
+if TYPE_CHECKING:
+    from sttm.chat import VideoChat, WatchedVideo
+    from sttm.video import Video
+
+_ANSWER_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """One watching of the video and all questions on its prefill; seconds.
+
+    Args:
+        first: prefill, and the first question to its first token.
+        following: the second question to its first token; the prefill is there already.
+        process: the processor's part, before the model.
+        encode: the vision tower's part, before the language model.
+        answers: one per question.
+        watched: the video in the cache.
+    """
+
+    first: float
+    following: float
+    process: float
+    encode: float
+    answers: tuple[str, ...]
+    watched: "WatchedVideo"
+
+
+def measure(
+    chats: Sequence["VideoChat"],
+    video: "Video",
+    questions: Sequence[str],
+    repeats: int,
+    tell: Tell,
+) -> list[Run]:
+    """Run every chat ``repeats`` times after one warm-up each, in turn, and take medians.
+
+    Taking turns spreads whatever else the machine does over all of them.
+
+    Args:
+        chats: the ways to compare.
+        video: the sampled frames.
+        questions: at least two, asked one by one on each prefill.
+        repeats: timed runs of each chat.
+        tell: told about the stages of the warm-ups, then about the runs as stage "measure".
+    Returns: for each chat its last run, with the medians of all its runs as times.
+    """
+    for chat in chats:
+        _ask_all(chat.watch(video, progress=tell), questions)
+    runs: list[list[Run]] = [[] for _ in chats]
+    for repeat in range(repeats):
+        tell("measure", repeat, repeats)
+        for chat, done in zip(chats, runs):
+            done.append(_ask_all(chat.watch(video), questions))
+    tell("measure", repeats, repeats)
+    return [_with_medians(done) for done in runs]
+
+
+def _ask_all(watched: "WatchedVideo", questions: Sequence[str]) -> Run:
+    answers = [watched.ask(question, max_new_tokens=_ANSWER_TOKENS) for question in questions]
+    return Run(
+        first=watched.timings.prefill + answers[0].ttft,
+        following=answers[1].ttft,
+        process=watched.timings.process,
+        encode=watched.timings.encode,
+        answers=tuple(answer.text for answer in answers),
+        watched=watched,
+    )
+
+
+def _with_medians(runs: Sequence[Run]) -> Run:
+    return Run(
+        first=median(run.first for run in runs),
+        following=median(run.following for run in runs),
+        process=median(run.process for run in runs),
+        encode=median(run.encode for run in runs),
+        answers=runs[-1].answers,
+        watched=runs[-1].watched,
+    )
