@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -28,6 +29,7 @@ from sttm.ops import naive
 from sttm.plan import MergePlan
 
 SEED = 0
+KEYS = ("plan_ms", "apply_ms", "both_ms", "both_cpu_ms", "naive_ms", "naive_cpu_ms")
 METHOD = STTM(spatial_threshold=0.80, temporal_threshold=0.60)
 BUDGET = STTM(keep=0.30)
 # Frames that share one scene, and the noise that leaves about a quarter of the tokens.
@@ -53,16 +55,24 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def median_ms(function: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Return the median wall time of some calls after one call to warm up."""
+def median_ms(
+    function: Callable[[], object],
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return the median time of some calls after one call to warm up.
+
+    Pass ``time.process_time`` for CPU time, which other work on the machine hardly changes.
+    """
     function()
     times = []
     for _ in range(repeats):
         synchronize(device)
-        start = time.perf_counter()
+        start = clock()
         function()
         synchronize(device)
-        times.append((time.perf_counter() - start) * 1e3)
+        times.append((clock() - start) * 1e3)
     return round(statistics.median(times), 2)
 
 
@@ -100,12 +110,16 @@ def naive_twin(x: torch.Tensor, grid: VideoGrid, plan: MergePlan) -> dict[str, A
         spatial_threshold=plan.info["spatial_threshold"],
         temporal_threshold=plan.info["temporal_threshold"],
     )
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     merged = naive.merge(x, grid.frames, grid.height, grid.width, settings)
-    seconds = time.perf_counter() - start
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     if plan.group.tolist() != merged.group:
         raise SystemExit(f"{grid}: the fast groups differ from the naive ones; times mean nothing")
-    return {"naive_ms": round(seconds * 1e3, 1), "same_groups_as_naive": True}
+    return {
+        "naive_ms": round(wall * 1e3, 1),
+        "naive_cpu_ms": round(cpu * 1e3, 1),
+        "same_groups_as_naive": True,
+    }
 
 
 def measure(frames: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -114,6 +128,10 @@ def measure(frames: int, options: argparse.Namespace) -> dict[str, Any]:
     grid = VideoGrid(frames, options.side, options.side)
     x = make_video(grid, options.channels).to(device, getattr(torch, options.dtype))
     plan = METHOD.plan(x, grid).check()
+
+    def both() -> torch.Tensor:
+        return METHOD.plan(x, grid).apply(x)
+
     row: dict[str, Any] = {
         "frames": frames,
         "tokens_in": plan.num_in,
@@ -121,9 +139,10 @@ def measure(frames: int, options: argparse.Namespace) -> dict[str, Any]:
         "tokens_out": plan.num_out,
         "plan_ms": median_ms(lambda: METHOD.plan(x, grid), options.repeats, device),
         "apply_ms": median_ms(lambda: plan.apply(x), options.repeats, device),
-        "both_ms": median_ms(lambda: METHOD.plan(x, grid).apply(x), options.repeats, device),
+        "both_ms": median_ms(both, options.repeats, device),
+        "both_cpu_ms": median_ms(both, options.repeats, device, time.process_time),
         "plan_keep_ms": median_ms(lambda: BUDGET.plan(x, grid), 1, device),
-        "peak_extra_mib": peak_extra_mib(lambda: METHOD.plan(x, grid).apply(x), device),
+        "peak_extra_mib": peak_extra_mib(both, device),
         "input_mib": round(x.numel() * x.element_size() / 2**20, 1),
     }
     if frames <= options.naive_up_to:
@@ -159,6 +178,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        # Well above the number of threads: other work disturbed the timings.
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.system(),
@@ -222,9 +243,7 @@ def main() -> None:
             "dtype": options.dtype,
             "repeats": options.repeats,
         },
-        "growth": {
-            key: growth(rows, key) for key in ("plan_ms", "apply_ms", "both_ms", "naive_ms")
-        },
+        "growth": {key: growth(rows, key) for key in KEYS},
         "rows": rows,
     }
     options.output.mkdir(parents=True, exist_ok=True)

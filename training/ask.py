@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sttm.nano.clips import Clip, make_clip
-from sttm.nano.questions import Question, make_questions
+from sttm.nano.questions import TASKS, Question, make_questions
 from training.crowd import crowd
 from training.data import HELD_OUT, Batches, train_clip
 from training.labels import IGNORE, cell_batch
@@ -126,6 +126,7 @@ class Recipe:
         questions: at most this many about one clip.
         gaps: share of batches whose frames stand at random places of a longer time axis.
         crowd: crowded frames for the tower beside each batch.
+        tasks: ask only these.
         talk: share of questions that follow another one in the same conversation.
     """
 
@@ -135,6 +136,7 @@ class Recipe:
     gaps: float = 0.0
     talk: float = 0.0
     crowd: int = 0
+    tasks: tuple[str, ...] = TASKS
 
 
 class AskBatches(Batches):
@@ -158,7 +160,8 @@ class AskBatches(Batches):
         for _ in range(count):
             needles = recipe.needles[int(rng.integers(len(recipe.needles)))]
             clip = train_clip(rng, frames, needles)
-            questions = choose(make_questions(clip, int(rng.integers(2**31))), rng, recipe)
+            asked_of = make_questions(clip, int(rng.integers(2**31)))
+            questions = choose([q for q in asked_of if q.task in recipe.tasks], rng, recipe)
             clips.append(clip)
             asked.append(questions)
             groups.append(_conversations(len(questions), rng, recipe.talk))

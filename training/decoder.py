@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -16,34 +15,6 @@ from training.text import build_tokenizer
 from training.tower import cell_loss
 
 CELL_WEIGHT = 0.2  # of the per-cell loss, which keeps the tower sharp
-NEEDLE_SCALE = 0.5  # root mean square of video tokens at the start of stage b
-
-
-@torch.no_grad()
-def prepare_decoder(
-    model: LlavaOnevisionForConditionalGeneration, head: CellHead, frames: Tensor, seed: int
-) -> None:
-    """Initialise the decoder for its width and bring the video tokens to a matching scale.
-
-    Args:
-        frames: uint8 ``(B, T, H, W, 3)``, clips on which the scale of the tokens is measured.
-    """
-    text = model.model.language_model
-    generator = torch.Generator().manual_seed(seed)
-    layers = text.config.num_hidden_layers
-    for name, weight in text.named_parameters():
-        if weight.ndim == 2:
-            deviation = weight.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                deviation /= math.sqrt(2 * layers)
-            weight.normal_(0.0, deviation, generator=generator)
-    tokens = video_tokens(model, frames)[:, :-1]
-    scale = NEEDLE_SCALE / float(tokens.pow(2).mean().sqrt())
-    projector = model.model.multi_modal_projector.linear_2
-    projector.weight.mul_(scale)
-    projector.bias.mul_(scale)
-    for read_out in (head.digit, head.colour, head.quadrant):
-        read_out.weight.div_(scale)
 
 
 def packed_loss(

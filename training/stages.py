@@ -38,6 +38,8 @@ class Stage:
     eval_every: int = 100
 
 
+NAMED = ("digit", "colour", "quadrant")
+
 STAGES: tuple[Stage, ...] = (
     Stage("tower", 1400, None, 1e-3, horizon=3000, eval_every=200),
     Stage("tower2", 1000, None, 1e-3, warmup=20, floor=0.1, horizon=1500, eval_every=200),
@@ -53,7 +55,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "two",
-        200,
+        150,
         Recipe(((1, 16), (2, 12), (4, 8)), needles=(1, 2, 3, None), crowd=4),
         2e-4,
         1e-3,
@@ -61,6 +63,51 @@ STAGES: tuple[Stage, ...] = (
         floor=1.0,
         eval_every=50,
         evaluate=((2, 32), (8, 32)),
+    ),
+    Stage(
+        "read",
+        100,
+        Recipe(((1, 16), (2, 12), (4, 8)), needles=(1, 2, 3, None), crowd=4),
+        2e-4,
+        1e-3,
+        warmup=20,
+        floor=1.0,
+        fresh_decoder=True,
+        eval_every=50,
+        evaluate=((2, 32), (8, 32)),
+    ),
+    Stage(
+        "bind",
+        200,
+        Recipe(((1, 10), (2, 6)), needles=(2, 2, 3, 4), questions=8, crowd=2, tasks=NAMED),
+        1e-4,
+        1.5e-3,
+        warmup=20,
+        floor=1.0,
+        evaluate=((2, 32),),
+    ),
+    Stage(
+        "wired",
+        100,
+        Recipe(((1, 12), (2, 8)), needles=(1, 2, 2, 3, 4), questions=8, crowd=2),
+        2e-4,
+        1e-3,
+        warmup=20,
+        floor=1.0,
+        fresh_decoder=True,
+        eval_every=50,
+        evaluate=((2, 24), (8, 24)),
+    ),
+    Stage(
+        "mid",
+        400,
+        Recipe(((2, 10), (4, 7), (8, 4)), gaps=0.5, talk=0.15, crowd=6),
+        5e-4,
+        1e-3,
+        warmup=20,
+        floor=1.0,
+        eval_every=50,
+        evaluate=((8, 32),),
     ),
 )
 

@@ -23,13 +23,15 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from training.ask import AskBatches
 from training.checkpoint import load_state, new_model
 from training.data import prefetch
-from training.decoder import packed_accuracy, packed_loss, prepare_decoder
+from training.decoder import packed_accuracy, packed_loss
 from training.export import export
+from training.initial import prepare_decoder
 from training.loop import Log, run_steps
 from training.model import CellHead, video_tokens
 from training.packing import ATTENTION
 from training.parallel import start, wait
 from training.stages import STAGES, Stage, stage_named
+from training.text import build_tokenizer
 from training.tower import CellBatches, cell_accuracy, cell_loss
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,7 +123,9 @@ def main() -> None:
         elif before is not None:
             load_state(before, model, head)
         if resume is None and stage.fresh_decoder:
-            prepare_decoder(model, head, CellBatches(args.seed, "scale", 0, 1)[0].frames, args.seed)
+            batches = CellBatches(args.seed, "initial", 0, 12)
+            measured = [batches[i] for i in range(len(batches))]
+            prepare_decoder(model, head, build_tokenizer(), measured, args.seed)
         if resume is None or int(resume["step"]) < stage.steps:
             run_stage(
                 stage,

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -217,7 +217,7 @@ FAMILIES: tuple[Family, ...] = (
 BY_NAME = {family.name: family for family in FAMILIES}
 
 
-@lru_cache(maxsize=None)
+@cache
 def shared_model(name: str, attention: str = "sdpa") -> Any:
     """One model per family and attention for all tests; every test leaves it as it was."""
     return BY_NAME[name].make_model(attention)

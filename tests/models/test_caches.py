@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import DynamicCache, StaticCache
-from transformers.cache_utils import Cache, DynamicLayer
 
 from sttm.attachment import attach
 from sttm.errors import ConfigError, UnsupportedModelError
@@ -231,43 +230,3 @@ def test_an_assistant_model(name: str) -> None:
             **inputs.tensors, do_sample=False, max_new_tokens=8, assistant_model=assistant
         )
     assert got[:, -8:].tolist() == wanted.tolist()
-
-
-class QuantizingLayer(DynamicLayer):
-    """A cache layer of a kind that sttm does not know."""
-
-
-@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl"])
-def test_other_caches_are_refused_by_name(name: str) -> None:
-    family, model = BY_NAME[name], shared_model(name)
-    cache = Cache(layer_class_to_replicate=QuantizingLayer)
-    with (
-        attach(model, PairMerge(), layer=1),
-        pytest.raises(UnsupportedModelError, match="QuantizingLayer"),
-    ):
-        model(**family.make_inputs(ROWS[0]).tensors, past_key_values=cache, use_cache=True)
-
-
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("name", ["llava_onevision", "internvl", "video_llama_3"])
-def test_four_dimensional_masks_are_refused(name: str, layer: int) -> None:
-    family, model = BY_NAME[name], shared_model(name)
-    inputs = family.make_inputs(ROWS[0])
-    causal = torch.ones(1, 1, inputs.length, inputs.length, dtype=torch.bool).tril()
-    with (
-        attach(model, PairMerge(), layer=layer),
-        pytest.raises(UnsupportedModelError, match="mask"),
-    ):
-        model(**{**inputs.tensors, "attention_mask": causal})
-
-
-@pytest.mark.parametrize("name", ["llava_onevision", "internvl", "video_llama_3"])
-def test_embeddings_instead_of_ids_are_refused(name: str) -> None:
-    family, model = BY_NAME[name], shared_model(name)
-    tensors = dict(family.make_inputs(ROWS[0]).tensors)
-    embeddings = model.get_input_embeddings()(tensors.pop("input_ids"))
-    with (
-        attach(model, PairMerge(), layer=1),
-        pytest.raises(UnsupportedModelError, match="input_ids"),
-    ):
-        model(**tensors, inputs_embeds=embeddings)

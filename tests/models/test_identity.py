@@ -1,6 +1,6 @@
 """A method that keeps every token changes nothing, down to the last bit."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -41,7 +41,7 @@ def _outputs(model: Any, inputs: Inputs, modes: tuple[str, ...]) -> dict[str, to
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def _unpatched(
     name: str, attention: str, rows: int, modes: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:

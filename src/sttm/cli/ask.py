@@ -20,7 +20,7 @@ from sttm.cli.options import (
 )
 from sttm.cli.output import milliseconds, percent, say, show_json, show_table
 from sttm.cli.progress import progress_bars
-from sttm.cli.watching import decode, watch
+from sttm.cli.watching import Decoded, decode, watch
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class AskResult:
     """What ``sttm ask --json`` prints; times in seconds.
 
     Args:
-        ttft_s: prefill and first question: the time to the first token of a fresh video. None
-            for a loaded one, whose prefill is not paid again.
+        decode_s: None for a saved video.
+        process_s, encode_s, prefill_s: of a saved video: what was paid when it was watched.
+        ttft_s: prefill and first question to its first token; None for a saved video.
     """
 
     video: str
@@ -67,7 +68,7 @@ class AskResult:
     tokens_in: int
     tokens_out: int
     retention: float
-    decode_s: float
+    decode_s: float | None
     process_s: float
     encode_s: float
     prefill_s: float
@@ -108,47 +109,59 @@ def ask(
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
     reduction = parse_reduction(keep, thresholds, layer, full=full)
-    loaded_from_cache = video.suffix.lower() == SAVED
-    if loaded_from_cache and (keep or thresholds or full or layer is not None or subtitles):
+    is_saved = video.suffix.lower() == SAVED
+    if is_saved and (keep or thresholds or full or layer is not None or subtitles):
         raise ConfigError(
             f"got {video.name} together with --keep, --thresholds, --full, --layer or --subtitles, "
             "expected none of them: a saved video stays as it was made. Watch the video again."
         )
     _check_save(save)
+    # What may be wrong with the file shows in a moment, and loading a model takes longer.
+    with progress_bars(quiet=json) as tell:
+        decoded = None if is_saved else decode(video, fps, max_frames, tell)
+    context = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
     loaded = load_model(model)
     chat = loaded.chat(reduction)
     with progress_bars(quiet=json) as tell:
-        if loaded_from_cache:
+        if decoded is None:
             watched = chat.load(video)
-            method, decode_s = "as saved", watched.timings.decode
         else:
-            decoded = decode(video, fps, max_frames, tell)
-            context = _subtitle_text(subtitles, decoded.video)
             watched = watch(chat, decoded, reduction, tell, context=context)
-            method, decode_s = describe_method(reduction.method), decoded.seconds
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
         watched.save(save)
-    result = AskResult(
-        video=str(video),
-        model=loaded.name,
+    method = "as saved" if decoded is None else describe_method(reduction.method)
+    result = _result(str(video), loaded.name, method, watched, decoded, asked)
+    if json:
+        show_json(result)
+    else:
+        _show(result)
+
+
+def _result(
+    video: str,
+    model: str,
+    method: str,
+    watched: "WatchedVideo",
+    decoded: Decoded | None,
+    asked: list[Asked],
+) -> AskResult:
+    return AskResult(
+        video=video,
+        model=model,
         method=method,
         layer=watched.layer,
         frames=len(watched.source.timestamps),
         tokens_in=watched.tokens_in,
         tokens_out=watched.tokens_out,
         retention=watched.retention,
-        decode_s=decode_s,
+        decode_s=None if decoded is None else decoded.seconds,
         process_s=watched.timings.process,
         encode_s=watched.timings.encode,
         prefill_s=watched.timings.prefill,
-        ttft_s=None if loaded_from_cache else watched.timings.prefill + asked[0].ttft_s,
+        ttft_s=None if decoded is None else watched.timings.prefill + asked[0].ttft_s,
         questions=asked,
     )
-    if json:
-        show_json(result)
-    else:
-        _show(result)
 
 
 def _check_save(save: Path | None) -> None:
@@ -195,12 +208,11 @@ def _show(result: AskResult) -> None:
         f"({percent(result.retention)}), {result.method}, model {result.model}"
     )
     times = (
-        f"decode {milliseconds(result.decode_s)}, processor {milliseconds(result.process_s)}, "
+        f"processor {milliseconds(result.process_s)}, "
         f"vision tower {milliseconds(result.encode_s)}, prefill {milliseconds(result.prefill_s)}"
     )
-    if result.ttft_s is None:
-        say(f"loaded; what was saved by it: {times}")
-    else:
-        say(
-            f"{times}; prefill and first question to its first token: {milliseconds(result.ttft_s)}"
-        )
+    if result.decode_s is None or result.ttft_s is None:
+        say(f"loaded, not paid again: {times}")
+        return
+    say(f"decode {milliseconds(result.decode_s)}, {times}")
+    say(f"prefill and first question to its first token: {milliseconds(result.ttft_s)}")

@@ -21,17 +21,17 @@ _DIGITS = 6  # of a float in JSON: microseconds, and shares of a million tokens
 def show_error(error: Exception) -> None:
     """Print an error in red, on one line however long it is."""
     message = " ".join(str(error).split())
-    notes.print(Text(f"error: {message}", style="red"), soft_wrap=True)
+    notes.print(_text(f"error: {message}", "red"), soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Tell the user something beside the results."""
-    notes.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+    notes.print(_text(f"note: {text}", "yellow"), soft_wrap=True)
 
 
-def say(text: str, style: str = "") -> None:
+def say(text: str) -> None:
     """Print one line of results; never wrapped, never read as markup."""
-    results.print(Text(text, style=style), soft_wrap=True)
+    results.print(_text(text), soft_wrap=True)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -41,7 +41,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
         numeric = bool(rows) and all(_is_number(row[place]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(_text(str(cell)) for cell in row))
     results.print(table)
 
 
@@ -58,6 +58,12 @@ def milliseconds(seconds: float) -> str:
 def percent(share: float) -> str:
     """Write a share, e.g. ``29.9 %``."""
     return f"{100 * share:.1f} %"
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Keep markup and control characters of file names and answers away from the terminal."""
+    shown = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return Text("".join(shown), style=style)
 
 
 def _is_number(cell: object) -> bool:

@@ -82,10 +82,11 @@ def show(
     """
     reduction = parse_reduction(keep, thresholds, layer)
     reduction = replace(reduction, method=reduction.method or Identity())
-    loaded = load_model(model)
     chosen = [kind for kind, on in zip(KINDS, (png, mp4, html)) if on]
     with progress_bars(quiet=json) as tell:
         decoded = decode(video, fps, max_frames, tell)
+    loaded = load_model(model)
+    with progress_bars(quiet=json) as tell:
         report = watch(loaded.chat(reduction), decoded, reduction, tell).reports[0]
         method = describe_method(reduction.method)
         merged = Merged(

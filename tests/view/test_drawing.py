@@ -1,0 +1,123 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import sttm
+from sttm.view import find_cells, overlay, sheet
+from sttm.view.drawing import DARK, DROPPED, LIGHT, LINE, TINT, caption, paint, summary
+from sttm.view.sheet import MAX_TILES
+
+from .scenes import Scene, plan_of, two_steps
+
+GREY = 100
+
+
+def over(grey: float, below: float) -> int:
+    """The grey of a border line on a picture."""
+    return round(LINE * grey + (1 - LINE) * below)
+
+
+def test_tokens_of_one_frame_are_not_tinted_and_lasting_ones_are() -> None:
+    scene = two_steps(grey=GREY)
+    cells = find_cells(scene.plan, scene.grid)
+    painted = paint(scene.frames[0], cells, 0)
+    tinted = np.rint((1 - TINT) * GREY + TINT * cells.colour[0])
+    assert painted[0, 0].tolist() == tinted.tolist()
+    assert painted[0, 10].tolist() == [GREY] * 3
+    again = paint(scene.frames[1], cells, 1)
+    assert again[0, 0].tolist() == tinted.tolist()
+
+
+def test_a_dropped_token_is_dark() -> None:
+    scene = two_steps(grey=GREY)
+    painted = paint(scene.frames[1], find_cells(scene.plan, scene.grid), 1)
+    assert painted[0, 11].tolist() == [round(DROPPED * GREY)] * 3
+
+
+def test_a_border_is_a_dark_line_beside_a_light_one() -> None:
+    plan, grid = plan_of([[[0, 1], [0, 2]]])
+    picture = np.full((8, 12, 3), GREY, dtype=np.uint8)
+    painted = paint(picture, find_cells(plan, grid), 0)[:, :, 0].tolist()
+    dark, light = over(DARK, GREY), over(LIGHT, GREY)
+    assert painted[0] == [GREY] * 5 + [dark, light] + [GREY] * 5
+    assert [row[8] for row in painted] == [GREY] * 3 + [dark, light] + [GREY] * 3
+    # None inside the token on the left, which is two rows high.
+    assert [row[0] for row in painted] == [GREY] * 8
+
+
+def test_a_frame_of_one_token_has_no_border() -> None:
+    picture = np.full((6, 6, 3), GREY, dtype=np.uint8)
+    assert np.array_equal(paint(picture, find_cells(*plan_of([[[0, 0], [0, 0]]])), 0), picture)
+
+
+@pytest.mark.parametrize(("width", "edge"), [(9, 3), (10, 4), (11, 4)])
+def test_the_grid_is_stretched_over_the_frame(width: int, edge: int) -> None:
+    plan, grid = plan_of([[[0, 1, 1]]])
+    picture = np.full((4, width, 3), GREY, dtype=np.uint8)
+    painted = paint(picture, find_cells(plan, grid), 0)
+    assert painted[0, edge, 0] == over(LIGHT, GREY)
+
+
+def test_frames_are_not_modified() -> None:
+    scene = two_steps(grey=GREY)
+    sheet(*scene.arguments)
+    overlay(*scene.arguments)
+    assert bool((scene.frames == GREY).all())
+
+
+def test_captions_count() -> None:
+    scene = two_steps()
+    cells = find_cells(scene.plan, scene.grid)
+    assert caption(cells, 0, 3.0) == "t=3.0s  2 new tokens"
+    assert caption(cells, 1, 4.25) == "t=4.2s  1 new token"
+    assert summary(cells) == "6 -> 3 tokens (50.0 %)"
+
+
+def test_a_sheet_holds_every_step() -> None:
+    scene = two_steps(frames=4, height=16, width=24)
+    one = sheet(*scene.arguments)
+    assert one.mode == "RGB"
+    assert one.width > 2 * 232
+
+
+def test_a_long_sheet_stays_bounded() -> None:
+    steps = 3 * MAX_TILES
+    plan, grid = plan_of([[[t]] for t in range(steps)])
+    frames = np.zeros((steps, 4, 4, 3), dtype=np.uint8)
+    scene = Scene(frames, plan, grid, tuple(float(t) for t in range(steps)))
+    picture = sheet(*scene.arguments)
+    assert picture.width * picture.height < MAX_TILES * 300 * 300
+
+
+def test_tokens_on_a_sheet_are_never_too_small_to_see() -> None:
+    plan, grid = plan_of([[list(range(60))]])
+    frames = np.zeros((1, 10, 60, 3), dtype=np.uint8)
+    assert sheet(frames, plan, grid, [0.0]).width >= 8 * 60
+
+
+def test_an_overlay_has_a_frame_per_frame_and_even_sides() -> None:
+    scene = two_steps(frames=3, height=7, width=13)
+    drawn = overlay(*scene.arguments)
+    assert drawn.dtype == np.uint8
+    assert len(drawn) == 3
+    assert drawn.shape[1] % 2 == drawn.shape[2] % 2 == 0
+    assert min(drawn.shape[1:3]) >= 480
+
+
+def test_an_overlay_does_not_shrink_large_frames() -> None:
+    scene = two_steps(height=600, width=800)
+    assert overlay(*scene.arguments).shape[2] == 800
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    scene = two_steps()
+    for draw in (sheet, overlay):
+        with pytest.raises(sttm.ConfigError, match="timestamps"):
+            draw(scene.frames, scene.plan, scene.grid, [0.0])
+
+
+def test_drawing_does_not_import_transformers() -> None:
+    code = "import sys, sttm.view; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
