@@ -11,10 +11,7 @@ import argparse
 import ctypes
 import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import environment
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM
@@ -147,7 +145,7 @@ def measure(frames: int, options: argparse.Namespace) -> dict[str, Any]:
     }
     if frames <= options.naive_up_to:
         row |= naive_twin(x.cpu(), grid, plan)
-        row["naive_over_fast"] = round(row["naive_ms"] / row["both_ms"], 1)
+        row["naive_over_fast"] = round(row["naive_cpu_ms"] / row["both_cpu_ms"], 1)
     print(json.dumps(row), flush=True)
     return row
 
@@ -161,32 +159,6 @@ def growth(rows: list[dict[str, Any]], key: str) -> float | None:
     return round(statistics.linear_regression(frames, costs).slope, 3)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Name everything that a timing depends on."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changes = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True)
-    cpu_info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in (cpu_info.read_text().splitlines() if cpu_info.exists() else [])
-        if line.startswith("model name")
-    ]
-    return {
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-        "uncommitted_changes_in_src": bool(changes.stdout.strip()),
-        "cpu": names[0] if names else platform.processor(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        # Well above the number of threads: other work disturbed the timings.
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.system(),
-        "seed": SEED,
-    }
-
-
 def draw(report: dict[str, Any], path: Path) -> None:
     """Draw time over frames on two log axes."""
     import matplotlib
@@ -195,7 +167,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    labels = {"both_ms": "plan + apply", "apply_ms": "apply only", "naive_ms": "naive twin"}
+    settings = report["settings"]
+    # One thread's CPU time is its wall time on an idle machine, and nearly so on a busy one.
+    on_cpu = report["environment"]["device"] == "cpu"
+    fast = "both_cpu_ms" if on_cpu else "both_ms"
+    labels = {fast: "plan + apply", "naive_cpu_ms": "naive twin (CPU, one run)"}
     for key, label in labels.items():
         rows = [row for row in report["rows"] if key in row]
         slope = report["growth"][key]
@@ -205,9 +181,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes.set_yscale("log")
     frames = [row["frames"] for row in report["rows"]]
     axes.set_xticks(frames, [str(count) for count in frames])
-    settings = report["settings"]
     axes.set_xlabel(f"frames of {settings['side']}x{settings['side']} tokens")
-    axes.set_ylabel("milliseconds (median)")
+    axes.set_ylabel(f"milliseconds of {'CPU' if on_cpu else 'wall'} time (median)")
     axes.set_title(
         f"STTM merge, {settings['channels']} channels, {settings['dtype']}, "
         f"{report['environment']['device']}, {report['environment']['threads']} thread(s)"
@@ -234,7 +209,7 @@ def main() -> None:
     rows = [measure(frames, options) for frames in sorted(options.frames)]
     report = {
         "command": " ".join(["python", "benchmarks/merge_op.py", *sys.argv[1:]]),
-        "environment": environment(torch.device(options.device)),
+        "environment": {**environment(torch.device(options.device), "seed": SEED}),
         "settings": {
             "method": repr(METHOD),
             "budget_method": repr(BUDGET),

@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
+from machine import environment
 
 import sttm
-from benchmarks.machine import describe
 
 SIDE = 14
 # hidden, intermediate, layers, heads, key-value heads, vocabulary of the Qwen2 decoders
@@ -184,7 +184,11 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
     args.out.write_text(
-        json.dumps({"machine": describe(), "settings": settings, "rows": rows}, indent=1) + "\n"
+        json.dumps(
+            {"machine": environment(torch.device(args.device)), "settings": settings, "rows": rows},
+            indent=1,
+        )
+        + "\n"
     )
     for row in rows:
         print(json.dumps(row))
@@ -192,7 +196,7 @@ def main() -> None:
 
 def _row(args: argparse.Namespace, keep: float, runs: dict[float, list[Run]]) -> dict[str, Any]:
     def median(name: str, of: float = keep) -> float:
-        return statistics.median(getattr(run, name) for run in runs[of])
+        return float(statistics.median(getattr(run, name) for run in runs[of]))
 
     tokens = int(median("tokens", 1.0)), int(median("tokens"))
     ideal = ideal_ratio(args.shape, tokens, args.layer)

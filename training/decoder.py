@@ -15,6 +15,7 @@ from training.text import build_tokenizer
 from training.tower import cell_loss
 
 CELL_WEIGHT = 0.2  # of the per-cell loss, which keeps the tower sharp
+CROWD_WEIGHT = 0.5  # of the same on crowded frames
 
 
 def packed_loss(
@@ -28,7 +29,7 @@ def packed_loss(
         loss = answer_loss(logits, batch) + CELL_WEIGHT * cells
         if batch.crowd is not None:
             tokens = video_tokens(model, batch.crowd.frames)[:, :-1].flatten(0, 1)
-            loss = loss + CELL_WEIGHT * cell_loss(head, tokens, batch.crowd.labels.flatten(0, 2))
+            loss = loss + CROWD_WEIGHT * cell_loss(head, tokens, batch.crowd.labels.flatten(0, 2))
         return loss
 
     return loss_of

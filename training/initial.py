@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
 from sttm.nano.clips import COLOUR_NAMES
-from training.labels import NO_DIGIT, CellBatch
+from training.labels import IGNORE, NO_DIGIT, CellBatch
 from training.model import CellHead, video_tokens
+from training.packing import Packed, packed_logits
 
 TOKEN_SCALE = 0.5  # root mean square of video tokens
 WORD_SCALE = 0.042  # root mean square of the part of a word that comes from its class
@@ -28,6 +29,9 @@ LOCAL_PAIRS = (2, 3, 4)  # rotary pairs whose cosines add up to a window of abou
 LOCAL_BIAS = 3.0
 COPY = 0.5
 PRESENCE_BIAS = 6.0
+ORDER_LAYER = 3
+TIME_PAIR = 9  # turns by 0.9 rad in 2048 tokens
+TIME_BIAS = 12.0
 
 
 @torch.no_grad()
@@ -162,3 +166,68 @@ def _copy_facts(attention: nn.Module, facts: Tensor, *, head: int, width: int) -
     value.weight[: len(facts)] = facts
     columns = slice(head * width, head * width + len(facts))
     output.weight[:, columns] = COPY * facts.T
+
+
+@torch.no_grad()
+def add_order_heads(model: LlavaOnevisionForConditionalGeneration, batches: list[Packed]) -> None:
+    """Set the second key-value group of one middle layer for questions about order and count.
+
+    All its heads look for needles. The first prefers those that share facts with the question
+    and, among them, the earliest; the second does the same for the latest; the third looks at
+    all needles alike. Time comes from one slow rotary pair, whose sine grows with distance.
+
+    Args:
+        batches: packed questions, on which the inputs of the layer are measured.
+    """
+    text = model.model.language_model
+    attention = text.layers[ORDER_LAYER].self_attn
+    inputs, labels = _layer_inputs(model, batches)
+    facts, presence = _facts(inputs, labels), _needle_detector(inputs, labels)
+    width = text.config.hidden_size // text.config.num_attention_heads
+    half = width // 2
+    slow = [row for pair in (15, 14, 13, 12, 11, 10, 8, 7) for row in (pair, pair + half)]
+    spot, rows = slow[0], torch.tensor(slow[1:])
+    key, query = attention.k_proj, attention.q_proj
+    key.weight[width:] *= 0.2
+    key.weight[width + spot] = PRESENCE_BIAS * presence
+    key.weight[width + rows] = facts[: len(rows)]
+    key.bias[width + TIME_PAIR] = TIME_BIAS
+    attention.v_proj.weight[width : width + len(facts)] = facts
+    for head, time in ((3, -1.0), (4, 1.0), (5, 0.0)):
+        first = head * width
+        query.weight[first : first + width] = 0
+        if time:
+            query.weight[first + rows] = 0.5 * facts[: len(rows)]
+        query.bias[first : first + width] = 0
+        query.bias[first + spot] = PRESENCE_BIAS
+        query.bias[first + TIME_PAIR + half] = time * TIME_BIAS
+    columns = slice(3 * width, 3 * width + len(facts))
+    attention.o_proj.weight[:, columns] = COPY * facts.T
+
+
+def _layer_inputs(
+    model: LlavaOnevisionForConditionalGeneration, batches: list[Packed]
+) -> tuple[Tensor, Tensor]:
+    """What the order layer sees: ``(N, WIDTH)`` and cell labels ``(N, 3)``, -1 for text."""
+    seen: list[Tensor] = []
+    norm = model.model.language_model.layers[ORDER_LAYER].input_layernorm
+    handle = norm.register_forward_hook(lambda _, __, output: seen.append(output.flatten(0, 1)))
+    labels = []
+    for batch in batches:
+        packed_logits(model, batch)
+        cells = batch.cells.flatten(1, 2)
+        before = cells.new_full((len(cells), len(batch.prefix), 3), -1)
+        after = cells.new_full((len(cells), 1 + batch.ids.shape[1], 3), -1)
+        labels.append(torch.cat([before, cells, after], dim=1).flatten(0, 1))
+    handle.remove()
+    return torch.cat(seen), torch.cat(labels)
+
+
+def _needle_detector(inputs: Tensor, labels: Tensor) -> Tensor:
+    """The direction ``(WIDTH,)`` along which needles are 1 and all else is 0, by ridge."""
+    needle = (labels[:, 0] >= 0) & (labels[:, 0] < NO_DIGIT)
+    weight = torch.where(needle, 20.0, 1.0)[:, None] * (labels[:, :1] != IGNORE)
+    gram = inputs.T @ (weight * inputs)
+    ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
+    detector: Tensor = torch.linalg.solve(gram + ridge, inputs.T @ (weight[:, 0] * needle))
+    return detector

@@ -21,6 +21,7 @@ class Stage:
         floor: share of the peak learning rate at the end.
         horizon: steps the cosine is laid out for; 0 means ``steps``.
         fresh_decoder: initialise the decoder first.
+        order_heads: set some heads for questions about order and count first.
         evaluate: held-out (frames, clips) for the log.
         eval_every: steps between evaluations and checkpoints.
     """
@@ -34,6 +35,7 @@ class Stage:
     floor: float = 0.05
     horizon: int = 0
     fresh_decoder: bool = False
+    order_heads: bool = False
     evaluate: tuple[tuple[int, int], ...] = ((1, 48), (4, 32), (8, 32))
     eval_every: int = 100
 
@@ -100,12 +102,24 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "mid",
-        400,
+        250,
         Recipe(((2, 10), (4, 7), (8, 4)), gaps=0.5, talk=0.15, crowd=6),
         5e-4,
         1e-3,
         warmup=20,
         floor=1.0,
+        eval_every=50,
+        evaluate=((8, 32),),
+    ),
+    Stage(
+        "order",
+        400,
+        Recipe(((2, 10), (4, 6), (8, 4)), gaps=0.5, talk=0.15, crowd=8),
+        1.5e-4,
+        1e-3,
+        warmup=20,
+        floor=1.0,
+        order_heads=True,
         eval_every=50,
         evaluate=((8, 32),),
     ),

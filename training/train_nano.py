@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from training.ask import AskBatches
+from training.ask import AskBatches, Recipe
 from training.checkpoint import load_state, new_model
 from training.data import prefetch
 from training.decoder import packed_accuracy, packed_loss
 from training.export import export
-from training.initial import prepare_decoder
+from training.initial import add_order_heads, prepare_decoder
 from training.loop import Log, run_steps
 from training.model import CellHead, video_tokens
 from training.packing import ATTENTION
@@ -126,6 +126,10 @@ def main() -> None:
             batches = CellBatches(args.seed, "initial", 0, 12)
             measured = [batches[i] for i in range(len(batches))]
             prepare_decoder(model, head, build_tokenizer(), measured, args.seed)
+        if resume is None and stage.order_heads:
+            model.set_attn_implementation({"text_config": ATTENTION})
+            asked = AskBatches(Recipe(((4, 8), (8, 4))), args.seed, "initial", 0, 12)
+            add_order_heads(model, [asked[i] for i in range(len(asked))])
         if resume is None or int(resume["step"]) < stage.steps:
             run_stage(
                 stage,

@@ -34,6 +34,16 @@ class Prefix:
         cache = copy.deepcopy(self.cache)
         return Prefix(self.ids, self.mask, self.positions, cache, self.logits)
 
+    def cut(self, length: int) -> "Prefix":
+        """Return the first ``length`` tokens; the cache must have been cropped to them."""
+        return Prefix(
+            self.ids[:, :length],
+            self.mask[:, :length],
+            self.positions[..., :length],
+            self.cache,
+            self.logits,
+        )
+
     def repeated(self, times: int) -> "Prefix":
         """Return every row ``times`` times, cache included (repeated in place)."""
         self.cache.batch_repeat_interleave(times)

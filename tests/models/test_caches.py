@@ -9,6 +9,7 @@ from transformers import DynamicCache, StaticCache
 from sttm.attachment import attach
 from sttm.errors import ConfigError, UnsupportedModelError
 
+from . import configs
 from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
 from .layouts import Row, Text, Video
 from .methods import ContentMerge, KeepEvery, PairMerge
@@ -106,8 +107,39 @@ def test_another_question_after_a_crop(family: Family, layer: int, positions: st
             assert_same(got, wanted, tolerance(family.name))
             prefix.cache.crop(-(question.shape[1] + 5 - 1))
             assert prefix.cache.get_seq_length() == inputs.length
+
+
+@every_policy
+@pytest.mark.parametrize("layer", [0, 2])
+@every_family
+def test_the_text_behind_a_video_can_be_cropped(family: Family, layer: int, positions: str) -> None:
+    """Also where it came in the same forward as the video; assisted decoding needs that."""
+    skip_broken(family, "crop")
+    model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
+    short = family.make_inputs(ROWS[0][:2])
+    with attach(model, PairMerge(), layer=layer, positions=positions):
+        prefix = prefill(model, inputs, new_cache(model))
+        prefix.cache.crop(-(inputs.length - short.length))
+        got = ask(model, prefix.cut(short.length), QUESTIONS[0])
+        wanted = greedy(model, short.followed_by(QUESTIONS[0]), 5)
+    assert_same(got, wanted, tolerance(family.name))
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@every_family
+def test_a_reduced_video_cannot_be_cropped(family: Family, layer: int) -> None:
+    """The refusal comes before any layer is cut: the cache stays good."""
+    skip_broken(family, "crop")
+    model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
+    with attach(model, PairMerge(), layer=layer):
+        prefix = prefill(model, inputs, new_cache(model))
+        wanted = ask(model, prefix.copy(), QUESTIONS[0])
+        behind = inputs.length - int(inputs.videos[0][0].index[-1])
         with pytest.raises(UnsupportedModelError, match="crop"):
-            prefix.cache.crop(-(ROWS[0][2].length + 2))  # type: ignore[union-attr]
+            prefix.cache.crop(-behind)
+        lengths = [prefix.cache.get_seq_length(i) for i in range(configs.LAYERS)]
+        assert lengths == [inputs.length] * configs.LAYERS
+        assert_same(ask(model, prefix, QUESTIONS[0]), wanted, 0.0)
 
 
 @every_policy

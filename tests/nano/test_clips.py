@@ -22,7 +22,12 @@ def digest(clip: Clip) -> str:
 
 # Changing the generator changes what every published accuracy was measured on: new numbers are
 # needed then, not only new hashes.
-PINNED: dict[tuple[int, int], str] = {}
+PINNED: dict[tuple[int, int], str] = {
+    (0, 1): "67b141e8c8c27cea",
+    (1, 8): "56c000dc4e0fae7d",
+    (2, 32): "652ba789e5f296a2",
+    (20_000_000, 16): "8bbc04c694ea4293",
+}
 
 
 @pytest.mark.parametrize(("seed", "frames"), sorted(PINNED))

@@ -203,9 +203,10 @@ def _ask_all(
 def _show(result: AskResult) -> None:
     rows = [(q.question, q.answer, q.tokens, milliseconds(q.ttft_s)) for q in result.questions]
     show_table(("question", "answer", "tokens paid", "TTFT"), rows)
+    place = "" if result.layer is None else f", before layer {result.layer}"
     say(
         f"{result.frames} frames, {result.tokens_in} -> {result.tokens_out} tokens "
-        f"({percent(result.retention)}), {result.method}, model {result.model}"
+        f"({percent(result.retention)}), {result.method}{place}, model {result.model}"
     )
     times = (
         f"processor {milliseconds(result.process_s)}, "

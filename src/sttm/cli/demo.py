@@ -236,8 +236,8 @@ def _show(result: DemoResult) -> None:
     answers = [(q.question, q.expected, q.answer_full, q.answer_merged) for q in result.questions]
     show_table(("question", "expected", "all tokens", "merged"), answers)
     say(
-        "TTFT: prefill and first question to the first token; medians of "
-        f"{result.repeats} runs in turn after a warm-up."
+        "TTFT: prefill and first question to the first token; median of "
+        f"{result.repeats} after a warm-up, both ways in turn."
     )
     say(
         f"Not in it: decode {milliseconds(result.decode_s)}, "
@@ -252,4 +252,5 @@ def _show(result: DemoResult) -> None:
 
 
 def _timing(name: str, full: float, merged: float) -> tuple[str, str, str, str]:
-    return name, milliseconds(full), milliseconds(merged), f"{full / merged:.1f}x faster"
+    gain = f"{full / merged:.1f}x faster" if merged <= full else f"{merged / full:.1f}x slower"
+    return name, milliseconds(full), milliseconds(merged), gain

@@ -78,7 +78,8 @@ def show(
 ) -> None:
     """Draw the merged cells on the frames: same colour = same token through time.
 
-    Writes a PNG sheet, an MP4 and an HTML page; with --png, --mp4 or --html only those.
+    Writes NAME-merged.png (all frames on a sheet), .mp4 and .html (a page to look around in); with
+    --png, --mp4 or --html only those.
     """
     reduction = parse_reduction(keep, thresholds, layer)
     reduction = replace(reduction, method=reduction.method or Identity())
@@ -97,7 +98,7 @@ def show(
             title=video.name,
             note=f"{method}, before layer {report.layer}, model {loaded.name}",
         )
-        files = write_pictures(merged, out / video.stem, chosen or KINDS, tell)
+        files = write_pictures(merged, out / f"{video.stem}-merged", chosen or KINDS, tell)
     result = ShowResult(
         video=str(video),
         model=loaded.name,
@@ -131,10 +132,10 @@ def _steps(report: "VideoReport", merged: Merged) -> list[Step]:
 
 def _show(result: ShowResult) -> None:
     rows = [
-        (f"{step.seconds:.1f}", step.new_tokens, percent(step.retention_so_far))
+        (f"{step.seconds:.1f} s", step.new_tokens, percent(step.retention_so_far))
         for step in result.steps
     ]
-    show_table(("seconds", "new tokens", "kept so far"), rows)
+    show_table(("time", "new tokens", "kept so far"), rows)
     say(
         f"{result.frames} frames, {result.tokens_in} -> {result.tokens_out} tokens "
         f"({percent(result.retention)}), {result.method}, before layer {result.layer}, "
