@@ -209,7 +209,7 @@ def main() -> None:
     rows = [measure(frames, options) for frames in sorted(options.frames)]
     report = {
         "command": " ".join(["python", "benchmarks/merge_op.py", *sys.argv[1:]]),
-        "environment": {**environment(torch.device(options.device), "seed": SEED}),
+        "environment": {**environment(torch.device(options.device)), "seed": SEED},
         "settings": {
             "method": repr(METHOD),
             "budget_method": repr(BUDGET),

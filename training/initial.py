@@ -125,7 +125,8 @@ def _presence(tokens: Tensor, labels: Tensor, facts: Tensor) -> Tensor:
     rest = torch.linalg.qr(torch.cat([facts, empty[None]]).T).Q
     centre = tokens[needle].mean(0)
     centre = centre - rest @ (rest.T @ centre)
-    return centre / centre.norm()
+    direction: Tensor = centre / centre.norm()
+    return direction
 
 
 def _wire(model: LlavaOnevisionForConditionalGeneration, facts: Tensor, presence: Tensor) -> None:
