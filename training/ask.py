@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from sttm.nano.clips import Clip, make_clip
 from sttm.nano.questions import TASKS, Question, make_questions
 from training.crowd import crowd
-from training.data import HELD_OUT, Batches, train_clip
+from training.data import HELD_OUT, Batches, batch_generator, train_clip
 from training.labels import IGNORE, cell_batch
 from training.model import GRID
 from training.packing import Packed
@@ -154,7 +154,8 @@ class AskBatches(Batches):
 
     def __getitem__(self, index: int) -> Packed:
         rng, recipe = self.generator(index), self.recipe
-        frames, count = recipe.frames[int(rng.integers(len(recipe.frames)))]
+        shared = batch_generator(self.seed, self.stage, self.first + index)  # all processes agree
+        frames, count = recipe.frames[int(shared.integers(len(recipe.frames)))]
         gaps = rng.random() < recipe.gaps
         clips, asked, groups, slots = [], [], [], []
         for _ in range(count):

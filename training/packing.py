@@ -18,6 +18,8 @@ from training.labels import IGNORE, CellBatch
 from training.model import video_tokens
 
 ATTENTION = "nano_packed"
+# A clip has one question about its count and many about its digits.
+LOSS_WEIGHT = {"digit": 1.0, "colour": 1.0, "quadrant": 1.0, "count": 8.0, "order": 3.0}
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,13 @@ def packed_logits(
 
 
 def answer_loss(logits: Tensor, batch: Packed) -> Tensor:
-    """Mean cross entropy over answer tokens."""
-    return cross_entropy(logits, batch.labels[batch.labels != IGNORE])
+    """Mean cross entropy over answer tokens, weighted by ``LOSS_WEIGHT`` of their task."""
+    labels = batch.labels != IGNORE
+    rows = torch.arange(len(labels))[:, None].expand_as(labels)[labels]
+    owners = zip(rows.tolist(), batch.questions[labels].tolist(), strict=True)
+    weight = torch.tensor([LOSS_WEIGHT[batch.tasks[row][number]] for row, number in owners])
+    loss = cross_entropy(logits, batch.labels[labels], reduction="none")
+    return (loss * weight).sum() / weight.sum()
 
 
 def answers_right(logits: Tensor, batch: Packed) -> list[tuple[str, bool]]:

@@ -40,6 +40,7 @@ class Stage:
     eval_every: int = 100
 
 
+LONG = ((2, 10), (4, 6), (8, 4), (8, 4), (16, 2), (32, 1))
 NAMED = ("digit", "colour", "quadrant")
 
 STAGES: tuple[Stage, ...] = (
@@ -102,7 +103,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "mid",
-        250,
+        300,
         Recipe(((2, 10), (4, 7), (8, 4)), gaps=0.5, talk=0.15, crowd=6),
         5e-4,
         1e-3,
@@ -113,7 +114,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "order",
-        400,
+        250,
         Recipe(((2, 10), (4, 6), (8, 4)), gaps=0.5, talk=0.15, crowd=8),
         1.5e-4,
         1e-3,
@@ -122,6 +123,38 @@ STAGES: tuple[Stage, ...] = (
         order_heads=True,
         eval_every=50,
         evaluate=((8, 32),),
+    ),
+    Stage(
+        "long",
+        200,
+        Recipe(LONG, gaps=0.4, talk=0.15, crowd=6),
+        1.5e-4,
+        1e-3,
+        warmup=10,
+        floor=0.02,
+        horizon=680,
+        evaluate=((8, 32), (32, 16)),
+    ),
+    Stage(
+        "final",
+        200,
+        Recipe(LONG, gaps=0.4, talk=0.15, crowd=6),
+        1.5e-4,
+        8e-4,
+        warmup=10,
+        floor=0.01,
+        horizon=600,
+        evaluate=((8, 32), (32, 16)),
+    ),
+    Stage(
+        "finish",
+        430,
+        Recipe(((3, 8), (4, 7), (6, 5), (8, 4), (16, 2), (32, 1)), gaps=0.4, talk=0.15, crowd=6),
+        1.5e-4,
+        8e-4,
+        warmup=10,
+        floor=0.01,
+        evaluate=((8, 48), (32, 16)),
     ),
 )
 

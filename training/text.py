@@ -20,6 +20,7 @@ from training.model import IMAGE_SIZE, PATCH_SIZE
 
 VOCABULARY = 448
 PAD, IMAGE, VIDEO, START, END = "<|pad|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"
+UNASKED = ("Which digit came last?", "What was the last digit?")  # only the early stages asked
 SYSTEM = "You are a helpful assistant."
 
 CHAT_TEMPLATE = """\
@@ -70,6 +71,8 @@ def corpus() -> Iterator[str]:
             for i, colour in enumerate(COLOUR_NAMES):
                 text = phrasing.format(colour=colour, digit=i, a=i, b=9 - i)
                 yield question_text(text)
+    for sentence in UNASKED:
+        yield from [question_text(sentence)] * len(COLOUR_NAMES)
     for answer in (*COLOUR_NAMES, *QUADRANTS):
         yield from [answer] * 20
     yield from [f"system\n{SYSTEM}\nuser\n"] * 5

@@ -80,7 +80,17 @@ def test_a_folder_is_a_model(run: Run, clip: Path) -> None:
 @needs_nano
 def test_json_is_alone_on_stdout(clip: Path) -> None:
     code = "from sttm.cli import main; main()"
-    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", code, "ask", clip, Q, "--json"]
+    command = [
+        sys.executable,
+        "-W",
+        "error::SyntaxWarning",
+        "-c",
+        code,
+        "ask",
+        str(clip),
+        Q,
+        "--json",
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, check=True, env=environment)
     assert json.loads(done.stdout)["questions"][0]["question"] == Q

@@ -6,7 +6,7 @@ from sttm.methods import Method
 
 
 def method_of(keep: str | None = None, thresholds: str | None = None) -> Method | None:
-    return parse_reduction(keep, thresholds, None).method
+    return parse_reduction(keep, thresholds, model="some/model").method
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,17 @@ def test_bad_thresholds(text: str) -> None:
 
 def test_contradictions() -> None:
     with pytest.raises(sttm.ConfigError, match="--keep and --thresholds"):
-        parse_reduction("0.3", "0.8/0.6", None)
+        parse_reduction("0.3", "0.8/0.6", model=None)
     with pytest.raises(sttm.ConfigError, match="--keep and --full"):
-        parse_reduction("0.3", None, None, full=True)
+        parse_reduction("0.3", None, model=None, full=True)
 
 
 def test_full_and_layer() -> None:
-    assert parse_reduction(None, None, 3, full=True) == Reduction(None, 3)
+    assert parse_reduction(None, None, model=None, layer=3, full=True) == Reduction(None, 3)
+
+
+def test_nano_has_a_budget_by_default() -> None:
+    assert parse_reduction(None, None, model=None).method == sttm.STTM(keep=0.3)
 
 
 def test_a_missed_budget_is_told() -> None:

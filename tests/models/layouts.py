@@ -138,8 +138,8 @@ class PatchLayout:
         grid = VideoGrid(video.frames, video.height, video.width)
         token = configs.IMAGE_TOKEN if self.glm else configs.VIDEO_TOKEN
         places: list[int] = []
-        if self.glm:
-            prompt.add([configs.BEGIN_VIDEO])
+        if self.per_frame:
+            prompt.add([configs.BEGIN_VIDEO if self.glm else configs.VISION_START])
         runs = grid.frames if self.per_frame else 1
         for run in range(runs):
             if self.per_frame and not self.glm:
@@ -149,8 +149,8 @@ class PatchLayout:
             prompt.add([configs.VISION_END])
             if self.glm:
                 prompt.words(1, seed=7000 + run)
-        if self.glm:
-            prompt.add([configs.END_VIDEO])
+        if self.per_frame:
+            prompt.add([configs.END_VIDEO if self.glm else configs.VISION_END])
         prompt.videos.append((grid, places))
 
     def image(self, prompt: Prompt, image: Image) -> None:
@@ -228,6 +228,10 @@ class FramesLayout:
     before: int
     smol: bool
 
+    @property
+    def _end(self) -> int:
+        return configs.VISION_START if self.smol else configs.VISION_END
+
     def video(self, prompt: Prompt, video: Video) -> None:
         grid = VideoGrid(video.frames, self.side, self.side)
         places: list[int] = []
@@ -237,7 +241,7 @@ class FramesLayout:
             if self.smol:
                 prompt.add([configs.GLOBAL_IMAGE])
             places += prompt.add([configs.IMAGE_TOKEN] * grid.tokens_per_frame, kind=2)
-            prompt.add([configs.VISION_END])
+            prompt.add([self._end])
         prompt.videos.append((grid, places))
 
     def image(self, prompt: Prompt, image: Image) -> None:
@@ -249,7 +253,7 @@ class FramesLayout:
         else:
             prompt.add([configs.VISION_START])
             prompt.add([configs.IMAGE_TOKEN] * (_TILES * tokens), kind=1)
-        prompt.add([configs.VISION_END])
+        prompt.add([self._end])
 
     def pixels(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         shape = (3, self.image_size, self.image_size)

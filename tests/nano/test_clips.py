@@ -93,7 +93,7 @@ def test_context_is_recorded() -> None:
 
 
 def test_a_panning_shot_moves_and_a_still_one_does_not() -> None:
-    clips = [make_clip(s, 6, num_needles=0) for s in range(60)]
+    clips = [make_clip(s, 6, size=64, num_needles=0) for s in range(300)]
     quiet = [c for c in clips if not c.distractors and not c.noise and len(c.shots) == 1]
     still = [c for c in quiet if c.shots[0].direction == "still"]
     moving = [c for c in quiet if c.shots[0].direction != "still"]

@@ -36,8 +36,7 @@ def answers(question: Question, needles: tuple[Needle, ...]) -> set[str]:
         return {n.quadrant for n in fit}
     frames = sorted({t for n in fit for t in range(n.start, n.end)})
     by_frame = [[n for n in fit if n.start <= t < n.end] for t in frames]
-    at = -1 if "last" in question.text else 0
-    return {str(n.digit) for n in by_frame[at]}
+    return {str(n.digit) for n in by_frame[0]}
 
 
 def empty(needles: tuple[Needle, ...]) -> Clip:
@@ -92,7 +91,7 @@ def test_without_needles_only_the_count_is_asked() -> None:
     assert (question.task, question.answer) == ("count", "0")
 
 
-@pytest.mark.parametrize(("start", "asked"), [(4, 0), (5, 0), (6, 3)])
+@pytest.mark.parametrize(("start", "asked"), [(4, 0), (5, 0), (6, 2)])
 def test_overlapping_needles_are_not_compared(start: int, asked: int) -> None:
     needles = (Needle(3, "red", 4, 2, 5, 5, 20), Needle(7, "blue", start, 1, 90, 90, 20))
     order = [q for q in make_questions(empty(needles), 0) if q.task == "order"]

@@ -82,6 +82,12 @@ def test_a_sheet_holds_every_step() -> None:
     assert one.width > 2 * 232
 
 
+def test_a_narrow_sheet_has_room_for_its_title() -> None:
+    scene = two_steps(height=16, width=12)
+    plain, long = (sheet(*scene.arguments, title=title).width for title in ("", 30 * "name"))
+    assert long > plain + 500
+
+
 def test_a_long_sheet_stays_bounded() -> None:
     steps = 3 * MAX_TILES
     plan, grid = plan_of([[[t]] for t in range(steps)])

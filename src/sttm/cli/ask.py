@@ -108,7 +108,7 @@ def ask(
     json: JsonOption = False,
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
-    reduction = parse_reduction(keep, thresholds, layer, full=full)
+    reduction = parse_reduction(keep, thresholds, model=model, layer=layer, full=full)
     is_saved = video.suffix.lower() == SAVED
     if is_saved and (keep or thresholds or full or layer is not None or subtitles):
         raise ConfigError(

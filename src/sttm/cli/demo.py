@@ -110,7 +110,7 @@ def demo(
 
     Writes demo.mp4 (the clip, H.264) and demo.png (its merged cells).
     """
-    reduction = parse_reduction(keep, thresholds, None)
+    reduction = parse_reduction(keep, thresholds, model=None)
     if reduction.method is None:
         raise ConfigError(
             "got --keep 1 or --thresholds none, which merge nothing, expected a setting that "

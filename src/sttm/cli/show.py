@@ -81,7 +81,7 @@ def show(
     Writes NAME-merged.png (all frames on a sheet), .mp4 and .html (a page to look around in); with
     --png, --mp4 or --html only those.
     """
-    reduction = parse_reduction(keep, thresholds, layer)
+    reduction = parse_reduction(keep, thresholds, model=model, layer=layer)
     reduction = replace(reduction, method=reduction.method or Identity())
     chosen = [kind for kind, on in zip(KINDS, (png, mp4, html)) if on]
     with progress_bars(quiet=json) as tell:

@@ -138,14 +138,14 @@ def make_clip(
         frames: length of the clip, at least 1.
         size: side of a frame in pixels, at least 64. nano was trained at 128.
         fps: playing speed, written into the clip and used by ``write_clip``.
-        num_needles: 0 to 4; None draws 1 to 4. Digits and colours in a clip are all different.
+        num_needles: 0 to 4; None draws 1 to 3. Digits and colours in a clip are all different.
     Returns: the clip with its needles sorted by first frame.
     Raises: ValueError: an argument is out of range.
     """
     _check(seed, frames, size, num_needles)
     rng = np.random.Generator(np.random.PCG64(seed))
     if num_needles is None:
-        num_needles = int(_pick(rng, (1, 1, 1, 2, 2, 2, 3, 3, 4)))
+        num_needles = int(_pick(rng, (1, 1, 2, 2, 2, 3, 3, 3)))
     needles = _place_needles(rng, frames, size, num_needles)
     shots = _plan_shots(rng, frames)
     distractors = _place_distractors(rng, frames, size)

@@ -61,7 +61,6 @@ ORDER_OF_TWO = (
     "Which appeared first, the {a} or the {b}?",
 )
 ORDER_FIRST = ("Which digit came first?", "What was the first digit?")
-ORDER_LAST = ("Which digit came last?", "What was the last digit?")
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,7 @@ def _about_order(needles: tuple[Needle, ...], rng: np.random.Generator) -> list[
                 pair = {"a": a.digit, "b": b.digit}
                 questions.append(_ask(rng, "order", ORDER_OF_TWO, str(early.digit), **pair))
     if len(needles) > 1:
-        first, last = needles[0], max(needles, key=lambda n: n.start)
+        first = needles[0]
         if all(first.end <= n.start for n in needles[1:]):
             questions.append(_ask(rng, "order", ORDER_FIRST, str(first.digit)))
-        if all(n.end <= last.start for n in needles if n is not last):
-            questions.append(_ask(rng, "order", ORDER_LAST, str(last.digit)))
     return questions

@@ -1,5 +1,7 @@
 """Paint the cells of one time step onto one frame."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -53,6 +55,11 @@ def write(
     """Write one line; ``place`` is the left end of its middle."""
     draw = ImageDraw.Draw(canvas)
     draw.text(place, text, fill=FAINT if faint else INK, font=font(size), anchor="lm")
+
+
+def text_width(text: str, size: float) -> int:
+    """Pixels that one line takes."""
+    return math.ceil(font(size).getlength(text))
 
 
 def caption(cells: Cells, step: int, seconds: float) -> str:

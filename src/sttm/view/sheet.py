@@ -10,7 +10,7 @@ from PIL import Image
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
 from sttm.view.cells import check_frames, find_cells
-from sttm.view.drawing import PAPER, caption, paint, scale, summary, write
+from sttm.view.drawing import PAPER, caption, paint, scale, summary, text_width, write
 
 MAX_TILES = 48
 TILE_AREA = 232 * 232  # pixels of one frame on the sheet
@@ -47,11 +47,13 @@ def sheet(
     columns = _columns(len(shown), width, height)
     rows = math.ceil(len(shown) / columns)
     line = height + _CAPTION + _GAP
-    size = (2 * _MARGIN + columns * (width + _GAP) - _GAP, _HEADER + rows * line + _MARGIN - _GAP)
+    heading = "   ".join(filter(None, [title, summary(cells)]))
+    legend = LEGEND if len(shown) == grid.frames else f"{LEGEND};  {len(shown)} of {grid.frames}"
+    inner = max(columns * (width + _GAP) - _GAP, text_width(heading, 22), text_width(legend, 14))
+    size = (2 * _MARGIN + inner, _HEADER + rows * line + _MARGIN - _GAP)
     canvas = Image.new("RGB", size, PAPER)
-    notes = [LEGEND] if len(shown) == grid.frames else [LEGEND, f"{len(shown)} of {grid.frames}"]
-    write(canvas, (_MARGIN, 28), "   ".join(filter(None, [title, summary(cells)])), 22)
-    write(canvas, (_MARGIN, 54), ";  ".join(notes), 14, faint=True)
+    write(canvas, (_MARGIN, 28), heading, 22)
+    write(canvas, (_MARGIN, 54), legend, 14, faint=True)
     for place, step in enumerate(shown):
         left = _MARGIN + place % columns * (width + _GAP)
         top = _HEADER + place // columns * line
