@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,21 +15,24 @@ from training.text import build_tokenizer
 from training.tower import cell_loss
 
 CELL_WEIGHT = 0.2  # of the per-cell loss, which keeps the tower sharp
-CROWD_WEIGHT = 0.5  # of the same on crowded frames
 
 
 def packed_loss(
-    model: LlavaOnevisionForConditionalGeneration, head: CellHead
+    model: LlavaOnevisionForConditionalGeneration,
+    head: CellHead,
+    *,
+    weights: Mapping[str, float],
+    crowd_weight: float,
 ) -> Callable[[Packed], Tensor]:
     """Answers, and a little of the per-cell labels, of these clips and of crowded frames."""
 
     def loss_of(batch: Packed) -> Tensor:
         logits, video = packed_logits(model, batch)
         cells = cell_loss(head, video.flatten(0, 1), batch.cells.flatten(0, 2))
-        loss = answer_loss(logits, batch) + CELL_WEIGHT * cells
+        loss = answer_loss(logits, batch, weights) + CELL_WEIGHT * cells
         if batch.crowd is not None:
             tokens = video_tokens(model, batch.crowd.frames)[:, :-1].flatten(0, 1)
-            loss = loss + CROWD_WEIGHT * cell_loss(head, tokens, batch.crowd.labels.flatten(0, 2))
+            loss = loss + crowd_weight * cell_loss(head, tokens, batch.crowd.labels.flatten(0, 2))
         return loss
 
     return loss_of

@@ -7,6 +7,7 @@ and its positions begin right after the video; so the video is read once for all
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,6 @@ from training.labels import IGNORE, CellBatch
 from training.model import video_tokens
 
 ATTENTION = "nano_packed"
-# A clip has one question about its count and many about its digits.
-LOSS_WEIGHT = {"digit": 1.0, "colour": 1.0, "quadrant": 1.0, "count": 8.0, "order": 3.0}
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,12 @@ def packed_logits(
     return model.lm_head(hidden[batch.labels != IGNORE]), video[:, :-1]
 
 
-def answer_loss(logits: Tensor, batch: Packed) -> Tensor:
-    """Mean cross entropy over answer tokens, weighted by ``LOSS_WEIGHT`` of their task."""
+def answer_loss(logits: Tensor, batch: Packed, weights: Mapping[str, float]) -> Tensor:
+    """Mean cross entropy over answer tokens, weighted by task (1 where ``weights`` has none)."""
     labels = batch.labels != IGNORE
     rows = torch.arange(len(labels))[:, None].expand_as(labels)[labels]
     owners = zip(rows.tolist(), batch.questions[labels].tolist(), strict=True)
-    weight = torch.tensor([LOSS_WEIGHT[batch.tasks[row][number]] for row, number in owners])
+    weight = torch.tensor([weights.get(batch.tasks[row][number], 1.0) for row, number in owners])
     loss = cross_entropy(logits, batch.labels[labels], reduction="none")
     return (loss * weight).sum() / weight.sum()
 

@@ -22,6 +22,9 @@ class Stage:
         horizon: steps the cosine is laid out for; 0 means ``steps``.
         fresh_decoder: initialise the decoder first.
         order_heads: set some heads for questions about order and count first.
+        weights: of tasks in the loss, where not 1: a clip has one question about its count
+            and many about its digits.
+        crowd_weight: of the per-cell loss on crowded frames.
         evaluate: held-out (frames, clips) for the log.
         eval_every: steps between evaluations and checkpoints.
     """
@@ -36,11 +39,15 @@ class Stage:
     horizon: int = 0
     fresh_decoder: bool = False
     order_heads: bool = False
+    weights: tuple[tuple[str, float], ...] = ()
+    crowd_weight: float = 0.2
     evaluate: tuple[tuple[int, int], ...] = ((1, 48), (4, 32), (8, 32))
     eval_every: int = 100
 
 
 LONG = ((2, 10), (4, 6), (8, 4), (8, 4), (16, 2), (32, 1))
+UP_TO_FOUR = (1, 1, 1, 2, 2, 2, 3, 3, 4)
+MIXED = (1,) * 12 + (2,) * 12 + (3,) * 11 + (4,)  # a quarter of it UP_TO_FOUR
 NAMED = ("digit", "colour", "quadrant")
 
 STAGES: tuple[Stage, ...] = (
@@ -59,7 +66,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "two",
         150,
-        Recipe(((1, 16), (2, 12), (4, 8)), needles=(1, 2, 3, None), crowd=4),
+        Recipe(((1, 16), (2, 12), (4, 8)), needles=MIXED, crowd=4),
         2e-4,
         1e-3,
         warmup=10,
@@ -70,7 +77,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "read",
         100,
-        Recipe(((1, 16), (2, 12), (4, 8)), needles=(1, 2, 3, None), crowd=4),
+        Recipe(((1, 16), (2, 12), (4, 8)), needles=MIXED, crowd=4),
         2e-4,
         1e-3,
         warmup=20,
@@ -104,7 +111,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "mid",
         300,
-        Recipe(((2, 10), (4, 7), (8, 4)), gaps=0.5, talk=0.15, crowd=6),
+        Recipe(((2, 10), (4, 7), (8, 4)), needles=UP_TO_FOUR, gaps=0.5, talk=0.15, crowd=6),
         5e-4,
         1e-3,
         warmup=20,
@@ -115,35 +122,39 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "order",
         250,
-        Recipe(((2, 10), (4, 6), (8, 4)), gaps=0.5, talk=0.15, crowd=8),
+        Recipe(((2, 10), (4, 6), (8, 4)), needles=UP_TO_FOUR, gaps=0.5, talk=0.15, crowd=8),
         1.5e-4,
         1e-3,
         warmup=20,
         floor=1.0,
         order_heads=True,
+        crowd_weight=0.5,
         eval_every=50,
         evaluate=((8, 32),),
     ),
     Stage(
         "long",
         200,
-        Recipe(LONG, gaps=0.4, talk=0.15, crowd=6),
+        Recipe(LONG, needles=UP_TO_FOUR, gaps=0.4, talk=0.15, crowd=6),
         1.5e-4,
         1e-3,
         warmup=10,
         floor=0.02,
         horizon=680,
+        crowd_weight=0.5,
         evaluate=((8, 32), (32, 16)),
     ),
     Stage(
         "final",
         200,
-        Recipe(LONG, gaps=0.4, talk=0.15, crowd=6),
+        Recipe(LONG, needles=UP_TO_FOUR, gaps=0.4, talk=0.15, crowd=6),
         1.5e-4,
         8e-4,
         warmup=10,
         floor=0.01,
         horizon=600,
+        weights=(("count", 4.0), ("order", 2.0)),
+        crowd_weight=0.5,
         evaluate=((8, 32), (32, 16)),
     ),
     Stage(
@@ -154,6 +165,8 @@ STAGES: tuple[Stage, ...] = (
         8e-4,
         warmup=10,
         floor=0.01,
+        weights=(("count", 8.0), ("order", 3.0)),
+        crowd_weight=0.5,
         evaluate=((8, 48), (32, 16)),
     ),
 )

@@ -72,7 +72,9 @@ def run_stage(
         groups.append({"params": reading, "peak": stage.decoder_rate})
         batches = prefetch(AskBatches(stage.recipe, seed, stage.name, first, stage.steps, rank))
         model.set_attn_implementation({"text_config": ATTENTION})
-        loss_of = packed_loss(model, head)
+        loss_of = packed_loss(
+            model, head, weights=dict(stage.weights), crowd_weight=stage.crowd_weight
+        )
         evaluate = packed_accuracy(model, stage.evaluate)
     run_steps(
         name=stage.name,
