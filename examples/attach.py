@@ -5,8 +5,6 @@ from pathlib import Path
 
 import sttm
 from sttm import nano
-from sttm.nano.clips import make_clip
-from sttm.nano.mp4 import write_clip
 from sttm.video import read_video
 
 
@@ -14,7 +12,7 @@ def main() -> None:
     """Generate with all tokens and merged."""
     model, processor = nano.load()
     path = Path(tempfile.mkdtemp()) / "clip.mp4"
-    write_clip(make_clip(seed=0, frames=16), path)
+    nano.write_clip(nano.make_clip(seed=0, frames=16), path)
     frames = read_video(path, fps=100, max_frames=16).frames
     content = [{"type": "video"}, {"type": "text", "text": "Which digit appears?"}]
     text = processor.apply_chat_template(

@@ -245,7 +245,8 @@ def _show(result: DemoResult) -> None:
         f"vision tower {milliseconds(result.encode_s)}."
     )
     software = ", ".join(f"{name} {number}" for name, number in result.versions.items())
-    say(f"{platform.machine()}, {result.threads} threads, {software}.")
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
+    say(f"{platform.machine()}, {threads}, {software}.")
     say("nano is tiny: the speed-up grows with the model and with the length of the video.")
     for file in result.files:
         say(f"wrote {file}")

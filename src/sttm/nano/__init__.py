@@ -1,4 +1,42 @@
 """nano: a small trained video model with its clip generator and its questions.
 
-Nothing heavy is imported here: torch and transformers are loaded by ``sttm.nano.model`` only.
+Nothing heavy is imported here: torch and transformers come with the first use of ``load``.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sttm.nano.clips import Clip, Needle, make_clip, write_clip
+    from sttm.nano.model import NANO_LAYER, load, weights_path
+    from sttm.nano.questions import Question, make_questions
+
+_HOME = {
+    "Clip": "clips",
+    "Needle": "clips",
+    "make_clip": "clips",
+    "write_clip": "clips",
+    "NANO_LAYER": "model",
+    "load": "model",
+    "weights_path": "model",
+    "Question": "questions",
+    "make_questions": "questions",
+}
+
+__all__ = [
+    "NANO_LAYER",
+    "Clip",
+    "Needle",
+    "Question",
+    "load",
+    "make_clip",
+    "make_questions",
+    "weights_path",
+    "write_clip",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"sttm.nano.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
