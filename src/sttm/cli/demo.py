@@ -253,5 +253,8 @@ def _show(result: DemoResult) -> None:
 
 
 def _timing(name: str, full: float, merged: float) -> tuple[str, str, str, str]:
-    gain = f"{full / merged:.1f}x faster" if merged <= full else f"{merged / full:.1f}x slower"
+    ratio = max(full / merged, merged / full)
+    gain = (
+        f"{ratio:.1f}x {'faster' if merged < full else 'slower'}" if ratio >= 1.05 else "the same"
+    )
     return name, milliseconds(full), milliseconds(merged), gain
