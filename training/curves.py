@@ -25,7 +25,7 @@ TASK_COLOURS = {
 
 
 def entries() -> list[tuple[float, str, dict[str, Any]]]:
-    """All log lines as (hours since the start, stage, line); evaluations take the last time."""
+    """All log lines as (minutes since the start, stage, line); evaluations take the last time."""
     found, offset = [], 0.0
     for stage in STAGES:
         path, now = LOGS / f"{stage.name}.jsonl", offset

@@ -63,7 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Where nano reads its video.")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     model, processor = load()
     packer = Packer(processor.tokenizer)
     layers = model.config.text_config.num_hidden_layers

@@ -43,6 +43,7 @@ class _Report(BaseModel):
 
 class _Layer(BaseModel):
     tensors: list[str]
+    active: bool = False
     removed: int = 0
     floor: int = 0
     length: int | None = None
@@ -188,7 +189,7 @@ def _layer_record(layer: Any) -> _Layer:
     record = _Layer(tensors=[*_layer_tensors(layer)])
     record.length = getattr(layer, "cumulative_length", None)
     if isinstance(layer, ReducedLayer):
-        record.removed, record.floor = layer.removed, layer.floor
+        record.active, record.removed, record.floor = layer.active, layer.removed, layer.floor
     return record
 
 
@@ -204,9 +205,9 @@ def _fill_layer(
             layer.has_previous_state[key] = True
     if "keys" not in tensors:
         return
-    if record.removed or "shift" in tensors or "valid" in tensors:
+    if record.active or record.floor:
         layer = adopt_layer(cache, index)
-        layer.active, layer.removed, layer.floor = True, record.removed, record.floor
+        layer.active, layer.removed, layer.floor = record.active, record.removed, record.floor
         layer.valid, layer.shift = tensors.get("valid"), tensors.get("shift")
     layer.lazy_initialization(tensors["keys"], tensors["values"])
     layer.keys, layer.values = tensors["keys"], tensors["values"]

@@ -117,7 +117,7 @@ class Adapter:
         Raises: UnreducedVideoError: placeholders and videos do not agree.
         """
         mask = self.placeholders(input_ids)
-        copies = _copies(mask, videos)
+        copies = count_copies(mask, videos)
         queue = iter(videos)
         rows: list[list[VideoSpan]] = []
         for row in range(mask.shape[0]):
@@ -136,8 +136,11 @@ class Adapter:
         return {**bound, **extra}
 
 
-def _copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
-    """Beam search and repeated sampling hand every row in ``copies`` copies."""
+def count_copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
+    """Count how often every row comes: beam search and repeated sampling multiply them.
+
+    Raises: UnreducedVideoError: the placeholders are no multiple of the encoded tokens.
+    """
     wanted = sum(video.num_present + video.extra for video in videos)
     found = int(mask.sum())
     if not wanted or found % wanted or mask.shape[0] % max(found // wanted, 1):

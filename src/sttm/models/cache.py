@@ -21,13 +21,15 @@ from sttm.errors import UnsupportedModelError
 
 
 class ReducedLayer:
-    """What every reduced cache layer adds to its library class.
+    """What every cache layer that takes part in a reduction adds to its library class.
+
+    Layers below the reduction use ``floor`` only.
 
     Attributes:
         active: whether a reduction took place; the other attributes matter only then.
         removed: tokens that were seen but are not held, equal for all rows of the batch.
         valid: ``(B, held)`` bool, False for padding; None if there is none.
-        floor: entries held when the last reduction ended; crop() goes no further.
+        floor: entries held at the end of the last video; crop() goes no further.
         shift: ``(B, 1)`` int64 to subtract from the original positions of later tokens
             (positions "reassigned"); None if positions are kept.
     """
@@ -37,7 +39,7 @@ class ReducedLayer:
     valid: torch.Tensor | None = None
     shift: torch.Tensor | None = None
     floor: int = 0
-    _staged: tuple[int, torch.Tensor | None, torch.Tensor | None] | None = None
+    _staged: tuple[int, torch.Tensor | None, torch.Tensor | None, int | None] | None = None
 
     @classmethod
     def adopt(cls, layer: Any) -> Any:
@@ -46,9 +48,22 @@ class ReducedLayer:
         new.__dict__.update(layer.__dict__)
         return new
 
-    def stage(self, removed: int, valid: torch.Tensor | None, shift: torch.Tensor | None) -> None:
-        """Say what holds once the next :meth:`update` has appended its entries."""
-        self._staged = (removed, valid, shift)
+    def stage(
+        self,
+        removed: int,
+        valid: torch.Tensor | None,
+        shift: torch.Tensor | None,
+        tail: int | None = None,
+    ) -> None:
+        """Say what holds once the next :meth:`update` has appended its entries.
+
+        Args:
+            removed: see the class.
+            valid: see the class.
+            shift: see the class.
+            tail: entries behind the video that this update brings; None if it brings no video.
+        """
+        self._staged = (removed, valid, shift, tail)
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Append keys and values; refused unless the attached hooks prepared it."""
@@ -59,12 +74,17 @@ class ReducedLayer:
                 "this KV cache holds a reduced video, but nothing is attached to the model. "
                 "Attach the same method at the same layer again before using the cache."
             )
-        (removed, self.valid, self.shift), self._staged = self._staged, None
+        (removed, self.valid, self.shift, tail), self._staged = self._staged, None
         self.active = True
         result = super().update(*args, **kwargs)  # type: ignore[misc]
-        if removed != self.removed:
-            self.removed, self.floor = removed, self.held()
+        self.removed = removed
+        if tail is not None:
+            self.protect(tail)
         return result
+
+    def protect(self, tail: int) -> None:
+        """Let :meth:`crop` go back to the last ``tail`` entries and no further."""
+        self.floor = self.held() - tail
 
     def held(self) -> int:
         """Entries per row that are really in memory (the position counter, for sliding layers)."""
@@ -81,11 +101,11 @@ class ReducedLayer:
         return length, offset + self.removed
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens (a negative count); never those before the reduction ended.
+        """Forget the last tokens (a negative count), but nothing of a reduced video.
 
         Raises: UnsupportedModelError: the reduced video itself would be cut.
         """
-        if self.removed and self.held() - abs(tokens_to_remove) < self.floor:
+        if self.floor and self.held() - abs(tokens_to_remove) < self.floor:
             raise UnsupportedModelError(
                 f"crop: got {tokens_to_remove}, expected at most "
                 f"{self.held() - self.floor} tokens after the reduced video. "

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from sttm.grid import VideoGrid
-from sttm.models.adapter import Adapter, EncodedVideo, VideoSpan, merged_grids
+from sttm.models.adapter import (
+    Adapter,
+    EncodedVideo,
+    VideoSpan,
+    count_copies,
+    merged_grids,
+)
 from sttm.models.frames import frame_series
 
 
@@ -132,8 +138,9 @@ class ImageSeries(Adapter):
     modality = "image"
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
-        """Return nothing: the sequence itself shows the frames."""
-        return []
+        """Count the frames and images; the sequence itself shows which is which."""
+        tokens = sum(part.shape[:-1].numel() for part in output.pooler_output)
+        return [EncodedVideo(VideoGrid(tokens // self.side() ** 2, self.side(), self.side()))]
 
     def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Mark the places of image features."""
@@ -146,13 +153,18 @@ class ImageSeries(Adapter):
         arguments: Mapping[str, Any],
     ) -> list[list[VideoSpan]]:
         """Join runs of one frame each, close to one another, to videos; see ``frame_series``."""
+        mask = self.placeholders(input_ids)
+        copies = count_copies(mask, videos) if videos else 1
+        rows: list[list[VideoSpan]] = []
+        for row in range(len(input_ids)):
+            rows.append(rows[-1] if row % copies else self._series(input_ids[row], mask[row]))
+        return rows
+
+    def _series(self, input_ids: torch.Tensor, mask: torch.Tensor) -> list[VideoSpan]:
         side = self.side()
         return [
-            [
-                VideoSpan(index, EncodedVideo(VideoGrid(len(index) // side**2, side, side)))
-                for index in frame_series(row, mask, side**2)
-            ]
-            for row, mask in zip(input_ids, self.placeholders(input_ids))
+            VideoSpan(index, EncodedVideo(VideoGrid(len(index) // side**2, side, side)))
+            for index in frame_series(input_ids, mask, side**2)
         ]
 
     def side(self) -> int:

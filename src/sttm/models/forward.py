@@ -12,7 +12,7 @@ from sttm.errors import ConfigError, UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.methods.base import Method
 from sttm.models.adapter import Adapter, EncodedVideo, Positions, VideoSpan
-from sttm.models.cache import ReducedLayer, reduced_layers
+from sttm.models.cache import ReducedLayer, adopt_layer, reduced_layers
 from sttm.models.inputs import LayerInputs, RotaryCall, split_padding
 from sttm.models.reduction import BatchReduction, plan_video, sequence_plan
 from sttm.plan import MergePlan
@@ -169,9 +169,22 @@ class ForwardPass:
         self._inputs = LayerInputs(config, positions, self.rows, self.reduction, kept, self._rotary)
         held = past if kept is None else kept.valid
         if held is not None or chunk is not None:
-            self._inputs.set_padding(held, chunk, self._past if kept is None else kept.held())
+            length = hidden.shape[1] if self.reduction is None else self.reduction.length
+            before = self._past if kept is None else kept.held()
+            self._inputs.set_padding(held, chunk, (before, length))
         if self.rows:
+            self._protect(hidden.shape[1], cache)
             self._report_time(_now(hidden.device) - start)
+
+    def _protect(self, length: int, cache: Cache | None) -> None:
+        """Keep crop() away from the video, in the layers below the reduction too."""
+        assert self._inputs is not None
+        last = max(int(span.index[-1]) for spans in self.rows for span in spans)
+        self._inputs.tail = length - 1 - last
+        for index in range(self.settings.layer if cache is not None else 0):
+            layer = adopt_layer(cache, index)
+            if layer is not None:
+                layer.protect(self._inputs.tail)
 
     def _kept_layer(self, cache: Cache | None) -> ReducedLayer | None:
         found = list(reduced_layers(cache))

@@ -46,7 +46,12 @@ class LayerInputs:
         reduction: how this forward was shortened; None if only the cache holds a reduced video.
         kept: a layer of the cache that holds a reduced video, as it was before this forward.
         rotary: the rotary calls of this forward.
+
+    Attributes:
+        tail: tokens behind this forward's last video; None if it carries none.
     """
+
+    tail: int | None = None
 
     def __init__(
         self,
@@ -70,22 +75,23 @@ class LayerInputs:
         if positions == "reassigned" and rotary and (reduction is not None or kept is not None):
             self._reassign(rows)
 
-    def set_padding(self, held: torch.Tensor | None, chunk: torch.Tensor | None, size: int) -> None:
+    def set_padding(
+        self, held: torch.Tensor | None, chunk: torch.Tensor | None, sizes: tuple[int, int]
+    ) -> None:
         """Say what is padding.
 
         Args:
-            held: ``(B, size)`` bool of what the cache holds; None if nothing of it is padding.
-            chunk: ``(B, q)`` bool of this forward's tokens (after the reduction), or None.
-            size: entries that the cache holds.
+            held: ``(B, sizes[0])`` bool of what the cache holds; None if none of it is padding.
+            chunk: ``(B, sizes[1])`` bool of this forward's tokens (after the reduction), or None.
+            sizes: entries that the cache holds, and tokens of this forward.
         """
         some = held if held is not None else chunk
         if some is None:
             return
         if held is None:
-            held = some.new_ones(len(some), size)
+            held = some.new_ones(len(some), sizes[0])
         if chunk is None:
-            width = self._reduction.length if self._reduction is not None else 1
-            chunk = some.new_ones(len(some), width)
+            chunk = some.new_ones(len(some), sizes[1])
         self._valid = torch.cat([held, chunk.to(held.device)], 1)
 
     def arguments(
@@ -99,7 +105,7 @@ class LayerInputs:
             mask = self._mask(index, hidden, cache, layer)
         if layer is not None:
             gone = self._reduction.removed if self._reduction is not None else 0
-            layer.stage(layer.removed + gone, self._valid, self._shift)
+            layer.stage(layer.removed + gone, self._valid, self._shift, self.tail)
         changed: dict[str, Any] = {"attention_mask": mask}
         if kwargs.get("position_embeddings") is not None:
             changed["position_embeddings"] = self._embed(hidden, kwargs["position_embeddings"])
