@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from sttm.nano.clips import Clip, make_clip
 from sttm.nano.questions import TASKS, Question, make_questions
 from training.crowd import crowd
-from training.data import CODEC_SHARE, HELD_OUT, Batches, batch_generator, maybe_coded, train_clip
+from training.data import HELD_OUT, Batches, batch_generator, train_clip
 from training.labels import IGNORE, cell_batch
 from training.model import GRID
 from training.packing import Packed
@@ -127,8 +127,6 @@ class Recipe:
         gaps: share of batches whose frames stand at random places of a longer time axis.
         crowd: crowded frames for the tower beside each batch.
         tasks: ask only these.
-        codec: share of clips that pass through H.264.
-        crowd_codec: share of crowded clips that do so after their digits are drawn.
         talk: share of questions that follow another one in the same conversation.
     """
 
@@ -139,8 +137,6 @@ class Recipe:
     talk: float = 0.0
     crowd: int = 0
     tasks: tuple[str, ...] = TASKS
-    codec: float = CODEC_SHARE
-    crowd_codec: float = 0.0
 
 
 class AskBatches(Batches):
@@ -164,7 +160,7 @@ class AskBatches(Batches):
         clips, asked, groups, slots = [], [], [], []
         for _ in range(count):
             needles = recipe.needles[int(rng.integers(len(recipe.needles)))]
-            clip = train_clip(rng, frames, needles, recipe.codec)
+            clip = train_clip(rng, frames, needles)
             asked_of = make_questions(clip, int(rng.integers(2**31)))
             questions = choose([q for q in asked_of if q.task in recipe.tasks], rng, recipe)
             clips.append(clip)
@@ -175,8 +171,6 @@ class AskBatches(Batches):
         if recipe.crowd == 0:
             return packed
         crowded = crowd(train_clip(rng, recipe.crowd, 0), rng)
-        if recipe.crowd_codec:
-            crowded = maybe_coded(crowded, rng, recipe.crowd_codec)
         return dataclasses.replace(packed, crowd=cell_batch([crowded]))
 
 

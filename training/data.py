@@ -21,20 +21,10 @@ def batch_generator(seed: int, stage: str, step: int, rank: int = 0) -> np.rando
     return np.random.default_rng([seed, zlib.crc32(stage.encode()), step, *([rank] * (rank > 0))])
 
 
-def train_clip(
-    rng: np.random.Generator,
-    frames: int,
-    num_needles: int | None = None,
-    codec: float = CODEC_SHARE,
-) -> Clip:
+def train_clip(rng: np.random.Generator, frames: int, num_needles: int | None = None) -> Clip:
     """One training clip; a share of them has been through the video codec."""
     clip = make_clip(int(rng.integers(HELD_OUT)), frames, num_needles=num_needles)
-    return maybe_coded(clip, rng, codec)
-
-
-def maybe_coded(clip: Clip, rng: np.random.Generator, share: float) -> Clip:
-    """The clip as it is, or with this probability as decoded from a compressed file."""
-    if rng.random() < share:
+    if rng.random() < CODEC_SHARE:
         return through_codec(clip, int(rng.integers(18, 29)), "ultrafast")
     return clip
 

@@ -19,7 +19,7 @@ import transformers
 from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 
 from sttm.nano.clips import Clip, make_clip
-from sttm.nano.model import load, weights_path
+from sttm.nano.model import weights_path
 from sttm.nano.questions import TASKS, make_questions
 from training.ask import Packer
 from training.codec import through_codec
@@ -106,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--crf", type=int, default=20)
     parser.add_argument("--generate", type=int, default=0, help="clips asked through generate")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--weights", type=Path, default=weights_path())
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -114,7 +115,8 @@ def main() -> None:
     """Print the table and write the JSON report."""
     args = parse()
     torch.set_num_threads(args.threads)
-    model, processor = load()
+    model = LlavaOnevisionForConditionalGeneration.from_pretrained(args.weights).float().eval()
+    processor = LlavaOnevisionProcessor.from_pretrained(args.weights)
     report = {}
     if args.generate:
         clips = clips_of(8, args.generate, None)
@@ -136,7 +138,7 @@ def main() -> None:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "machine": platform.machine(),
-            "bytes": (weights_path() / "model.safetensors").stat().st_size,
+            "bytes": (args.weights / "model.safetensors").stat().st_size,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**facts, "accuracy": report}, indent=1) + "\n")

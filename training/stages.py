@@ -169,26 +169,6 @@ STAGES: tuple[Stage, ...] = (
         crowd_weight=0.5,
         evaluate=((8, 48), (32, 16)),
     ),
-    Stage(
-        "polish",
-        360,
-        Recipe(
-            ((1, 12), (2, 9), (4, 7), (8, 4), (16, 2), (32, 1)),
-            gaps=0.4,
-            talk=0.15,
-            crowd=9,
-            codec=0.5,
-            crowd_codec=0.5,
-        ),
-        2e-4,
-        6e-4,
-        warmup=10,
-        floor=0.01,
-        weights=(("count", 10.0), ("order", 2.0)),
-        crowd_weight=0.5,
-        eval_every=120,
-        evaluate=((8, 48), (32, 16)),
-    ),
 )
 
 

@@ -44,7 +44,7 @@ LayerOption = Annotated[
     int | None,
     typer.Option(
         help="Merge in front of this decoder layer. Default: 2, as published; 0 for nano, which "
-        "has read its digits after two of its six layers: merging later would show nothing."
+        "has read its digits after its first layer: merging later would show nothing."
     ),
 ]
 FpsOption = Annotated[float, typer.Option(help="Frames to sample per second.")]

@@ -11,8 +11,8 @@ import torch
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 
-# nano has six decoder layers and has read its needles after the first two, so a reduction at
-# a later layer costs nothing and shows nothing. Reduce before layer 0.
+# nano has read digits, colours and corners after its first layer (docs/nano.md), so a reduction
+# at a later layer costs nothing and shows nothing.
 NANO_LAYER = 0
 
 
