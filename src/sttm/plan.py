@@ -54,8 +54,9 @@ class MergePlan:
     def check(self) -> "MergePlan":
         """Return this plan if it keeps every promise; for tests and for authors of methods.
 
-        Raises: ConfigError: a group out of range or without its anchor, anchors not ascending, or
-            weights that are negative or do not sum to 1 per group (0 for dropped tokens).
+        Raises:
+            ConfigError: a group out of range or without its anchor, anchors not ascending, or
+                weights that are negative or do not sum to 1 per group (0 for dropped tokens).
         """
         if self.num_in == 0 or not 1 <= self.num_out <= self.num_in:
             raise ConfigError(f"MergePlan: got {self.num_out} of {self.num_in} tokens.")
