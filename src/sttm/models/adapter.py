@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
+from transformers.cache_utils import get_layer_types_and_kwargs
 
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
@@ -78,6 +80,12 @@ class Adapter:
                     f"{name!r}, expected a transformers video model with its own decoder. "
                     "Load it with AutoModelForImageTextToText."
                 )
+
+    @cached_property
+    def layer_types(self) -> Sequence[str]:
+        """Type of every decoder layer; looked up once, since every decoding step reads it."""
+        types: list[str] = get_layer_types_and_kwargs(self.text.config)[0]
+        return types
 
     @property
     def encoder(self) -> str:

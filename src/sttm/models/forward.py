@@ -165,8 +165,15 @@ class ForwardPass:
         if self.rows:
             self.reduction = BatchReduction.build(self._plans(hidden), chunk)
             chunk = self.reduction.valid
-        positions, config = self.settings.positions, self.adapter.text.config
-        self._inputs = LayerInputs(config, positions, self.rows, self.reduction, kept, self._rotary)
+        self._inputs = LayerInputs(
+            self.adapter.text.config,
+            self.adapter.layer_types,
+            self.settings.positions,
+            self.rows,
+            self.reduction,
+            kept,
+            self._rotary,
+        )
         held = past if kept is None else kept.valid
         if held is not None or chunk is not None:
             length = hidden.shape[1] if self.reduction is None else self.reduction.length

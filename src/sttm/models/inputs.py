@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, get_layer_types_and_kwargs
+from transformers.cache_utils import Cache
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING as MASKS
 
 from sttm.errors import UnsupportedModelError
@@ -41,6 +41,7 @@ class LayerInputs:
 
     Args:
         config: the text configuration.
+        types: the type of every decoder layer.
         positions: the position policy.
         rows: the videos of each row.
         reduction: how this forward was shortened; None if only the cache holds a reduced video.
@@ -56,6 +57,7 @@ class LayerInputs:
     def __init__(
         self,
         config: Any,
+        types: Sequence[str],
         positions: Positions,
         rows: Sequence[Sequence[VideoSpan]],
         reduction: BatchReduction | None,
@@ -66,7 +68,7 @@ class LayerInputs:
         self._positions = positions
         self._reduction = reduction
         self._rotary = rotary
-        self._types = get_layer_types_and_kwargs(config)[0]
+        self._types = types
         self._masks: dict[str, Any] = {}
         self._embeddings: dict[int, Any] = {}
         self._new_ids: torch.Tensor | None = None
