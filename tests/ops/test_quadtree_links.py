@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.ops import naive
-from sttm.ops.links import LinkMemory, Links, find_links, parents
+from sttm.ops.links import LinkMemory, Links, find_links, parent_links
 from sttm.ops.pyramid import used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, boxes, cell_rows, cut, grow
 from tests.ops.merge_cases import make_video, videos
@@ -100,9 +100,13 @@ def test_the_smallest_of_equally_similar_parents_is_chosen() -> None:
     links = Links(
         torch.tensor([2, 0, 1, 1]), torch.tensor([5, 5, 5, 4]), torch.tensor([0.9, 0.7, 0.9, 0.2])
     )
-    assert parents(links, 6).tolist() == [0, 1, 2, 3, 1, 1]
-    assert parents(links, 6, first=True).tolist() == [0, 1, 2, 3, 1, 0]
-    assert parents(links.at_least(0.5), 6).tolist() == [0, 1, 2, 3, 4, 1]
+
+    def pairs(chosen: Links) -> list[tuple[int, int]]:
+        return list(zip(chosen.later.tolist(), chosen.earlier.tolist(), strict=True))
+
+    assert pairs(parent_links(links, 6)) == [(4, 1), (5, 1)]
+    assert pairs(parent_links(links, 6, first=True)) == [(4, 1), (5, 0)]
+    assert pairs(parent_links(links.at_least(0.5), 6)) == [(5, 1)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,38 +1,45 @@
 """STTM: merge similar neighbours inside every frame, then from frame to frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
-from sttm.budget import check_keep, largest_within, token_budget
+from sttm.budget import check_keep, token_budget
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods.registry import register
 from sttm.ops.components import connected_components, forest_roots, published_groups
-from sttm.ops.links import LinkMemory, Links, find_links, parents
+from sttm.ops.links import Links, find_links, parent_links, spanning_forest
+from sttm.ops.path import BudgetPath, Point
 from sttm.ops.pyramid import level_sizes, used_sizes
 from sttm.ops.quadtree import Cut, Pooling, Quadtree, boxes, cut, grow
 from sttm.plan import MergePlan
 
 Linking = Literal["directed", "components", "published"]
 Parent = Literal["most_similar", "top_left"]
+Share = Literal["video", "joint"]
 
 DEFAULT_SPATIAL = 0.80
 DEFAULT_TEMPORAL = 0.60
-# The published settings lie about on this diagonal: 0.85/0.65, 0.80/0.60.
-_DIAGONAL = 0.20
 
 
 @dataclass(frozen=True)
 class _Merge:
-    """One point of the method: two thresholds and what they lead to."""
+    """What one video becomes.
+
+    Args:
+        thresholds: spatial and temporal.
+        cut: the cells.
+        root: ``(M,)`` int64, the representative of every cell.
+        num_links: links between frames that were used.
+    """
 
     thresholds: tuple[float | None, float | None]
     cut: Cut
     root: torch.Tensor
     num_links: int
-    num_tokens: int
 
 
 @register
@@ -40,14 +47,18 @@ class _Merge:
 class STTM:
     """Merge redundant video tokens: a quadtree cut per frame, then links between frames.
 
-    Without ``keep`` the number of tokens follows the content. With ``keep`` the thresholds are
-    searched along the published diagonal (temporal = spatial - 0.2) for the largest number of
-    tokens that is AT MOST the budget; meeting it exactly is a later feature. Where one token per
-    root cell is still too many, the pyramid goes on to 1x1.
+    Without ``keep`` the number of tokens follows the content. With ``keep`` it is exact, for every
+    count from 1 to N: the thresholds come down along the published diagonal (temporal = spatial -
+    0.2) until they can reach the budget, and of the links that they allow the most similar are
+    used. Where one token per root cell is still too many, the pyramid goes on to 1x1.
 
     Args:
-        keep: budget: a ratio in (0, 1] as a float, or a count as an integer. Only thresholds of
-            None may stand beside it.
+        keep: exact budget: a ratio in (0, 1] as a float, or a count as an integer. Only thresholds
+            of None may stand beside it.
+        max_tokens: the same as a cap on what the thresholds leave; below it they decide.
+        share: what ``keep`` or ``max_tokens`` counts: ``"video"``: the tokens of each video;
+            ``"joint"``: those of all videos of one call of the model together, so that busy videos
+            get more.
         spatial_threshold: least cosine in [-1, 1] at which a cell replaces its children; higher
             keeps more tokens. None: no spatial step. ``"auto"``: 0.80, or searched with ``keep``.
         temporal_threshold: least cosine in [-1, 1] at which cells of neighbouring frames merge.
@@ -69,6 +80,8 @@ class STTM:
     query_aware: ClassVar[bool] = False
 
     keep: float | int | None = None
+    max_tokens: float | int | None = None
+    share: Share = "video"
     spatial_threshold: float | Literal["auto"] | None = "auto"
     temporal_threshold: float | Literal["auto"] | None = "auto"
     root_level: int = 1
@@ -92,15 +105,33 @@ class STTM:
                 f"parent: got {self.parent!r} with linking={self.linking!r}, expected it only with "
                 "linking='directed': the other linkings do not choose parents."
             )
-        if self.keep is None:
+        _check_choice("share", self.share, get_args(Share))
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        if self.max_tokens is not None:
+            check_keep(self.max_tokens, "max_tokens")
+        if self.keep is not None:
+            check_keep(self.keep)
+        elif self.max_tokens is None:
             return
-        check_keep(self.keep)
+        if self.keep is not None and self.max_tokens is not None:
+            raise ConfigError(
+                f"max_tokens: got {self.max_tokens!r} together with keep={self.keep!r}, expected "
+                "one of them: keep is exact already, max_tokens caps what thresholds leave."
+            )
+        if self.linking == "published":
+            raise ConfigError(
+                "linking: got 'published' with a budget, expected 'directed' or 'components': the "
+                "published groups have no order in which they could be cut at a count."
+            )
         for name in ("spatial_threshold", "temporal_threshold"):
             value = getattr(self, name)
-            if value not in ("auto", None):
+            if self.keep is not None and value not in ("auto", None):
                 raise ConfigError(
                     f"{name}: got {value!r} together with keep={self.keep!r}, expected one or the "
-                    "other: a budget searches its own thresholds. None may switch a step off."
+                    "other: a budget finds its own thresholds. None may switch a step off, and "
+                    "max_tokens= caps what thresholds leave."
                 )
 
     @torch.no_grad()
@@ -111,27 +142,63 @@ class STTM:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
         Returns: a plan with ``num_out`` in [1, N]. Its ``info``: ``spatial_threshold``,
-            ``temporal_threshold`` (used ones; None: step off; above 1: nothing merges),
-            ``tokens_after_spatial``, ``links``, ``levels`` (sizes, finest first), ``boxes``
-            ``(M, 5)`` int64 (t, y0, x0, y1, x1 of each representative cell), ``cells`` ``(M,)``
-            int64 (cells merged into each token).
+            ``temporal_threshold`` (those that were used: with a budget the score of the least
+            uniform merged cell and the cosine of the least similar link; None: nothing merged in
+            this step), ``tokens_after_spatial``, ``links``, ``levels`` (sizes, finest first),
+            ``boxes`` ``(M, 5)`` int64 (t, y0, x0, y1, x1 of each representative cell), ``cells``
+            ``(M,)`` int64 (cells merged into each token).
         Raises: ConfigError: ``x`` does not fit the grid, is not finite, or ``per_head`` does not
             divide its channels. BudgetError: ``keep`` is out of reach with a step switched off.
         """
-        grid.check(x)
-        heads = self.per_head or 1
-        if x.shape[1] % heads:
-            raise ConfigError(
-                f"per_head: got {heads} heads for {x.shape[1]} channels, expected a divisor."
+        return self.plan_together([(x, grid)])[0]
+
+    @torch.no_grad()
+    def plan_together(self, videos: Sequence[tuple[torch.Tensor, VideoGrid]]) -> list[MergePlan]:
+        """Plan several videos, which share one budget if ``share="joint"``; see `plan`.
+
+        Args:
+            videos: features and grid of each.
+        """
+        if self.share == "video" and len(videos) > 1:
+            return [self.plan(x, grid) for x, grid in videos]
+        for x, grid in videos:
+            grid.check(x)
+            if x.shape[1] % (self.per_head or 1):
+                raise ConfigError(
+                    f"per_head: got {self.per_head} heads for {x.shape[1]} channels, expected a "
+                    "divisor."
+                )
+        merges = self._merge_within(videos) if self.keep is not None else self._merge_free(videos)
+        return [self._to_plan(tree, merge) for tree, merge in merges]
+
+    def _merge_free(
+        self, videos: Sequence[tuple[torch.Tensor, VideoGrid]]
+    ) -> list[tuple[Quadtree, _Merge]]:
+        """Merge by thresholds, and come down from them if that leaves more than the cap."""
+        trees = [self._grow(x, grid, self._sizes(grid)) for x, grid in videos]
+        merges = [self._merge(tree, self._thresholds) for tree in trees]
+        if self.max_tokens is not None:
+            tokens = sum(_num_tokens(merge.root) for merge in merges)
+            budget = self._budget(self.max_tokens, videos)
+            if tokens > budget:
+                return self._merge_within(videos)
+        return list(zip(trees, merges, strict=True))
+
+    def _budget(self, keep: float | int, videos: Sequence[tuple[torch.Tensor, VideoGrid]]) -> int:
+        budget = token_budget(keep, sum(grid.num_tokens for _, grid in videos))
+        if budget < len(videos):
+            raise BudgetError(
+                f"share='joint': got a budget of {budget} tokens for {len(videos)} videos, "
+                "expected at least one token for each. Allow more."
             )
-        if self.keep is not None:
-            return self._plan_within(x, grid, token_budget(self.keep, grid.num_tokens))
-        tree = self._grow(x, grid, self._sizes(grid))
-        thresholds = (
+        return budget
+
+    @property
+    def _thresholds(self) -> tuple[float | None, float | None]:
+        return (
             DEFAULT_SPATIAL if self.spatial_threshold == "auto" else self.spatial_threshold,
             DEFAULT_TEMPORAL if self.temporal_threshold == "auto" else self.temporal_threshold,
         )
-        return self._to_plan(tree, self._merge(tree, thresholds))
 
     def _sizes(self, grid: VideoGrid) -> list[tuple[int, int]]:
         spatial = self.spatial_threshold is not None
@@ -141,72 +208,84 @@ class STTM:
         pooling = Pooling(self.weighted, self.per_head or 1, self.linking == "published")
         return grow(x, grid.frames, sizes, pooling)
 
-    def _plan_within(self, x: torch.Tensor, grid: VideoGrid, budget: int) -> MergePlan:
-        """Search the largest count within the budget; go on to 1x1 cells only if it is needed."""
-        pyramids = [self._sizes(grid)]
+    def _merge_within(
+        self, videos: Sequence[tuple[torch.Tensor, VideoGrid]]
+    ) -> list[tuple[Quadtree, _Merge]]:
+        """Meet the budget exactly; go on to 1x1 cells only if it is needed."""
+        keep = self.max_tokens if self.keep is None else self.keep
+        assert keep is not None
+        budget = self._budget(keep, videos)
+        pyramids = [[self._sizes(grid) for _, grid in videos]]
         if self.spatial_threshold is not None and self.root_level >= 0:
-            pyramids.append(level_sizes(grid.height, grid.width, to_single=True))
-        for sizes in pyramids:
-            tree = self._grow(x, grid, sizes)
-            merge = self._search(tree, budget)
-            if merge is not None:
-                return self._to_plan(tree, merge)
+            pyramids.append(
+                [level_sizes(grid.height, grid.width, to_single=True) for _, grid in videos]
+            )
+        spatial, temporal = self._thresholds
+        gap = None if temporal is None else (spatial or 0.0) - temporal
+        for pyramid in pyramids:
+            trees = [
+                self._grow(x, grid, sizes) for (x, grid), sizes in zip(videos, pyramid, strict=True)
+            ]
+            path = BudgetPath(trees, self._forest, gap)
+            first = 0 if self.keep is not None or spatial is None else path.rank_of(spatial)
+            point = path.reach(budget, first)
+            if point is not None:
+                return [
+                    (tree, self._used(tree, point, number)) for number, tree in enumerate(trees)
+                ]
+        name = "max_tokens" if self.keep is None else "keep"
         raise BudgetError(
-            f"keep: got {self.keep!r}, {budget} tokens for {grid}, expected more: {self} cannot "
-            "reach so few. Allow more tokens, or both merging steps."
+            f"{name}: got {keep!r}, {budget} tokens for {', '.join(str(g) for _, g in videos)}, "
+            f"expected more: {self} cannot reach so few. Allow more tokens, or both merging steps."
         )
 
-    def _search(self, tree: Quadtree, budget: int) -> _Merge | None:
-        memory = LinkMemory(tree)
-        no_spatial, no_temporal = self.spatial_threshold is None, self.temporal_threshold is None
+    def _used(self, tree: Quadtree, point: Point, number: int) -> _Merge:
+        cells, links = point.cuts[number], point.links[number]
+        root = self._roots(links, cells.num_cells, tree.frames)
+        return _Merge((point.spatial, point.temporal), cells, root, len(links))
 
-        def evaluate(spatial: float) -> _Merge:
-            temporal = max(-1.0, spatial - _DIAGONAL)
-            thresholds = (None if no_spatial else spatial, None if no_temporal else temporal)
-            return self._merge(tree, thresholds, memory)
-
-        # At the upper end both thresholds are above 1, so that every token is kept.
-        return largest_within(evaluate, budget, low=-1.0, high=1.25)
-
-    def _merge(
-        self,
-        tree: Quadtree,
-        thresholds: tuple[float | None, float | None],
-        memory: LinkMemory | None = None,
-    ) -> _Merge:
+    def _merge(self, tree: Quadtree, thresholds: tuple[float | None, float | None]) -> _Merge:
         spatial, temporal = thresholds
         cells = cut(tree, spatial)
-        num_cells = cells.anchor.shape[0]
-        root, num_links = torch.arange(num_cells, device=cells.anchor.device), 0
+        links = Links.none(cells.anchor.device)
         if temporal is not None and tree.frames > 1:
-            links = find_links(tree, cells, memory).at_least(temporal)
-            root, num_links = self._roots(links, num_cells, tree.frames), links.earlier.shape[0]
-        tokens = int((root == torch.arange(num_cells, device=root.device)).sum())
-        return _Merge(thresholds, cells, root, num_links, tokens)
+            links = find_links(tree, cells).at_least(temporal)
+        if self.linking == "published":
+            root = published_groups(links.earlier, links.later, cells.num_cells)
+        else:
+            used = links if self.linking == "components" else self._forest(links, cells.num_cells)
+            root = self._roots(used, cells.num_cells, tree.frames)
+        return _Merge(thresholds, cells, root, len(links))
+
+    def _forest(self, links: Links, num_cells: int) -> Links:
+        """Choose the links of which every one removes a token."""
+        if self.linking == "directed":
+            return parent_links(links, num_cells, first=self.parent == "top_left")
+        return spanning_forest(links, num_cells)
 
     def _roots(self, links: Links, num_cells: int, frames: int) -> torch.Tensor:
-        if self.linking == "directed":
-            parent = parents(links, num_cells, first=self.parent == "top_left")
-            return forest_roots(parent, depth=frames - 1)
-        join = connected_components if self.linking == "components" else published_groups
-        return join(links.earlier, links.later, num_cells)
+        if self.linking == "components":
+            return connected_components(links.earlier, links.later, num_cells)
+        parent = torch.arange(num_cells, device=links.earlier.device)
+        parent[links.later] = links.earlier
+        return forest_roots(parent, depth=frames - 1)
 
     def _to_plan(self, tree: Quadtree, merge: _Merge) -> MergePlan:
         cells = merge.cut
-        is_root = merge.root == torch.arange(merge.root.shape[0], device=merge.root.device)
+        is_root = _is_root(merge.root)
         output = (is_root.cumsum(0) - 1)[merge.root]
-        num_cells = torch.bincount(output, minlength=merge.num_tokens)
+        num_cells = torch.bincount(output)
         anchor = cells.anchor[is_root]
         group = output[cells.cell]
         if self.weighted:
-            weight = 1.0 / torch.bincount(group, minlength=merge.num_tokens)[group].float()
+            weight = 1.0 / torch.bincount(group)[group].float()
         else:
             patch = torch.arange(tree.patches_per_frame, device=group.device).repeat(tree.frames)
             weight = tree.tables.share[cells.level, patch] / num_cells[group]
         info: dict[str, Any] = {
             "spatial_threshold": merge.thresholds[0],
             "temporal_threshold": merge.thresholds[1],
-            "tokens_after_spatial": cells.anchor.shape[0],
+            "tokens_after_spatial": cells.num_cells,
             "links": merge.num_links,
             "levels": tuple(tree.sizes),
             "boxes": boxes(tree, anchor, cells.level[anchor]),
@@ -216,6 +295,14 @@ class STTM:
             "input" if self.linking == "published" else "float32"
         )
         return MergePlan(group, weight, anchor, info, accumulate)
+
+
+def _is_root(root: torch.Tensor) -> torch.Tensor:
+    return root == torch.arange(root.shape[0], device=root.device)
+
+
+def _num_tokens(root: torch.Tensor) -> int:
+    return int(_is_root(root).sum())
 
 
 def _check_threshold(name: str, value: object) -> None:

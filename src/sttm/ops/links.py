@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sttm.ops.components import connected_components
 from sttm.ops.quadtree import Cut, Quadtree, cell_rows
 from sttm.ops.similarity import cosines, paired_products
 
@@ -29,10 +30,23 @@ class Links:
     later: torch.Tensor
     cosine: torch.Tensor
 
+    def __len__(self) -> int:
+        """Pairs."""
+        return self.cosine.shape[0]
+
+    @classmethod
+    def none(cls, device: torch.device) -> "Links":
+        """Return no links."""
+        index = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(index, index, torch.empty(0, device=device))
+
+    def select(self, index: torch.Tensor) -> "Links":
+        """Return the links at ``index``."""
+        return Links(self.earlier[index], self.later[index], self.cosine[index])
+
     def at_least(self, threshold: float) -> "Links":
         """Return the links whose cosine reaches the threshold."""
-        kept = (self.cosine >= threshold).nonzero().squeeze(1)
-        return Links(self.earlier[kept], self.later[kept], self.cosine[kept])
+        return self.select((self.cosine >= threshold).nonzero().squeeze(1))
 
 
 @dataclass(frozen=True)
@@ -127,15 +141,15 @@ class LinkMemory:
         return self._known[key]
 
 
-def parents(links: Links, num_cells: int, *, first: bool = False) -> torch.Tensor:
-    """Choose at most one earlier cell for every cell.
+def parent_links(links: Links, num_cells: int, *, first: bool = False) -> Links:
+    """Choose at most one earlier cell for every cell, its parent.
 
     Args:
         links: the links that may become merges.
         num_cells: cells of the cut.
         first: take the smallest index instead of the most similar one.
-    Returns: ``(M,)`` int64: the parent, or the cell itself where it has none. Equally similar
-        parents: the smallest index.
+    Returns: the chosen links, in the order of their later cells. Equally similar parents: the
+        smallest index.
     """
     device = links.cosine.device
     earlier, later = links.earlier, links.later
@@ -144,6 +158,38 @@ def parents(links: Links, num_cells: int, *, first: bool = False) -> torch.Tenso
         best.scatter_reduce_(0, later, links.cosine, "amax")
         chosen = links.cosine == best[later]
         earlier, later = earlier[chosen], later[chosen]
-    parent = torch.arange(num_cells, device=device)
-    # A parent stands in an earlier frame, so its index is always smaller than the cell's own.
-    return parent.scatter_reduce_(0, later, earlier, "amin")
+    parent = torch.full((num_cells,), num_cells, device=device)
+    parent.scatter_reduce_(0, later, earlier, "amin")
+    kept = (links.earlier == parent[links.later]).nonzero().squeeze(1)
+    return links.select(kept[links.later[kept].argsort()])
+
+
+def spanning_forest(links: Links, num_cells: int) -> Links:
+    """Choose the most similar links that connect what all links connect, without a cycle.
+
+    Boruvka's algorithm: every tree takes its most similar link to another one, while there is one.
+
+    Args:
+        links: any links.
+        num_cells: cells of the cut.
+    Returns: the chosen links, in the order of their later, then earlier cells. Equally similar
+        links: the first in this order.
+    """
+    order = (links.later * num_cells + links.earlier).argsort()
+    links = links.select(order)
+    size = len(links)
+    order = links.cosine.sort(descending=True, stable=True).indices
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(size, device=order.device)
+    label = torch.arange(num_cells, device=order.device)
+    used = torch.zeros(size, dtype=torch.bool, device=order.device)
+    while True:
+        a, b = label[links.earlier], label[links.later]
+        apart = (a != b).nonzero().squeeze(1)
+        if apart.shape[0] == 0:
+            return links.select(used.nonzero().squeeze(1))
+        best = torch.full((num_cells,), size, device=order.device)
+        for end in (a, b):
+            best.scatter_reduce_(0, end[apart], rank[apart], "amin")
+        used[order[best[best < size]]] = True
+        label = connected_components(links.earlier[used], links.later[used], num_cells)

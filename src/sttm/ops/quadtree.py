@@ -9,7 +9,14 @@ from typing import Literal
 import torch
 
 from sttm.ops.pyramid import CellTables, cell_tables, parent_index, pool
-from sttm.ops.similarity import cosines, needs_rescaling, piece_rows, products, rescaled
+from sttm.ops.similarity import (
+    cosines,
+    needs_rescaling,
+    paired_products,
+    piece_rows,
+    products,
+    rescaled,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Quadtree:
         tables: which cell holds which patch.
         heads: equal parts of the channels that similarities are averaged over.
         levels: per level ``(T*h*w, C)`` features; the finest is the input itself.
-        squares: per level ``(T*h*w, heads)`` float32 squared norms.
+        squares: per level ``(T*h*w, heads)`` float64 squared norms.
         scores: per level ``(T, h*w)`` float32: the least cosine between a cell and its children;
             1 at the finest level.
     """
@@ -59,6 +66,11 @@ class Cut:
     level: torch.Tensor
     cell: torch.Tensor
     anchor: torch.Tensor
+
+    @property
+    def num_cells(self) -> int:
+        """``M``."""
+        return self.anchor.shape[0]
 
 
 def child_scores(
@@ -169,7 +181,7 @@ def _grow_piece(
     stored = x.dtype if pooling.published else torch.float32
     child = x.float()
     square = products(child, child, pooling.heads)
-    levels, squares, scores = [], [square], [torch.ones_like(square[..., 0])]
+    levels, squares, scores = [], [square], [torch.ones(square.shape[:-1], device=x.device)]
     for patches in tables.patches[:-1]:
         parent = pool(child, patches if pooling.weighted else None).to(stored)
         levels.append(parent)
@@ -223,6 +235,33 @@ def cell_rows(tree: Quadtree, token: torch.Tensor, level: int) -> torch.Tensor:
     frame = token.div(tree.patches_per_frame, rounding_mode="floor")
     height, width = tree.sizes[level]
     return frame * (height * width) + tree.tables.cell[level, token % tree.patches_per_frame]
+
+
+def parts_of(tree: Quadtree, cut: Cut, level: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the emitted cells inside one cell of the pyramid.
+
+    Args:
+        tree: the pyramid.
+        cut: cells of which none is larger than the one asked for.
+        level: level of that cell.
+        row: its row in ``tree.levels[level]``.
+    Returns: the ``(k,)`` indices of the cells in the cut, ascending, and their ``(k,)`` cosines
+        with the whole cell.
+    """
+    height, width = tree.sizes[level]
+    frame, place = divmod(row, height * width)
+    inside = (tree.tables.cell[level] == place).nonzero().squeeze(1)
+    part = torch.unique(cut.cell[inside + frame * tree.patches_per_frame])
+    token = cut.anchor[part]
+    cosine = torch.empty(part.shape, device=part.device)
+    for finer in range(level):
+        index = (cut.level[token] == finer).nonzero().squeeze(1)
+        rows = cell_rows(tree, token[index], finer)
+        dot = paired_products(
+            tree.levels[finer], rows, tree.levels[level], torch.full_like(rows, row), tree.heads
+        )
+        cosine[index] = cosines(dot, tree.squares[finer][rows], tree.squares[level][row])
+    return part, cosine
 
 
 def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Cosine similarity in float32, whole or as a mean over heads.
+"""Cosine similarity of float32 features, whole or as a mean over heads.
 
 Products are summed elementwise rather than by matrix multiplication: a user's TF32 or bfloat16
-matmul setting must not move a decision, and equal vectors must score exactly 1.
+matmul setting must not move a decision, and equal vectors must score exactly 1. The sums do not
+depend on the order in which a device adds, so that two devices rank the same pairs first.
 """
 
 import torch
@@ -26,11 +27,20 @@ def products(a: torch.Tensor, b: torch.Tensor, heads: int) -> torch.Tensor:
         a: ``(..., C)`` floating; ``b`` broadcasts against it.
         b: ``(..., C)``.
         heads: equal parts of the channels; divides ``C``.
-    Returns: ``(..., heads)`` float32.
+    Returns: ``(..., heads)`` float64.
     """
     product = a.float() * b.float()
     parts = (heads, product.shape[-1] // heads)
-    return product.reshape(*product.shape[:-1], *parts).sum(dim=-1)
+    return _sum_in_fixed_order(product.reshape(*product.shape[:-1], *parts))
+
+
+def _sum_in_fixed_order(x: torch.Tensor) -> torch.Tensor:
+    """Sum the last axis: by halves in float32, which no device can reorder, the rest in float64."""
+    for _ in range(3):
+        if x.shape[-1] % 2 == 0:
+            half = x.shape[-1] // 2
+            x = x[..., :half] + x[..., half:]
+    return x.sum(dim=-1, dtype=torch.float64)
 
 
 def cosines(dot: torch.Tensor, square_a: torch.Tensor, square_b: torch.Tensor) -> torch.Tensor:
@@ -46,7 +56,7 @@ def cosines(dot: torch.Tensor, square_a: torch.Tensor, square_b: torch.Tensor) -
     """
     scale = (square_a * square_b).sqrt()
     cosine = torch.where(scale > 0, dot / scale, 0.0)
-    return cosine.clamp(-1.0, 1.0).mean(dim=-1)
+    return cosine.clamp(-1.0, 1.0).mean(dim=-1).float()
 
 
 def paired_products(
@@ -60,7 +70,7 @@ def paired_products(
         b: ``(S, C)`` floating.
         rows_b: ``(E,)`` int64 rows of ``b``.
         heads: equal parts of the channels.
-    Returns: ``(E, heads)`` float32.
+    Returns: ``(E, heads)`` float64.
     """
     size = piece_rows(a.shape[-1], a.device)
     pieces = [

@@ -1,0 +1,194 @@
+"""The path of a budget: from every cell apart to all merged, in steps of one token.
+
+A point of the path is a spatial threshold ``s`` with the temporal threshold ``s - gap`` (the
+published settings lie about on such a diagonal). Between two neighbouring cell scores the cut does
+not change, so the path has one stretch per cell: at rank ``r`` the ``r`` most uniform cells are
+merged, and the temporal threshold may go down to ``score[r] - gap``. An exact count is met from
+below: the first stretch that can reach it, and of its links only the most similar.
+
+Source: STTM names exact budgets as future work; this is our own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sttm.ops.links import LinkMemory, Links, find_links
+from sttm.ops.quadtree import Cut, Quadtree, cut, parts_of
+
+# Reduces links to some that form a forest, so that each of them removes exactly one token.
+Forest = Callable[[Links, int], Links]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A cut of every video, and the links that are used.
+
+    Args:
+        cuts: one per video.
+        links: one per video; they form a forest.
+        spatial: score of the least uniform cell that is merged; None if none is.
+        temporal: cosine of the least similar link between frames; None if there is none.
+    """
+
+    cuts: list[Cut]
+    links: list[Links]
+    spatial: float | None
+    temporal: float | None
+
+    @property
+    def num_cells(self) -> int:
+        """Tokens if no link were used."""
+        return sum(cells.num_cells for cells in self.cuts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all videos."""
+        return self.num_cells - sum(len(links) for links in self.links)
+
+
+class BudgetPath:
+    """All points between every token and the fewest that links and cells lead to.
+
+    Args:
+        trees: the scored pyramids of the videos that share the budget.
+        forest: chooses the links that count.
+        gap: spatial minus temporal threshold; None: no links between frames.
+    """
+
+    def __init__(self, trees: Sequence[Quadtree], forest: Forest, gap: float | None) -> None:
+        self._trees = trees
+        self._forest = forest
+        self._gap = gap
+        self._memories = [LinkMemory(tree) for tree in trees]
+        # Equal scores: finer cells first, then by video and place.
+        depth = max(tree.num_levels for tree in trees)
+        self._places = [
+            (number, level)
+            for level in range(1, depth)
+            for number, tree in enumerate(trees)
+            if level < tree.num_levels
+        ]
+        device = trees[0].scores[0].device
+        scores = [_merge_scores(trees[number], level).flatten() for number, level in self._places]
+        flat = torch.cat(scores) if scores else torch.empty(0, device=device)
+        ordered, index = flat.sort(descending=True, stable=True)
+        self._scores: list[float] = ordered.tolist()
+        self._order = index
+        self._starts = torch.tensor([0, *(len(part) for part in scores)]).cumsum(0).tolist()
+        rank = torch.empty_like(index)
+        rank[index] = torch.arange(len(index), device=device)
+        self._ranked = self._rank_trees(rank)
+
+    def __len__(self) -> int:
+        """Cells that can be merged."""
+        return len(self._scores)
+
+    def _rank_trees(self, rank: torch.Tensor) -> list[Quadtree]:
+        """Put minus the rank in place of every score, so that `cut` cuts at ranks."""
+        levels = [list(tree.scores) for tree in self._trees]
+        for (number, level), start in zip(self._places, self._starts):
+            like = levels[number][level]
+            levels[number][level] = -rank[start : start + like.numel()].view_as(like)
+        return [
+            replace(tree, scores=scores) for tree, scores in zip(self._trees, levels, strict=True)
+        ]
+
+    def _no_links(self) -> list[Links]:
+        return [Links.none(tree.scores[0].device) for tree in self._trees]
+
+    def rank_of(self, threshold: float) -> int:
+        """Count the cells whose score reaches a threshold."""
+        return sum(score >= threshold for score in self._scores)
+
+    def at(self, rank: int) -> Point:
+        """Return the end of a stretch: ``rank`` cells merged, and all links that it allows."""
+        spatial = self._scores[rank - 1] if rank else None
+        cuts = [cut(tree, 1 - rank) for tree in self._ranked]
+        if self._gap is None:
+            return Point(cuts, self._no_links(), spatial, None)
+        floor = self._scores[rank] - self._gap if rank < len(self) else -1.0
+        links = [
+            self._forest(find_links(tree, cells, memory).at_least(floor), cells.num_cells)
+            for tree, cells, memory in zip(self._trees, cuts, self._memories, strict=True)
+        ]
+        return Point(cuts, links, spatial, floor)
+
+    def reach(self, budget: int, first: int = 0) -> Point | None:
+        """Return the point of exactly ``budget`` tokens.
+
+        Bisects for a stretch that reaches the budget behind one that does not.
+
+        Args:
+            budget: tokens of all videos together.
+            first: the path begins here, unless the cut there has fewer cells than the budget.
+        Returns: None if even the end of the path has more tokens.
+        """
+        low, high = first, len(self)
+        point = self.at(low)
+        if point.num_cells < budget:
+            low, point = 0, self.at(0)
+        if point.num_tokens <= budget:
+            return self._trim(point, low, budget)
+        point = self.at(high)
+        if point.num_tokens > budget:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = self.at(middle)
+            if found.num_tokens <= budget:
+                high, point = middle, found
+            else:
+                low = middle
+        return self._trim(point, high, budget)
+
+    def _trim(self, point: Point, rank: int, budget: int) -> Point:
+        """Use only as many of the point's links as the budget asks for, most similar first."""
+        if point.num_cells < budget:
+            return self._open_last(rank, budget)
+        sizes = [len(links) for links in point.links]
+        cosine = torch.cat([links.cosine for links in point.links])
+        strongest = cosine.sort(descending=True, stable=True).indices[: point.num_cells - budget]
+        used = torch.zeros_like(cosine, dtype=torch.bool)
+        used[strongest] = True
+        links = [
+            some.select(kept.nonzero().squeeze(1))
+            for some, kept in zip(point.links, torch.split(used, sizes), strict=True)
+        ]
+        weakest = float(cosine[strongest[-1]]) if len(strongest) else None
+        return replace(point, links=links, temporal=weakest)
+
+    def _open_last(self, rank: int, budget: int) -> Point:
+        """Open the cell that was merged last, but leave so many of its parts together as it takes.
+
+        Those that are most similar to the whole cell stay in it.
+        """
+        spatial = self._scores[rank - 2] if rank > 1 else None
+        cuts = [cut(tree, 2 - rank) for tree in self._ranked]
+        links = self._no_links()
+        point = Point(cuts, links, spatial, None)
+        flat = int(self._order[rank - 1])
+        place = next(i for i, end in enumerate(self._starts[1:]) if flat < end)
+        number, level = self._places[place]
+        part, cosine = parts_of(
+            self._trees[number], cuts[number], level, flat - self._starts[place]
+        )
+        count = point.num_cells - budget + 1
+        together = part[cosine.sort(descending=True, stable=True).indices[:count]].sort().values
+        links[number] = Links(
+            together[:1].expand(count - 1), together[1:], cosine.new_ones(count - 1)
+        )
+        return point
+
+
+def _merge_scores(tree: Quadtree, level: int) -> torch.Tensor:
+    """Return a level's scores; a cell with one child is as uniform as that child, not uniform.
+
+    Only the first cell can have one child, where both sides of the finer level are odd.
+    """
+    scores = tree.scores[level]
+    height, width = tree.sizes[level - 1]
+    if level == 1 or not (height % 2 and width % 2):
+        return scores
+    return torch.cat([_merge_scores(tree, level - 1)[:, :1], scores[:, 1:]], dim=1)

@@ -1,0 +1,220 @@
+"""Exact budgets against their literal twin, and what they promise, over random videos."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from sttm.grid import VideoGrid
+from sttm.methods import STTM
+from sttm.methods.sttm import Linking, Parent
+from sttm.ops.links import Links, find_links, parent_links, spanning_forest
+from sttm.ops.naive import Settings
+from sttm.ops.naive_budget import within
+from sttm.ops.path import BudgetPath
+from sttm.ops.pyramid import used_sizes
+from sttm.ops.quadtree import Pooling, grow
+from sttm.plan import MergePlan
+from tests.ops.merge_cases import make_video, videos
+
+GAP = 0.2
+LINKINGS: tuple[tuple[Linking, Parent], ...] = (
+    ("directed", "most_similar"),
+    ("directed", "top_left"),
+    ("components", "most_similar"),
+)
+# Rounding decides the order of numbers that are closer than this.
+CLOSE = 2e-6
+Video = tuple[torch.Tensor, VideoGrid]
+
+
+@pytest.mark.parametrize(("linking", "parent"), LINKINGS)
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.filter_too_much])
+@given(
+    video=videos(),
+    share=st.floats(0.01, 1.0),
+    root_level=st.integers(-1, 3),
+    spatial=st.booleans(),
+    temporal=st.booleans(),
+    weighted=st.booleans(),
+)
+def test_a_budget_is_met_as_the_twin_meets_it(
+    linking: Linking,
+    parent: Parent,
+    video: Video,
+    share: float,
+    root_level: int,
+    spatial: bool,
+    temporal: bool,
+    weighted: bool,
+) -> None:
+    x, grid = video
+    budget = max(1, round(share * grid.num_tokens))
+    twin = Settings(0.8 if spatial else None, 0.6, root_level, linking, parent, weighted)
+    shape = (grid.frames, grid.height, grid.width)
+    reached = within([(x, shape)], twin, budget, GAP if temporal else None)
+    # With one channel all cosines are 1 or -1, up to rounding.
+    assume(reached is not None and reached.close > CLOSE and x.shape[1] > 1)
+    assert reached is not None
+    method = STTM(
+        keep=budget,
+        spatial_threshold="auto" if spatial else None,
+        temporal_threshold="auto" if temporal else None,
+        root_level=root_level,
+        linking=linking,
+        parent=parent,
+        weighted=weighted,
+    )
+    plan = method.plan(x, grid).check()
+    assert plan.num_out == budget
+    assert plan.group.tolist() == reached.groups[0]
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.lists(videos(), min_size=2, max_size=3), st.floats(0.05, 1.0))
+def test_a_joint_budget_is_met_as_the_twin_meets_it(some: list[Video], share: float) -> None:
+    total = sum(grid.num_tokens for _, grid in some)
+    budget = max(len(some), round(share * total))
+    parts = [(x, (grid.frames, grid.height, grid.width)) for x, grid in some]
+    reached = within(parts, Settings(), budget, GAP)
+    assume(reached is not None and reached.close > CLOSE)
+    assume(all(x.shape[1] > 1 for x, _ in some))
+    assert reached is not None
+    plans = STTM(keep=budget, share="joint").plan_together(some)
+    assert sum(plan.check().num_out for plan in plans) == budget
+    assert [plan.group.tolist() for plan in plans] == reached.groups
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    video=videos(), share=st.floats(0.0, 1.0), linking=st.sampled_from(["directed", "components"])
+)
+def test_every_count_is_exact(video: Video, share: float, linking: Linking) -> None:
+    x, grid = video
+    budget = max(1, round(share * grid.num_tokens))
+    plan = STTM(keep=budget, linking=linking).plan(x, grid).check()
+    assert plan.num_out == budget
+    again = STTM(keep=budget, linking=linking).plan(x, grid)
+    assert torch.equal(plan.group, again.group)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "signs", "static", "zeros"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 7), (3, 1, 4), (3, 3, 5), (2, 4, 6)])
+def test_every_count_from_one_to_all(kind: str, shape: tuple[int, int, int]) -> None:
+    grid = VideoGrid(*shape)
+    x = make_video(kind, grid, 5, 3)
+    counts = [STTM(keep=n).plan(x, grid).check().num_out for n in range(1, grid.num_tokens + 1)]
+    assert counts == list(range(1, grid.num_tokens + 1))
+
+
+def similarity_of(links: Links) -> dict[tuple[int, int], float]:
+    ends = zip(links.earlier.tolist(), links.later.tolist(), strict=True)
+    return dict(zip(ends, links.cosine.tolist(), strict=True))
+
+
+@settings(deadline=None, max_examples=50)
+@given(video=videos(), share=st.floats(0.02, 1.0))
+def test_nothing_less_similar_is_merged_while_something_similar_is_left(
+    video: Video, share: float
+) -> None:
+    x, grid = video
+    budget = max(1, round(share * grid.num_tokens))
+    tree = grow(x, grid.frames, used_sizes(grid.height, grid.width, 1), Pooling())
+    point = BudgetPath([tree], parent_links, GAP).reach(budget)
+    assume(point is not None)
+    assert point is not None
+    assert point.num_tokens == budget
+    cells, used = point.cuts[0], point.links[0]
+    frame = cells.anchor // grid.tokens_per_frame
+    between = (frame[used.earlier] != frame[used.later]).tolist()
+    if not all(between):
+        # A cell was opened because even the cells are fewer than the budget: no links at all.
+        assert not any(between)
+        return
+    candidates = similarity_of(parent_links(find_links(tree, cells), cells.num_cells))
+    merged = similarity_of(used)
+    left = [value for pair, value in candidates.items() if pair not in merged]
+    assert not merged or not left or min(merged.values()) >= max(left)
+    # Every cell that is still open is less uniform than every cell that is merged.
+    if point.spatial is not None:
+        levels = cells.level[cells.anchor]
+        for level in range(1, tree.num_levels):
+            scores = tree.scores[level].flatten()
+            emitted = set(cells.anchor[levels == level].tolist())
+            assert all(
+                score >= point.spatial - 1e-6 or tree.sizes[level - 1][0] % 2
+                for score, token in zip(
+                    scores.tolist(), first_tokens(tree.sizes, level, grid), strict=True
+                )
+                if token in emitted
+            )
+
+
+def first_tokens(sizes: list[tuple[int, int]], level: int, grid: VideoGrid) -> list[int]:
+    """Return the first token of every cell of a level, counted by hand."""
+    spans = []
+    for side in (0, 1):
+        starts = list(range(sizes[0][side]))
+        for finer in sizes[:level]:
+            odd = finer[side] % 2
+            starts = [start for i, start in enumerate(starts) if i == 0 or (i - odd) % 2 == 0]
+        spans.append(starts)
+    return [
+        (t * grid.height + y) * grid.width + x
+        for t in range(grid.frames)
+        for y in spans[0]
+        for x in spans[1]
+    ]
+
+
+def test_dissimilar_tokens_are_not_forced_together() -> None:
+    """A needle of one frame survives any budget that the rest can pay for."""
+    grid = VideoGrid(8, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    wall = torch.randn(32, generator=generator)
+    x = wall + 0.2 * torch.randn(grid.num_tokens, 32, generator=generator)
+    needle = 5 * 64 + 27
+    x[needle] = torch.randn(32, generator=generator)
+    for budget in (5, 10, 51, 154, 256):
+        plan = STTM(keep=budget).plan(x, grid)
+        assert plan.num_out == budget
+        assert int(plan.sizes[plan.group[needle]]) == 1, budget
+
+
+def test_a_busy_video_gets_more_of_a_joint_budget() -> None:
+    grid = VideoGrid(4, 8, 8)
+    busy, still = make_video("noise", grid, 16, 0), make_video("static", grid, 16, 1)
+    calm = still.clone()
+    each = STTM(keep=0.25).plan_together([(busy, grid)])[0].num_out
+    method = STTM(keep=0.25, share="joint")
+    first, second = method.plan_together([(busy, grid), (calm, grid)])
+    assert first.num_out + second.num_out == 2 * each
+    assert first.num_out > second.num_out
+    # One video alone is the same under both.
+    alone = method.plan(busy, grid)
+    assert torch.equal(alone.group, STTM(keep=0.25).plan(busy, grid).group)
+
+
+def test_a_spanning_forest_is_the_most_similar_one() -> None:
+    cosine = torch.tensor([0.9, 0.8, 0.7, 0.7, 0.1])
+    links = Links(torch.tensor([0, 1, 0, 2, 3]), torch.tensor([1, 2, 2, 3, 4]), cosine)
+    chosen = spanning_forest(links, 6)
+    assert similarity_of(chosen) == pytest.approx(
+        {(0, 1): 0.9, (1, 2): 0.8, (2, 3): 0.7, (3, 4): 0.1}
+    )
+
+
+@pytest.mark.parametrize("max_tokens", [1.0, 0.5, 40, 16])
+def test_a_cap_leaves_thresholds_alone_below_it(max_tokens: float | int) -> None:
+    grid = VideoGrid(4, 8, 8)
+    x = make_video("smooth", grid, 6, 2)
+    free = STTM(spatial_threshold=0.9, temporal_threshold=0.8).plan(x, grid)
+    capped: MergePlan = STTM(
+        spatial_threshold=0.9, temporal_threshold=0.8, max_tokens=max_tokens
+    ).plan(x, grid)
+    cap = max_tokens if isinstance(max_tokens, int) else int(max_tokens * grid.num_tokens)
+    assert capped.num_out == min(free.num_out, cap)
+    if free.num_out <= cap:
+        assert torch.equal(free.group, capped.group)
+    else:
+        assert capped.info["tokens_after_spatial"] <= free.info["tokens_after_spatial"]
