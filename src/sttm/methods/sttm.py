@@ -60,9 +60,9 @@ class STTM:
             ``"joint"``: those of all videos of one call of the model together, so that busy videos
             get more.
         spatial_threshold: least cosine in [-1, 1] at which a cell replaces its children; higher
-            keeps more tokens. None: no spatial step. ``"auto"``: 0.80, or searched with ``keep``.
+            keeps more tokens. None: no spatial step. ``"auto"``: 0.80, or found with ``keep``.
         temporal_threshold: least cosine in [-1, 1] at which cells of neighbouring frames merge.
-            None: no temporal step. ``"auto"``: 0.60, or searched with ``keep``.
+            None: no temporal step. ``"auto"``: 0.60, or found with ``keep``.
         root_level: largest cells, counted from the coarsest level (0; 2x2 for 14x14); a frame with
             fewer levels keeps its finest grid, and -1 always does: no spatial step.
         linking: ``"directed"``: every cell merges into at most one cell of the previous frame.
