@@ -1,0 +1,61 @@
+"""DyCoke: its first stage in front of a layer, and fewer video tokens for each new token."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sttm.grid import VideoGrid
+from sttm.methods.base import DecodePruning
+from sttm.methods.checks import check_count, check_number
+from sttm.methods.dycoke1 import DyCokeStage1
+from sttm.methods.registry import register
+from sttm.plan import MergePlan
+
+
+@register
+@dataclass(frozen=True)
+class DyCoke:
+    """Keep what changes within every four frames, and answer with the most attended part of it.
+
+    While answering, every new token sees only a part of the remaining video tokens in the layers
+    from ``decode_layer`` on: those that it attends to most (mean over heads) in the layer in front.
+    It is chosen anew for every token, so that what was hidden from one may come back for the next.
+    Nothing is taken out of the cache. The prompt itself, question included, sees everything.
+
+    Args:
+        keep: budget of the first stage: a ratio in (0, 1] as a float, or a count as an integer.
+        decode_keep: part of the remaining video tokens that each new token sees, in (0, 1].
+        decode_layer: first decoder layer (0-based) that sees less; above the attachment's layer.
+    Raises: ConfigError: a value out of range.
+    Source: DyCoke, arXiv 2411.15024. Differs: as `DyCokeStage1`; the second stage hides entries by
+        a mask where the paper moves them between two caches, so that it saves no time and no
+        memory here; they are chosen for every token.
+    """
+
+    name: ClassVar[str] = "dycoke"
+    query_aware: ClassVar[bool] = True
+
+    keep: float | int
+    decode_keep: float = 0.3
+    decode_layer: int = 3
+
+    def __post_init__(self) -> None:
+        DyCokeStage1(self.keep)
+        check_number("decode_keep", self.decode_keep, 0.0, 1.0, above=True)
+        check_count("decode_layer", self.decode_layer)
+
+    @property
+    def decode_pruning(self) -> DecodePruning:
+        """What the second stage does; read by the attachment."""
+        return DecodePruning(self.decode_layer, self.decode_keep)
+
+    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+        """Plan the first stage: exactly ``floor(keep * N)`` tokens, at least one.
+
+        Args:
+            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
+            grid: the video's shape in tokens.
+        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+        """
+        return DyCokeStage1(self.keep).plan(x, grid)

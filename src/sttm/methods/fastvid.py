@@ -1,0 +1,144 @@
+"""FastVID: segments of a video, in which dense tokens absorb the others and salient ones stay."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from sttm.budget import check_keep, token_budget
+from sttm.grid import VideoGrid
+from sttm.methods.base import Evidence, Need, required
+from sttm.methods.checks import check_count, check_number
+from sttm.methods.registry import register
+from sttm.ops.assignment import anchored_groups, even_counts, most_similar, part_of
+from sttm.ops.clustering import density_and_separation, peak_rank, squared_distances
+from sttm.ops.segments import frame_means
+from sttm.ops.selection import most, most_per_row, shares
+from sttm.plan import MergePlan
+
+
+@register
+@dataclass(frozen=True)
+class FastVID:
+    """Cut the video where it changes; in each segment keep salient tokens and merge around others.
+
+    Segments end where neighbouring frames' mean features are least alike, and wherever their
+    cosine is below ``similarity``. A segment's tokens are in proportion to its frames. Most are
+    salient: the ones of each frame that receive the most attention in the vision tower. The others
+    are anchors: the density peaks of every ``interval``-th frame. All tokens that are neither join
+    the most similar anchor of their segment.
+
+    Args:
+        keep: a ratio in (0, 1] as a float, or a count as an integer.
+        segments: least number of segments (frames permitting).
+        similarity: cosine in [-1, 1] of neighbouring frames below which a segment ends.
+        density: the part of a segment's tokens, rounded down, that is anchors, in [0, 1].
+        interval: frames from one frame with anchors to the next.
+        anchor_weight: an anchor's own weight in its group, in (0, 1]; the tokens that joined it
+            have the rest in equal shares.
+        neighbours: nearest points that a density is measured on.
+    Raises: ConfigError: a value out of range.
+    Source: FastVID, arXiv 2503.11187, section 3. Differs: attention as `Evidence` has it (the paper
+        takes that of SigLIP's pooling head where there is no class token); anchors are chosen
+        among the tokens that are not salient; exact counts; ties by index.
+    """
+
+    name: ClassVar[str] = "fastvid"
+    query_aware: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({"tower_attention"})
+
+    keep: float | int
+    segments: int = 8
+    similarity: float = 0.9
+    density: float = 0.4
+    interval: int = 4
+    anchor_weight: float = 0.6
+    neighbours: int = 5
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
+        check_count("segments", self.segments)
+        check_number("similarity", self.similarity, -1.0, 1.0)
+        check_number("density", self.density, 0.0, 1.0)
+        check_count("interval", self.interval)
+        check_number("anchor_weight", self.anchor_weight, 0.0, 1.0, above=True)
+        check_count("neighbours", self.neighbours)
+
+    @torch.no_grad()
+    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
+        """Plan to leave exactly ``floor(keep * N)`` tokens, at least one.
+
+        Args:
+            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float64.
+            grid: the video's shape in tokens.
+            evidence: with ``tower_attention``.
+        Returns: a plan whose ``info`` has ``segments`` ``(S,)`` int64, their first frames.
+        Raises: ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
+        """
+        grid.check(x)
+        attention = required(evidence, "tower_attention", grid, x.device).view(grid.frames, -1)
+        starts = self._starts(frame_means(x, grid.frames))
+        lengths = torch.cat([starts, starts.new_tensor([grid.frames])]).diff()
+        budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
+        counts = shares(lengths, budget, lengths * per_frame)
+        field = x.view(grid.frames, per_frame, -1)
+        labels, weights = [], []
+        for start, length, count in zip(starts.tolist(), lengths.tolist(), counts.tolist()):
+            part = slice(start, start + length)
+            label, weight = self._segment(field[part], attention[part], count)
+            labels.append(torch.where(label >= 0, label + start * per_frame, -1))
+            weights.append(weight)
+        group, anchor = anchored_groups(torch.cat(labels))
+        plan = MergePlan.from_groups(group, anchor, torch.cat(weights))
+        return replace(plan, info={"segments": starts})
+
+    def _starts(self, means: torch.Tensor) -> torch.Tensor:
+        """Return the segments' first frames."""
+        unit = torch.nn.functional.normalize(means.double(), dim=1)
+        alike = (unit[1:] * unit[:-1]).sum(dim=1).float()
+        ends = alike < self.similarity
+        ends[most(-alike, min(self.segments - 1, alike.shape[0]))] = True
+        return torch.cat([ends.new_ones(1), ends]).nonzero().squeeze(1)
+
+    def _segment(
+        self, field: torch.Tensor, attention: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(P * n,)`` labels within the segment, and weights."""
+        num_anchors = part_of(count, self.density)
+        counts = even_counts(count - num_anchors, attention.shape[0], field.device)
+        salient = most_per_row(attention, counts)
+        is_anchor = self._anchors(field, ~salient, num_anchors).flatten()
+        single = is_anchor | salient.flatten()
+        token = torch.arange(single.shape[0], device=field.device)
+        label = torch.where(single, token, -1)
+        weight = torch.where(is_anchor, self.anchor_weight, 1.0)
+        rest, anchor = (~single).nonzero().squeeze(1), is_anchor.nonzero().squeeze(1)
+        if rest.shape[0] > 0 and anchor.shape[0] > 0:
+            flat = field.flatten(0, 1)
+            chosen = most_similar(flat[rest], flat[anchor])
+            label[rest] = anchor[chosen]
+            joined = torch.bincount(chosen, minlength=anchor.shape[0])
+            weight[rest] = (1.0 - self.anchor_weight) / joined[chosen].float()
+        return label, weight
+
+    def _anchors(self, field: torch.Tensor, free: torch.Tensor, count: int) -> torch.Tensor:
+        """Mark the density peaks among the free tokens of some frames, ``(P, n)`` bool.
+
+        The other frames' take part only if those frames have too few.
+        """
+        frames = free.shape[0]
+        room = free.sum(dim=1)
+        sampled = torch.arange(frames, device=room.device) % self.interval == 0
+        first = torch.where(sampled, room, 0)
+        given = shares(torch.ones_like(room), min(count, int(first.sum())), first)
+        left = count - int(given.sum())
+        given += shares(torch.ones_like(room), left, room - first)
+        chosen = torch.zeros_like(free)
+        for frame, number in enumerate(given.tolist()):
+            if number == 0:
+                continue
+            place = free[frame].nonzero().squeeze(1)
+            square = squared_distances(field[frame, place])
+            rank = peak_rank(*density_and_separation(square, self.neighbours))
+            chosen[frame, place[rank < number]] = True
+        return chosen

@@ -1,0 +1,97 @@
+"""Octree: merge cubes of time and space whose parts are alike."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sttm.budget import check_keep, token_budget
+from sttm.errors import ConfigError
+from sttm.grid import VideoGrid
+from sttm.methods.registry import register
+from sttm.ops.octree import (
+    Octree,
+    grow_octree,
+    labels,
+    labels_of_count,
+    octree_sizes,
+    opened_below,
+    root_shares,
+)
+from sttm.ops.selection import labelled_groups
+from sttm.plan import MergePlan
+
+_DEFAULT_THRESHOLD = 0.80
+
+
+@register
+@dataclass(frozen=True)
+class OctreeMerge:
+    """Merge cubes of the pyramid over time, rows and columns, halving all three together.
+
+    A cube whose least cosine with its existing children reaches the threshold becomes one token;
+    otherwise its children are visited. Means over children, as in STTM's quadtree.
+
+    Args:
+        keep: a ratio in (0, 1] as a float, or a count as an integer: cubes are opened in the order
+            of their scores to exactly so many tokens; of the last cube only the children least
+            like it are taken out. Where one token per root is too many, the pyramid goes on to one.
+        threshold: least cosine in [-1, 1] at which a cube replaces its children; higher keeps more
+            tokens. None: 0.80, or what ``keep`` leads to.
+        root_level: largest cubes, counted from the coarsest level (0; 2x2 per frame for 14x14).
+    Raises: ConfigError: a value out of range, or ``keep`` together with a threshold.
+    Source: the Octree comparison of STTM, arXiv 2507.07990. Differs: ``keep``; sides of any length.
+    """
+
+    name: ClassVar[str] = "octree"
+    query_aware: ClassVar[bool] = False
+
+    keep: float | int | None = None
+    threshold: float | None = None
+    root_level: int = 1
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
+            check_keep(self.keep)
+        if self.keep is not None and self.threshold is not None:
+            raise ConfigError(
+                f"threshold: got {self.threshold!r} together with keep={self.keep!r}, expected one "
+                "or the other: a budget follows the scores by itself."
+            )
+        value = self.threshold
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and -1.0 <= value <= 1.0):
+            raise ConfigError(f"threshold: got {value!r}, expected a cosine in [-1, 1].")
+        level = self.root_level
+        if isinstance(level, bool) or not isinstance(level, int) or level < 0:
+            raise ConfigError(f"root_level: got {level!r}, expected an integer >= 0.")
+
+    @torch.no_grad()
+    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+        """Plan the merge of one video.
+
+        Args:
+            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
+            grid: the video's shape in tokens.
+        Returns: with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its
+            ``info`` has ``levels`` (sizes, finest first).
+        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+        """
+        grid.check(x)
+        sizes = octree_sizes(grid.frames, grid.height, grid.width)
+        sizes = sizes[: max(1, len(sizes) - self.root_level)]
+        if self.keep is None:
+            tree = grow_octree(x, sizes)
+            threshold = _DEFAULT_THRESHOLD if self.threshold is None else self.threshold
+            return _to_plan(tree, labels(tree, opened_below(tree, threshold)))
+        count = token_budget(self.keep, grid.num_tokens)
+        frames, height, width = sizes[-1]
+        if count < frames * height * width:
+            sizes = octree_sizes(grid.frames, grid.height, grid.width, to_single=True)
+        tree = grow_octree(x, sizes)
+        return _to_plan(tree, labels_of_count(tree, count))
+
+
+def _to_plan(tree: Octree, label: torch.Tensor) -> MergePlan:
+    plan = MergePlan.from_groups(*labelled_groups(label), root_shares(tree))
+    return MergePlan(plan.group, plan.weight, plan.anchor, {"levels": tuple(tree.sizes)})

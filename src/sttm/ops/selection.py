@@ -1,0 +1,122 @@
+"""Exact choices of the highest scores: equal scores go to the smallest index, on every device.
+
+``torch.topk`` promises no order among equal values, so only its values are used, never its indices.
+"""
+
+import torch
+
+
+def most(score: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the indices of the ``count`` largest scores.
+
+    Args:
+        score: ``(n,)`` of any real dtype, without NaN; -inf is the least.
+        count: in [0, n].
+    Returns: ``(count,)`` int64, ascending; among equal scores those with the smallest index.
+    """
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64, device=score.device)
+    least = score.topk(count).values.min()
+    above, equal = score > least, score == least
+    room = count - above.sum()
+    return (above | (equal & (equal.cumsum(0) <= room))).nonzero().squeeze(1)
+
+
+def descending_rank(score: torch.Tensor) -> torch.Tensor:
+    """Rank every row: 0 for the largest score; equal scores by index.
+
+    Args:
+        score: ``(..., n)`` without NaN.
+    Returns: ``(..., n)`` int64, a permutation of 0..n-1 in every row.
+    """
+    # Adding zero turns -0.0 into 0.0: some sorts tell them apart.
+    order = (score + 0).sort(dim=-1, descending=True, stable=True).indices
+    place = torch.arange(score.shape[-1], device=score.device).expand(score.shape)
+    return torch.empty_like(order).scatter_(-1, order, place)
+
+
+def most_per_row(score: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mark the ``counts[r]`` largest scores of every row ``r``.
+
+    Args:
+        score: ``(rows, n)`` without NaN.
+        counts: ``(rows,)`` int64 in [0, n].
+    Returns: ``(rows, n)`` bool; among equal scores those with the smallest index.
+    """
+    return descending_rank(score) < counts[:, None]
+
+
+def shares(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch.Tensor:
+    """Split ``total`` whole tokens in proportion to ``parts``, with a limit for each part.
+
+    Parts that would exceed their limit get the limit, and the others split the rest in the same
+    proportion; then every part gets the floor of its proportion, and what is left goes one by one
+    to the largest remainders (equal ones by index).
+
+    Args:
+        parts: ``(n,)`` >= 0, finite; if those below their limit are all zero they count as equal.
+        total: in [0, sum of ``most_each``].
+        most_each: ``(n,)`` int64 >= 0.
+    Returns: ``(n,)`` int64, at most ``most_each``, summing to exactly ``total``.
+    """
+    # On the CPU in float64, so that every device rounds alike.
+    limit = most_each.cpu()
+    given, open_ = torch.zeros_like(limit), limit > 0
+    left = total
+    while left > 0:
+        weight = torch.where(open_, parts.detach().cpu().double(), 0.0)
+        if float(weight.sum()) == 0.0:
+            weight = open_.double()
+        # Rounded, so that parts that differ by noise only are treated as equal ones.
+        wanted = (weight / weight.sum() * left).round(decimals=9)
+        full = open_ & (wanted >= limit)
+        if bool(full.any()):
+            given = torch.where(full, limit, given)
+            open_ = open_ & ~full
+            left = total - int(given.sum())
+            continue
+        whole = wanted.floor().long()
+        left -= int(whole.sum())
+        whole[most(torch.where(open_, wanted - whole, -1.0), left)] += 1
+        given, left = given + whole, 0
+    return given.to(most_each.device)
+
+
+def spread(count: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return ``count`` evenly spaced of ``n`` places: the middles of ``count`` equal spans.
+
+    Args:
+        count: in [0, n].
+        n: places.
+        device: where the result goes.
+    Returns: ``(count,)`` int64, ascending, all different.
+    """
+    return (2 * torch.arange(count, device=device) + 1) * n // (2 * max(1, count))
+
+
+def kept_groups(kept: torch.Tensor, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``group`` and ``anchor`` of a plan that keeps some tokens and drops the rest.
+
+    Args:
+        kept: ``(M,)`` int64, ascending.
+        num_tokens: ``N``.
+    """
+    group = torch.full((num_tokens,), -1, device=kept.device)
+    group[kept] = torch.arange(kept.shape[0], device=kept.device)
+    return group, kept
+
+
+def labelled_groups(label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``group`` and ``anchor`` of a plan that merges tokens with the same label.
+
+    Args:
+        label: ``(N,)`` int64 in [-1, anything); tokens of -1 are dropped. Labels may have gaps.
+    Returns: groups in the order of their first tokens, and those tokens.
+    """
+    token = torch.arange(label.shape[0], device=label.device)
+    place = label + 1
+    first = torch.full((int(place.max()) + 1,), label.shape[0], device=label.device)
+    first = first.scatter_reduce_(0, place, token, "amin")[place]
+    leads = (first == token) & (label >= 0)
+    group = (leads.cumsum(0) - 1)[first]
+    return torch.where(label >= 0, group, -1), leads.nonzero().squeeze(1)

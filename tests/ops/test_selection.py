@@ -1,0 +1,86 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sttm.ops import naive_field
+from sttm.ops.selection import (
+    descending_rank,
+    kept_groups,
+    labelled_groups,
+    most,
+    most_per_row,
+    shares,
+    spread,
+)
+
+# Few values, so that most scores have equals.
+scores = st.lists(st.sampled_from([-float("inf"), -1.0, -0.0, 0.0, 0.5, 2.0]), min_size=1)
+
+
+@settings(deadline=None)
+@given(scores, st.data())
+def test_the_most_are_chosen_by_score_then_by_index(
+    values: list[float], data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, len(values)))
+    chosen = most(torch.tensor(values), count)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == naive_field.best(values, count)
+    rows = most_per_row(torch.tensor([values, values[::-1]]), torch.tensor([count, 1]))
+    assert rows[0].nonzero().squeeze(1).tolist() == naive_field.best(values, count)
+    assert rows[1].nonzero().squeeze(1).tolist() == naive_field.best(values[::-1], 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_chooses_alike() -> None:
+    score = torch.randint(-3, 3, (5000,), generator=torch.Generator().manual_seed(0)).float()
+    score = score * torch.tensor([1.0, -0.0]).repeat(2500)
+    for count in (1, 100, 2600, 4999):
+        assert torch.equal(most(score, count), most(score.cuda(), count).cpu())
+    assert torch.equal(descending_rank(score), descending_rank(score.cuda()).cpu())
+
+
+def test_ranks_are_permutations() -> None:
+    rank = descending_rank(torch.tensor([[1.0, 3.0, 3.0], [0.0, -0.0, -2.0]]))
+    assert rank.tolist() == [[2, 0, 1], [0, 1, 2]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 9.0), st.integers(0, 9)), min_size=1), st.data())
+def test_shares_add_up_within_their_limits(
+    parts: list[tuple[float, int]], data: st.DataObject
+) -> None:
+    limit = torch.tensor([limit for _, limit in parts])
+    weight = torch.tensor([weight for weight, _ in parts])
+    total = data.draw(st.integers(0, int(limit.sum())))
+    given_ = shares(weight, total, limit)
+    assert int(given_.sum()) == total
+    assert bool(((given_ >= 0) & (given_ <= limit)).all())
+
+
+def test_shares_follow_the_largest_remainders() -> None:
+    many = torch.tensor([100, 100, 100])
+    assert shares(torch.tensor([1.0, 2.0, 4.0]), 10, many).tolist() == [1, 3, 6]
+    assert shares(torch.ones(3), 4, many).tolist() == [2, 1, 1]
+    assert shares(torch.tensor([1.0, 1.0, 8.0]), 10, torch.tensor([9, 9, 4])).tolist() == [3, 3, 4]
+    assert shares(torch.tensor([0.0, 0.0, 1.0]), 5, torch.tensor([9, 9, 2])).tolist() == [2, 1, 2]
+
+
+def test_places_are_the_middles_of_equal_spans() -> None:
+    assert spread(3, 9).tolist() == [1, 4, 7]
+    assert spread(0, 9).tolist() == []
+    assert spread(9, 9).tolist() == [*range(9)]
+    for n in range(1, 30):
+        for count in range(1, n + 1):
+            assert len({*spread(count, n).tolist()}) == count
+
+
+def test_groups_follow_their_first_tokens() -> None:
+    group, anchor = labelled_groups(torch.tensor([7, -1, 3, 7, 0, -1, 3]))
+    assert group.tolist() == [0, -1, 1, 0, 2, -1, 1]
+    assert anchor.tolist() == [0, 2, 4]
+    group, anchor = kept_groups(torch.tensor([1, 4]), 5)
+    assert group.tolist() == [-1, 0, -1, -1, 1]
+    assert anchor.tolist() == [1, 4]
