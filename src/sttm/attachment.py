@@ -1,17 +1,21 @@
 """Attach a reduction method to a transformers model, and take it off again without a trace."""
 
+import contextlib
 import functools
 import sys
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from sttm.errors import ConfigError, UnreducedVideoError
-from sttm.methods.base import Method
+from sttm.methods.base import DecodePruning, Method, needs_of
 from sttm.models.adapter import Adapter, Positions
-from sttm.models.forward import ForwardPass, VideoReport
+from sttm.models.evidence import TowerRecorder
+from sttm.models.forward import ForwardPass
 from sttm.models.registry import adapter_for
+from sttm.models.report import VideoReport
 
 __all__ = ["Attachment", "VideoReport", "attach"]
 
@@ -35,7 +39,8 @@ def attach(
             without gaps), "merged" (cos and sin averaged), or "auto": what the family does best.
     Raises:
         ConfigError: layer or policy out of range, or something is attached already.
-        UnsupportedModelError: no adapter serves the model.
+        UnsupportedModelError: no adapter serves the model, or the method reads an attention that
+            this model does not have.
     Source: STTM, sections 3 and 4.3. Differs: decoding goes on without a gap in the positions.
     """
     adapter = adapter_for(model)
@@ -63,6 +68,9 @@ class Attachment:
         positions: the position policy in force.
         reports: what was done to each video of the latest forward that carried any, in order of
             (row, place in the prompt).
+        observed_layer: the decoder layer whose attention the method reads; None if it reads none.
+        decode_pruning: what the method hides while answering; None if nothing.
+        asked_layer: the decoder layer that decides on it.
     """
 
     def __init__(self, adapter: Adapter, method: Method, layer: int, positions: Positions) -> None:
@@ -73,6 +81,17 @@ class Attachment:
         self._adapter = adapter
         self._handles: list[Any] = []
         self._forward: ForwardPass | None = None
+        needs = needs_of(method)
+        self.observed_layer: int | None = None
+        if "prompt_attention" in needs:
+            self.observed_layer = adapter.attention_layer(layer)
+        self.decode_pruning: DecodePruning | None = getattr(method, "decode_pruning", None)
+        self.asked_layer: int | None = None
+        if self.decode_pruning is not None:
+            self.asked_layer = _asked_layer(adapter, layer, self.decode_pruning)
+        self._tower: TowerRecorder | None = None
+        if "tower_attention" in needs:
+            self._tower = TowerRecorder(adapter.tower())
         self._encoder_before = vars(adapter.base).get(adapter.encoder)
         if getattr(adapter.base, "_sttm_attachment", None) is not None:
             raise ConfigError(
@@ -124,23 +143,33 @@ class Attachment:
             after(text, self._after_text),
             text.rotary_emb.register_forward_hook(self._after_rotary, with_kwargs=True),
         ]
-        for index in range(self.layer, len(text.layers)):
+        hooked = set(range(self.layer, len(text.layers)))
+        if self.observed_layer is not None:
+            hooked.add(self.observed_layer)
+        for index in sorted(hooked):
             hook = functools.partial(self._on_layer, index)
             self._handles.append(before(text.layers[index], hook))
+        if self._tower is not None:
+            self._handles.append(before(self._tower.tower.attention, self._tower.hook))
         _forget_compiled_graphs()
 
     def _recording_encoder(self) -> Any:
-        """Wrap the encoder so that its output also tells the grids.
+        """Wrap the encoder so that its output also tells the grids, and the tower's attention.
 
         ``generate`` encodes before the first forward and hands over only this output.
         """
-        encode = getattr(self._adapter.base, self._adapter.encoder)
+        encode, tower = getattr(self._adapter.base, self._adapter.encoder), self._tower
 
         @functools.wraps(encode)
         def recording(*args: Any, **kwargs: Any) -> Any:
-            output = encode(*args, **kwargs)
+            with contextlib.nullcontext() if tower is None else tower.recording():
+                output = encode(*args, **kwargs)
             arguments = self._adapter.arguments(encode, args, kwargs)
-            output.sttm_videos = self._adapter.encoded(arguments, output)
+            videos = self._adapter.encoded(arguments, output)
+            if tower is not None:
+                seen = tower.per_video([video.grid for video in videos], arguments)
+                videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
+            output.sttm_videos = videos
             if self._forward is not None:
                 self._forward.videos = output.sttm_videos
             return output
@@ -180,6 +209,20 @@ class Attachment:
 
     def _on_layer(self, index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return None if self._forward is None else self._forward.enter_layer(index, args, kwargs)
+
+
+def _asked_layer(adapter: Adapter, layer: int, pruning: DecodePruning) -> int:
+    """Return the layer that decides what the layers from ``pruning.layer`` on see."""
+    layers = len(adapter.text.layers)
+    if layer < pruning.layer < layers:
+        asked = adapter.attention_layer(pruning.layer)
+        if asked >= layer and adapter.layer_types[asked] == "full_attention":
+            return asked
+    raise ConfigError(
+        f"decode_layer: got {pruning.layer} with a reduction in front of layer {layer}, expected "
+        f"an integer from {layer + 1} to {layers - 1} behind a full-attention layer that is not "
+        f"below layer {layer}. Attach at a lower layer, or choose another decode_layer."
+    )
 
 
 def _hook_before(module: Any, hook: Any) -> Any:

@@ -11,8 +11,11 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
+from sttm.models.evidence import Tower, attention_problem
 
 Positions = Literal["survived", "reassigned", "merged"]
+# Types of decoder layers that have attention weights.
+WEIGHTED = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,14 @@ class EncodedVideo:
         extra: placeholders behind the video that are no grid tokens (LLaVA-OneVision's newline).
         present: ``(grid.num_tokens,)`` bool for models that drop some tokens themselves; None
             where all are there.
+        tower_attention: ``(grid.num_tokens,)`` float32, see ``sttm.methods.base.Evidence``; None
+            unless a method needs it.
     """
 
     grid: VideoGrid
     extra: int = 0
     present: torch.Tensor | None = None
+    tower_attention: torch.Tensor | None = None
 
     @property
     def num_present(self) -> int:
@@ -105,6 +111,42 @@ class Adapter:
             output: what the encoder returned.
         """
         raise NotImplementedError
+
+    def attention_layer(self, layer: int) -> int:
+        """Return the decoder layer whose attention is evidence for a reduction before ``layer``.
+
+        The nearest one below that has attention weights at all; below layer 0, layer 0 itself.
+
+        Raises: UnsupportedModelError: there is none.
+        """
+        kinds = self.layer_types
+        usable = [i for i, kind in enumerate(kinds) if kind in WEIGHTED]
+        below = [i for i in usable if i <= max(layer - 1, 0)]
+        if not below:
+            advice = f"Use layer={usable[0] + 1} or more." if usable else "Use another method."
+            raise UnsupportedModelError(
+                f"got layer={layer} for a method that reads the prompt's attention, expected a "
+                f"full-attention layer below it: there are only {kinds[: max(layer, 1)]}. {advice}"
+            )
+        problem = attention_problem(self.text.layers[below[-1]])
+        if problem:
+            raise UnsupportedModelError(
+                f"got {type(self.model).__name__} for a method that reads the prompt's attention, "
+                f"expected separate query and key projections: {problem}. Use another method."
+            )
+        return below[-1]
+
+    def tower(self) -> Tower:
+        """Tell where the vision tower's attention is read, and how it becomes one per token.
+
+        Raises: UnsupportedModelError: this family does not say.
+        """
+        raise UnsupportedModelError(
+            f"got {type(self.model).__name__} for a method that reads the vision tower's "
+            "attention, expected a LLaVA or Qwen-VL model: its tower is not known. "
+            "Use a method without tower_attention (see sttm.list_methods()), or add tower() to "
+            "the family, see docs/adding-a-model.md."
+        )
 
     def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Mark the places of video features: ``(B, N)`` ids to ``(B, N)`` bool."""

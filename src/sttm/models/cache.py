@@ -32,14 +32,17 @@ class ReducedLayer:
         floor: entries held at the end of the last video; crop() goes no further.
         shift: ``(B, 1)`` int64 to subtract from the original positions of later tokens
             (positions "reassigned"); None if positions are kept.
+        video: ``(B, held)`` bool, entries of reduced videos; None unless a method prunes them while
+            answering.
     """
 
     active: bool = False
     removed: int = 0
     valid: torch.Tensor | None = None
     shift: torch.Tensor | None = None
+    video: torch.Tensor | None = None
     floor: int = 0
-    _staged: tuple[int, torch.Tensor | None, torch.Tensor | None, int | None] | None = None
+    _staged: tuple[Any, ...] | None = None
 
     @classmethod
     def adopt(cls, layer: Any) -> Any:
@@ -54,6 +57,7 @@ class ReducedLayer:
         valid: torch.Tensor | None,
         shift: torch.Tensor | None,
         tail: int | None = None,
+        video: torch.Tensor | None = None,
     ) -> None:
         """Say what holds once the next :meth:`update` has appended its entries.
 
@@ -62,8 +66,9 @@ class ReducedLayer:
             valid: see the class.
             shift: see the class.
             tail: entries behind the video that this update brings; None if it brings no video.
+            video: see the class.
         """
-        self._staged = (removed, valid, shift, tail)
+        self._staged = (removed, valid, shift, tail, video)
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Append keys and values; refused unless the attached hooks prepared it."""
@@ -74,7 +79,7 @@ class ReducedLayer:
                 "this KV cache holds a reduced video, but nothing is attached to the model. "
                 "Attach the same method at the same layer again before using the cache."
             )
-        (removed, self.valid, self.shift, tail), self._staged = self._staged, None
+        (removed, self.valid, self.shift, tail, self.video), self._staged = self._staged, None
         self.active = True
         result = super().update(*args, **kwargs)  # type: ignore[misc]
         self.removed = removed
@@ -112,14 +117,16 @@ class ReducedLayer:
                 "Prefill the video again instead."
             )
         super().crop(tokens_to_remove)  # type: ignore[misc]
-        if self.valid is not None and tokens_to_remove:
-            self.valid = self.valid[:, : -abs(tokens_to_remove)]
+        for name in ("valid", "video"):
+            value = getattr(self, name)
+            if value is not None and tokens_to_remove:
+                setattr(self, name, value[:, : -abs(tokens_to_remove)])
 
     def reset(self) -> None:
         """Empty the layer, its record of reductions included."""
         super().reset()  # type: ignore[misc]
         self.active, self.removed, self.floor = False, 0, 0
-        self.valid, self.shift, self._staged = None, None, None
+        self.valid, self.shift, self.video, self._staged = None, None, None, None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
@@ -129,7 +136,7 @@ class ReducedLayer:
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        for name in ("valid", "shift"):
+        for name in ("valid", "shift", "video"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.repeat_interleave(repeats, 0))
 
@@ -139,7 +146,7 @@ class ReducedLayer:
         self._select(indices)
 
     def _select(self, rows: torch.Tensor) -> None:
-        for name in ("valid", "shift"):
+        for name in ("valid", "shift", "video"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[rows.to(value.device)])
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any
 
 import torch
+from transformers.vision_utils import get_vision_window_index
 
+from sttm.errors import UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.models.adapter import (
     Adapter,
@@ -15,6 +18,7 @@ from sttm.models.adapter import (
     count_copies,
     merged_grids,
 )
+from sttm.models.evidence import Tower, received_in_chunks, received_in_frames
 from sttm.models.frames import frame_series
 
 
@@ -27,15 +31,47 @@ class GridTHW(Adapter):
         return [EncodedVideo(grid) for grid in merged_grids(arguments["video_grid_thw"], merge)]
 
 
-class Qwen2VL(GridTHW):
+class QwenTower(GridTHW):
+    """Qwen's vision towers: packed chunks, ``merge * merge`` patches in a row make one token."""
+
+    def tower(self) -> Tower:
+        """Read the last block; its patches are averaged like the merger joins them."""
+        attention = self.base.visual.blocks[-1].attn
+
+        def measure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return received_in_chunks(attention, hidden, kwargs)
+
+        return Tower(attention, measure, self._pool)
+
+    def _pool(self, patches: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
+        tokens = patches.view(-1, self.base.visual.spatial_merge_size**2).mean(1)
+        order = self.tower_order(arguments["video_grid_thw"])
+        return tokens if order is None else tokens[order.argsort().to(tokens.device)]
+
+    def tower_order(self, grids: torch.Tensor) -> torch.Tensor | None:
+        """Return the tokens in the order in which the tower has them; None: as they are."""
+        return None
+
+
+class Qwen2VL(QwenTower):
     """Qwen2-VL and Qwen2.5-VL: one run of ``T*h*w`` placeholders."""
 
     family = "Qwen2-VL, Qwen2.5-VL"
     model_types = ("qwen2_vl", "qwen2_5_vl")
     checkpoints = ("Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
 
+    def tower_order(self, grids: torch.Tensor) -> torch.Tensor | None:
+        """Qwen2.5-VL has the tokens of a window side by side."""
+        tower = self.base.visual
+        if not hasattr(tower, "window_size"):
+            return None
+        sizes = (tower.spatial_merge_size, tower.window_size, tower.patch_size)
+        order: torch.Tensor = get_vision_window_index(grids, *sizes)[0]
+        return order
 
-class Qwen3VL(GridTHW):
+
+class Qwen3VL(QwenTower):
     """Qwen3-VL and Qwen3.5: a run per frame with a timestamp before it; DeepStack in Qwen3-VL."""
 
     family = "Qwen3-VL, Qwen3.5"
@@ -101,6 +137,39 @@ class SquareFrames(Adapter):
         """Rows and columns of one frame after pooling."""
         raise NotImplementedError
 
+    def tower(self) -> Tower:
+        """Read the layer whose output is used; pool like the features."""
+        layers, used = self.base.vision_tower.encoder.layers, self.config.vision_feature_layer
+        outputs = len(layers) + 1
+        last = max(i % outputs for i in ([used] if isinstance(used, int) else used))
+        attention = layers[max(last - 1, 0)].self_attn
+        missing = [
+            n for n in ("q_proj", "k_proj", "scale", "head_dim") if not hasattr(attention, n)
+        ]
+        if missing:
+            raise UnsupportedModelError(
+                f"got {type(self.base.vision_tower).__name__}, whose attention has no "
+                f"{', '.join(missing)}, expected a SigLIP or CLIP tower. Use a method without "
+                "tower_attention."
+            )
+        class_token = self.config.vision_feature_select_strategy == "default"
+
+        def measure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return received_in_frames(attention, hidden, class_token)
+
+        return Tower(attention, measure, partial(self._pool, self.pooling()))
+
+    def _pool(
+        self, pooling: Any, patches: torch.Tensor, arguments: Mapping[str, Any]
+    ) -> torch.Tensor:
+        pooled: torch.Tensor = pooling(patches[..., None])
+        return pooled.flatten()
+
+    def pooling(self) -> Any:
+        """Return the model's own pooling of a frame: ``(frames, patches, C)`` to fewer patches."""
+        raise NotImplementedError
+
 
 class LlavaOnevision(SquareFrames):
     """LLaVA-OneVision and LLaVA-Video: one newline token behind the video."""
@@ -116,6 +185,10 @@ class LlavaOnevision(SquareFrames):
         side = ceil(vision.image_size // vision.patch_size / 2)
         return side, side
 
+    def pooling(self) -> Any:
+        """Return the model's own pooling: bilinear, to half the size."""
+        return self.base.apply_pooling
+
 
 class LlavaNextVideo(SquareFrames):
     """LLaVA-NeXT-Video: frames pooled with a stride, no newline."""
@@ -129,6 +202,19 @@ class LlavaNextVideo(SquareFrames):
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
         return side, side
+
+    def pooling(self) -> Any:
+        """Return the model's own pooling, with a stride.
+
+        Raises: UnsupportedModelError: it is a convolution, which has no meaning for attention.
+        """
+        mode = self.config.spatial_pool_mode
+        if mode not in ("average", "max"):
+            raise UnsupportedModelError(
+                f"got spatial_pool_mode={mode!r}, expected 'average' or 'max' for a method that "
+                "reads the vision tower's attention. Use another method."
+            )
+        return self.base.vision_resampler
 
 
 class ImageSeries(Adapter):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -10,41 +10,15 @@ from transformers.cache_utils import Cache
 
 from sttm.errors import ConfigError, UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
-from sttm.methods.base import Method
+from sttm.methods.base import DecodePruning, Evidence, Method, needs_of
 from sttm.models.adapter import Adapter, EncodedVideo, Positions, VideoSpan
 from sttm.models.cache import ReducedLayer, adopt_layer, reduced_layers
+from sttm.models.evidence import Past, last_token_attention
 from sttm.models.inputs import LayerInputs, RotaryCall, split_padding
-from sttm.models.reduction import BatchReduction, plan_video, sequence_plan
+from sttm.models.pruning import seen_entries, video_entries
+from sttm.models.reduction import BatchReduction, VideoTokens, plan_videos, sequence_plan
+from sttm.models.report import VideoReport
 from sttm.plan import MergePlan
-
-
-@dataclass(frozen=True)
-class VideoReport:
-    """What was done to one video.
-
-    Args:
-        grid: its shape in tokens.
-        tokens_in: its tokens in front of the layer.
-        tokens_out: its tokens behind.
-        layer: the decoder layer in front of which it was reduced.
-        positions: the position policy.
-        milliseconds: wall-clock time to decide on the plan, masks and positions; a video's share of
-            its batch's.
-        plan: the plan itself.
-    """
-
-    grid: VideoGrid
-    tokens_in: int
-    tokens_out: int
-    layer: int
-    positions: Positions
-    milliseconds: float
-    plan: MergePlan = field(repr=False, compare=False)
-
-    @property
-    def retention(self) -> float:
-        """Tokens out / tokens in."""
-        return self.tokens_out / self.tokens_in
 
 
 class Settings(Protocol):
@@ -54,6 +28,11 @@ class Settings(Protocol):
     layer: int
     positions: Positions
     reports: list[VideoReport]
+    observed_layer: int | None
+    """The decoder layer whose attention the method needs; None if it needs none."""
+    decode_pruning: DecodePruning | None
+    asked_layer: int | None
+    """The decoder layer that decides on ``decode_pruning``."""
 
 
 class ForwardPass:
@@ -86,6 +65,8 @@ class ForwardPass:
         self._deepstack: dict[int, torch.Tensor] = {}
         self._visual: torch.Tensor | None = None
         self._inputs: LayerInputs | None = None
+        self._attention: torch.Tensor | None = None
+        self._seconds = 0.0
 
     def enter_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In front of the text model: find the videos, hold back DeepStack of the layers above."""
@@ -111,9 +92,13 @@ class ForwardPass:
         self._rotary.append(RotaryCall(module, args, kwargs, output))
 
     def enter_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """In front of a decoder layer at or above the reduction: hand it shortened inputs."""
+        """In front of a decoder layer: hand those from the reduction on shortened inputs."""
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = kwargs.get("past_key_values")
+        if index == self.settings.observed_layer and self.rows:
+            self._observe(index, hidden, cache, kwargs)
+        if index < self.settings.layer:
+            return None
         if index == self.settings.layer:
             self._begin(hidden, cache, kwargs)
             if self.reduction is not None:
@@ -123,6 +108,8 @@ class ForwardPass:
         if self._inputs is None:
             return None
         kwargs = self._inputs.arguments(index, hidden, cache, kwargs)
+        if index == self.settings.asked_layer and not self.rows and hidden.shape[1] == 1:
+            self._prune(index, hidden, cache, kwargs)
         return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
 
     def leave_text(self, output: Any) -> Any:
@@ -150,6 +137,13 @@ class ForwardPass:
             raise UnreducedVideoError(
                 "got video features that were not encoded under this attachment, or that "
                 "prefill_chunk_size has split. Encode after attach(), and prefill in one piece."
+            )
+        wanted = "tower_attention" in needs_of(self.settings.method)
+        if wanted and any(video.tower_attention is None for video in videos or ()):
+            raise UnreducedVideoError(
+                f"got video features without the vision tower's attention, which "
+                f"{type(self.settings.method).__name__} needs. Encode them under this attachment "
+                "(or by the chat with this method)."
             )
         rows = adapter.spans(ids.cpu(), videos or [], self._arguments)
         return rows if any(rows) else []
@@ -179,9 +173,57 @@ class ForwardPass:
             length = hidden.shape[1] if self.reduction is None else self.reduction.length
             before = self._past if kept is None else kept.held()
             self._inputs.set_padding(held, chunk, (before, length))
+        if self.settings.decode_pruning is not None:
+            chunk = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool)
+            if self.reduction is not None:
+                chunk = self.reduction.mark(self.rows)
+            self._inputs.video = video_entries(kept, chunk)
         if self.rows:
             self._protect(hidden.shape[1], cache)
-            self._report_time(_now(hidden.device) - start)
+            self._report_time(_now(hidden.device) - start + self._seconds)
+
+    def _observe(
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
+    ) -> None:
+        """Measure the attention of every row's last token in layer ``index``."""
+        start = _now(hidden.device)
+        self._refuse_unsupported(cache, kwargs)
+        if index == self.settings.layer and self._kept_layer(cache) is not None:
+            raise UnsupportedModelError(
+                "got a cache that holds a reduced video in layer 0, expected one above it for a "
+                "method that reads the prompt's attention. Attach at layer=1 or more."
+            )
+        before, valid = split_padding(self._padding, self._past, hidden.shape[1])
+        sliding = self.adapter.layer_types[index] == "sliding_attention"
+        self._attention = last_token_attention(
+            self.adapter.text.layers[index],
+            hidden,
+            kwargs.get("position_embeddings"),
+            valid=valid,
+            past=Past.of(cache, index, self._past, before),
+            window=self.adapter.text.config.sliding_window if sliding else None,
+        )[:, -hidden.shape[1] :]
+        self._seconds = _now(hidden.device) - start
+
+    def _prune(
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
+    ) -> None:
+        """While decoding: ask layer ``index`` what the layers above it need to see."""
+        inputs, pruning = self._inputs, self.settings.decode_pruning
+        assert inputs is not None
+        assert inputs.video is not None
+        assert pruning is not None
+        assert cache is not None
+        seen = seen_entries(
+            self.adapter.text.layers[index],
+            hidden,
+            kwargs.get("position_embeddings"),
+            cache.layers[index],
+            valid=inputs.valid,
+            video=inputs.video,
+            keep=pruning.keep,
+        )
+        inputs.prune(seen, pruning.layer)
 
     def _protect(self, length: int, cache: Cache | None) -> None:
         """Keep crop() away from the video, in the layers below the reduction too."""
@@ -220,23 +262,40 @@ class ForwardPass:
 
     def _plans(self, hidden: torch.Tensor) -> list[MergePlan]:
         """Plan every row; leave the reports with the attachment."""
-        plans: list[MergePlan] = []
         reports = self.settings.reports
         reports.clear()
+        own = [row for row in range(len(self.rows)) if not self._is_copy(row)]
+        places = [(row, span) for row in own for span in self.rows[row]]
+        tokens = [self._tokens(hidden, row, span) for row, span in places]
+        made = plan_videos(self.settings.method, tokens)
+        reports += [self._report(t.video.grid, plan) for t, plan in zip(tokens, made)]
+        queue = iter(made)
+        plans: list[MergePlan] = []
         for row, spans in enumerate(self.rows):
-            if row and spans is self.rows[row - 1]:
+            if self._is_copy(row):
                 plans.append(plans[-1])
                 continue
-            parts = []
-            for span in spans:
-                index = span.index.to(hidden.device)
-                x = hidden[row].detach().index_select(0, index)
-                parts.append((index, plan_video(self.settings.method, x, span.video)))
-                reports.append(self._report(span.video.grid, parts[-1][1]))
+            parts = [(span.index.to(hidden.device), next(queue)) for span in spans]
             length, device = hidden.shape[1], hidden.device
             plan = sequence_plan(length, parts) if parts else MergePlan.identity(length, device)
             plans.append(plan)
         return plans
+
+    def _is_copy(self, row: int) -> bool:
+        """Whether a row repeats the one before it, for beams and samples."""
+        return row > 0 and self.rows[row] is self.rows[row - 1]
+
+    def _tokens(self, hidden: torch.Tensor, row: int, span: VideoSpan) -> VideoTokens:
+        index, video = span.index.to(hidden.device), span.video
+        x = hidden[row].detach().index_select(0, index)
+        # Features may have been encoded for several methods, one of which asked for more.
+        wanted = "tower_attention" in needs_of(self.settings.method)
+        attention, tower = self._attention, video.tower_attention if wanted else None
+        if attention is None and tower is None:
+            return VideoTokens(x, video)
+        if attention is not None:
+            attention = attention[row].to(x.device).index_select(0, index)
+        return VideoTokens(x, video, Evidence(tower, attention))
 
     def _report(self, grid: VideoGrid, plan: MergePlan) -> VideoReport:
         layer, policy = self.settings.layer, self.settings.positions

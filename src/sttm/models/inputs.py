@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING as MASKS
 
 from sttm.errors import UnsupportedModelError
-from sttm.models.adapter import Positions, VideoSpan
+from sttm.models.adapter import WEIGHTED, Positions, VideoSpan
 from sttm.models.cache import ReducedLayer, adopt_layer
 from sttm.models.reduction import BatchReduction, reassigned_positions
 
@@ -50,9 +50,14 @@ class LayerInputs:
 
     Attributes:
         tail: tokens behind this forward's last video; None if it carries none.
+        video: ``(B, entries)`` bool, what belongs to videos, of what the cache holds and then of
+            this forward; None unless a method prunes it while answering.
+        valid: the same for what is no padding; None if there is none.
     """
 
     tail: int | None = None
+    video: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -69,10 +74,11 @@ class LayerInputs:
         self._reduction = reduction
         self._rotary = rotary
         self._types = types
-        self._masks: dict[str, Any] = {}
+        self._masks: dict[tuple[str, bool], Any] = {}
         self._embeddings: dict[int, Any] = {}
         self._new_ids: torch.Tensor | None = None
-        self._valid: torch.Tensor | None = None
+        self._seen: torch.Tensor | None = None
+        self._pruned_from = 0
         self._shift = None if kept is None else kept.shift
         if positions == "reassigned" and rotary and (reduction is not None or kept is not None):
             self._reassign(rows)
@@ -94,7 +100,16 @@ class LayerInputs:
             held = some.new_ones(len(some), sizes[0])
         if chunk is None:
             chunk = some.new_ones(len(some), sizes[1])
-        self._valid = torch.cat([held, chunk.to(held.device)], 1)
+        self.valid = torch.cat([held, chunk.to(held.device)], 1)
+
+    def prune(self, seen: torch.Tensor, layer: int) -> None:
+        """Hide entries from attention in the layers from ``layer`` on, during this forward.
+
+        Args:
+            seen: ``(B, entries)`` bool, False for padding too.
+            layer: a decoder layer.
+        """
+        self._seen, self._pruned_from = seen, layer
 
     def arguments(
         self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
@@ -103,11 +118,11 @@ class LayerInputs:
         layer = None if cache is None else adopt_layer(cache, index)
         mask = kwargs.get("attention_mask")
         single = self._reduction is None and hidden.shape[1] == 1 and mask is None
-        if not single or self._valid is not None:
+        if not single or self._visible(index) is not None:
             mask = self._mask(index, hidden, cache, layer)
         if layer is not None:
             gone = self._reduction.removed if self._reduction is not None else 0
-            layer.stage(layer.removed + gone, self._valid, self._shift, self.tail)
+            layer.stage(layer.removed + gone, self.valid, self._shift, self.tail, self.video)
         changed: dict[str, Any] = {"attention_mask": mask}
         if kwargs.get("position_embeddings") is not None:
             changed["position_embeddings"] = self._embed(hidden, kwargs["position_embeddings"])
@@ -120,25 +135,30 @@ class LayerInputs:
         self, index: int, hidden: torch.Tensor, cache: Cache | None, layer: ReducedLayer | None
     ) -> Any:
         """Build the mask with the library's own factory, once per layer type."""
-        kind = self._types[index]
-        if kind in self._masks:
-            return self._masks[kind]
+        kind, valid = self._types[index], self._visible(index)
+        key = (kind, valid is self.valid)
+        if key in self._masks:
+            return self._masks[key]
         factory = MASKS.get(kind)
         if factory is None or isinstance(factory, dict):
             raise UnsupportedModelError(
                 f"got a decoder layer of type {kind!r}, expected full, sliding or linear attention."
             )
-        valid = self._valid
         if valid is not None and layer is not None and layer.removed:
             valid = torch.cat([valid.new_ones(len(valid), layer.removed), valid], 1)
-        self._masks[kind] = factory(
+        self._masks[key] = factory(
             config=self._config,
             inputs_embeds=hidden,
             attention_mask=valid,
             past_key_values=cache,
             layer_idx=index,
         )
-        return self._masks[kind]
+        return self._masks[key]
+
+    def _visible(self, index: int) -> torch.Tensor | None:
+        """Return what a layer may attend to; a layer without attention weights: what is there."""
+        pruned = index >= self._pruned_from and self._types[index] in WEIGHTED
+        return self._seen if pruned and self._seen is not None else self.valid
 
     def _reassign(self, rows: Sequence[Sequence[VideoSpan]]) -> None:
         """Compute the new ids once; every rotary call of a forward has the same ones."""

@@ -1,12 +1,14 @@
 """Plans of single videos, put together to a shorter batch of sequences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 
 from sttm.errors import ConfigError
-from sttm.methods.base import Method
+from sttm.grid import VideoGrid
+from sttm.methods.base import Evidence, Method
 from sttm.models.adapter import EncodedVideo, VideoSpan
 from sttm.plan import MergePlan
 
@@ -53,6 +55,19 @@ class BatchReduction:
         rows = values.expand(len(self.plans), *values.shape[1:])
         return self._stack([plan.gather(row) for plan, row in zip(self.plans, rows)])
 
+    def mark(self, rows: Sequence[Sequence[VideoSpan]]) -> torch.Tensor:
+        """Mark the video tokens that are left: ``(B, L)`` bool.
+
+        Args:
+            rows: the videos of each row, as they stood before.
+        """
+        group = self.plans[0].group
+        marks = group.new_zeros(len(rows), len(group), dtype=torch.bool)
+        for row, spans in enumerate(rows):
+            for span in spans:
+                marks[row, span.index.to(marks.device)] = True
+        return self.gather(marks)
+
     def restore(self, x: torch.Tensor) -> torch.Tensor:
         """Give every input token its output's row: ``(B, L, ...)`` to ``(B, N, ...)``."""
         rows = []
@@ -69,24 +84,69 @@ class BatchReduction:
         return out
 
 
-def plan_video(method: Method, x: torch.Tensor, video: EncodedVideo) -> MergePlan:
-    """Plan one video, also where the model itself dropped some of its tokens.
+@dataclass(frozen=True, eq=False)
+class VideoTokens:
+    """One video of a call, as its method sees it.
 
     Args:
         x: ``(num_present, C)`` features of the tokens that are there.
-    Raises: ConfigError: the method's plan does not fit the video.
+        video: the grid they belong to.
+        evidence: what the method asked for, one value per token that is there; None if nothing.
     """
-    if video.present is None or bool(video.present.all()):
-        plan = method.plan(x, video.grid)
+
+    x: torch.Tensor
+    video: EncodedVideo
+    evidence: Evidence | None = None
+
+    @property
+    def present(self) -> torch.Tensor | None:
+        """``(grid.num_tokens,)`` bool if some tokens are missing, else None."""
+        mask = self.video.present
+        return None if mask is None or bool(mask.all()) else mask.to(self.x.device)
+
+    def whole(self) -> tuple[torch.Tensor, VideoGrid, Evidence | None]:
+        """Return features, grid and evidence of the whole grid.
+
+        The previous frame's token stands in for one that the model dropped as its repeat; nothing
+        attends to it.
+        """
+        present = self.present
+        if present is None:
+            return self.x, self.video.grid, self.evidence
+        evidence = self.evidence
+        if evidence is not None:
+            known = {f.name: getattr(evidence, f.name) for f in fields(evidence)}
+            evidence = Evidence(**{name: _spread(v, present) for name, v in known.items()})
+        return _fill(self.x, present, self.video), self.video.grid, evidence
+
+
+def plan_videos(method: Method, videos: Sequence[VideoTokens]) -> list[MergePlan]:
+    """Plan the videos of one call: each by itself, or all together if the method wants that.
+
+    Videos of which the model itself dropped some tokens are planned whole; their plans are then
+    limited to the tokens that are there.
+
+    Raises: ConfigError: a plan does not fit its video.
+    """
+    wholes, untyped = [video.whole() for video in videos], cast(Any, method)
+    if getattr(method, "share", None) == "joint":
+        plans = untyped.plan_together([(x, grid) for x, grid, _ in wholes])
     else:
-        present = video.present.to(x.device)
-        plan = _restrict(method.plan(_fill(x, present, video), video.grid), present)
-    if plan.num_in != len(x) or plan.num_out < 1:
-        raise ConfigError(
-            f"{type(method).__name__}.plan: got a plan of {plan.num_in} to {plan.num_out} tokens "
-            f"for {video.grid}, expected {len(x)} to at least 1."
-        )
-    return plan
+        plans = [
+            method.plan(x, grid) if evidence is None else untyped.plan(x, grid, evidence)
+            for x, grid, evidence in wholes
+        ]
+    limited = []
+    for plan, tokens in zip(plans, videos, strict=True):
+        present = tokens.present
+        limited.append(plan if present is None else _restrict(plan, present))
+        if limited[-1].num_in != len(tokens.x) or limited[-1].num_out < 1:
+            raise ConfigError(
+                f"{type(method).__name__}.plan: got a plan of {limited[-1].num_in} to "
+                f"{limited[-1].num_out} tokens for {tokens.video.grid}, expected {len(tokens.x)} "
+                "to at least 1."
+            )
+    return limited
 
 
 def sequence_plan(length: int, parts: Sequence[tuple[torch.Tensor, MergePlan]]) -> MergePlan:
@@ -120,6 +180,15 @@ def _fill(x: torch.Tensor, present: torch.Tensor, video: EncodedVideo) -> torch.
     missing = ~present.view(video.grid.frames, -1, 1)
     for before, here, gone in zip(frames, frames[1:], missing[1:]):
         here.copy_(torch.where(gone, before, here))
+    return full
+
+
+def _spread(value: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor | None:
+    """Lay values of the tokens that are there out on the whole grid; zero elsewhere."""
+    if value is None:
+        return None
+    full = value.new_zeros(len(present))
+    full[present.to(value.device)] = value
     return full
 
 

@@ -1,0 +1,58 @@
+"""Hiding video tokens from a token that is being decoded."""
+
+from typing import Any
+
+import torch
+
+from sttm.models.cache import ReducedLayer
+from sttm.models.evidence import Past, last_token_attention
+from sttm.ops.selection import most_per_row
+
+
+def video_entries(kept: ReducedLayer | None, chunk: torch.Tensor) -> torch.Tensor:
+    """Mark the entries of videos, of the cache and then of this forward.
+
+    Args:
+        kept: a layer that holds a reduced video, as it was before this forward; or None.
+        chunk: ``(B, L)`` bool, video tokens of this forward behind its reduction.
+    Returns: ``(B, entries)`` bool.
+    """
+    if kept is None:
+        return chunk
+    before = kept.video
+    if before is None:
+        before = chunk.new_zeros(len(chunk), kept.held())
+    return torch.cat([before, chunk.to(before.device)], 1)
+
+
+@torch.no_grad()
+def seen_entries(
+    layer: Any,
+    hidden: torch.Tensor,
+    rotary: Any,
+    held: ReducedLayer,
+    *,
+    valid: torch.Tensor | None,
+    video: torch.Tensor,
+    keep: float,
+) -> torch.Tensor:
+    """Choose what one new token per row still sees of the videos: what it attends to most.
+
+    Args:
+        layer: the decoder layer that is asked.
+        hidden: ``(B, 1, C)``, its input.
+        rotary: the cos and sin it is given.
+        held: its layer of the cache, as it was before this forward.
+        valid: ``(B, entries)`` bool, False for padding; None if there is none.
+        video: ``(B, entries)`` bool.
+        keep: the part of each row's video entries to keep, rounded down.
+    Returns: ``(B, entries)`` bool, False for hidden entries and padding.
+    """
+    count = held.held()
+    past = Past(held.keys[:, :, :count], None if valid is None else valid[:, :-1])  # type: ignore[attr-defined]
+    attention = last_token_attention(layer, hidden, rotary, past=past)
+    video = video.to(attention.device)
+    counts = (video.sum(1).double() * keep + 1e-9).long()
+    chosen = most_per_row(torch.where(video, attention, -1.0), counts)
+    real = torch.ones_like(video) if valid is None else valid.to(video.device)
+    return real & (~video | chosen)

@@ -1,0 +1,211 @@
+"""DyCoke: while answering, upper layers see the most attended video tokens only, as by hand."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from transformers import StaticCache
+
+import sttm
+from sttm import attach
+from sttm.errors import ConfigError
+from sttm.methods import DyCoke
+from sttm.methods.base import DecodePruning
+
+from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .layouts import Row, Text, Video
+from .methods import FrameMerge, PairMerge
+from .oracle import _positions, _rotary, decoder_inputs, reduction
+from .running import assert_same, greedy, tolerance
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+STEPS = 5
+ROW: Row = (Text(4), Video(4), Text(5, seed=1))
+SECOND: Row = (Text(2, seed=2), Video(4, seed=3), Text(9, seed=4))
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+
+
+@dataclass(frozen=True)
+class Pruned(PairMerge):
+    """Merges pairs, and hides two thirds of them while answering."""
+
+    decode_pruning: ClassVar[DecodePruning] = DecodePruning(layer=3, keep=0.34)
+
+
+def by_hand(
+    model: Any, inputs: Inputs, method: Any, layer: int, positions: str, answer: int
+) -> torch.Tensor:
+    """Logits of a prompt and its ``answer`` tokens in one dense pass, without a cache.
+
+    The model has to run eager attention, whose weights choose what each answer token sees.
+    """
+    text, begin, places = model.get_decoder(), decoder_inputs(model, inputs), inputs.videos[0]
+    hidden, rotary = begin.hidden, _rotary(model.get_decoder(), begin.hidden, begin.ids)
+    reduced, video = reduction(len(hidden), []), torch.zeros(0, dtype=torch.bool)
+    weights: list[torch.Tensor] = []
+    pruning, kinds = method.decode_pruning, getattr(text.config, "layer_types", None)
+    hook = text.layers[asked(kinds, pruning.layer)].self_attn.register_forward_hook(
+        lambda module, args, output: weights.append(output[1][0].mean(0))
+    )
+    for index in range(len(text.layers)):
+        if index == layer:
+            parts = [(v.index, method.plan(hidden[v.index], v.grid)) for v in places]
+            reduced = reduction(len(hidden), parts)
+            rotary = _positions(text, begin, [v.index for v in places], positions, reduced)
+            hidden = reduced.matrix @ hidden
+            video = torch.isin(reduced.kept, torch.cat([v.index for v in places]))
+        size = len(hidden)
+        blocked = torch.ones(size, size, dtype=torch.bool).triu(1)
+        if index >= pruning.layer:
+            count = int(int(video.sum()) * pruning.keep)
+            for row in range(size - answer, size):
+                kept = torch.where(video, weights[0][row], -1.0).topk(count).indices
+                hidden_ones = video.clone()
+                hidden_ones[kept] = False
+                blocked[row] |= hidden_ones
+        recurrent = kinds is not None and kinds[index] == "linear_attention"
+        mask = torch.zeros(size, size).masked_fill(blocked, torch.finfo(torch.float32).min)
+        hidden = text.layers[index](
+            hidden[None],
+            attention_mask=None if recurrent else mask[None, None],
+            position_embeddings=rotary,
+            position_ids=None,
+            past_key_values=None,
+        )[0]
+        if index < len(begin.deepstack):
+            hidden = hidden + reduced.matrix @ begin.deepstack[index]
+    hook.remove()
+    logits: torch.Tensor = model.lm_head(text.norm(hidden[None]))[0]
+    return logits
+
+
+def asked(kinds: Any, layer: int) -> int:
+    """The nearest layer with attention weights in front of ``layer``."""
+    plain = [i for i in range(layer) if kinds is None or kinds[i] == "full_attention"]
+    return plain[-1]
+
+
+@pytest.mark.parametrize("positions", ["survived", "reassigned"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@every_family
+def test_as_by_hand(family: Family, attention: str, positions: str) -> None:
+    inputs, method = family.make_inputs(ROW), Pruned()
+    model = shared_model(family.name, attention)
+    with attach(model, PairMerge(), layer=1, positions=positions):
+        unpruned = greedy(model, inputs, STEPS)
+    with attach(model, method, layer=1, positions=positions) as attachment:
+        assert attachment.asked_layer == 2
+        answer = greedy(model, inputs, STEPS)
+    whole = inputs.followed_by(answer.tokens[:, :-1])
+    eager = shared_model(family.name, "eager")
+    hand = by_hand(eager, whole, method, 1, positions, STEPS - 1)
+    got, bound = answer.logits[0], tolerance(family.name)
+    torch.testing.assert_close(got, hand[-STEPS:], atol=bound, rtol=0)
+    # The prompt sees everything; the answer does not, and it matters.
+    torch.testing.assert_close(got[0], unpruned.logits[0, 0], atol=bound, rtol=0)
+    assert float((got[1] - unpruned.logits[0, 1]).abs().max()) > 2 * bound
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_other_layers_and_the_method_itself(name: str, layer: int) -> None:
+    family, method = BY_NAME[name], DyCoke(keep=0.6, decode_keep=0.25)
+    inputs, model = family.make_inputs((*ROW, Video(4, seed=7), Text(3))), shared_model(name)
+    with attach(model, method, layer=layer, positions="survived") as attachment:
+        answer = greedy(model, inputs, STEPS)
+        assert all(r.tokens_out == int(0.6 * r.tokens_in) for r in attachment.reports)
+    whole = inputs.followed_by(answer.tokens[:, :-1])
+    hand = by_hand(shared_model(name, "eager"), whole, method, layer, "survived", STEPS - 1)
+    torch.testing.assert_close(answer.logits[0], hand[-STEPS:], atol=tolerance(name), rtol=0)
+
+
+@every_family
+def test_seeing_all_is_the_same_as_no_pruning(family: Family) -> None:
+    @dataclass(frozen=True)
+    class SeesAll(PairMerge):
+        decode_pruning: ClassVar[DecodePruning] = DecodePruning(layer=3, keep=1.0)
+
+    model, inputs = shared_model(family.name), family.make_inputs(ROW)
+    with attach(model, PairMerge(), layer=1):
+        wanted = greedy(model, inputs, STEPS)
+    with attach(model, SeesAll(), layer=1):
+        assert_same(greedy(model, inputs, STEPS), wanted, tolerance(family.name))
+
+
+@every_family
+def test_batches(family: Family) -> None:
+    model, rows = shared_model(family.name), (ROW, SECOND)
+    with attach(model, Pruned(), layer=1):
+        single = [greedy(model, family.make_inputs(row), 4) for row in rows]
+        batch = greedy(model, family.make_inputs(*rows), 4)
+    for row, answer in enumerate(single):
+        assert_same(batch.row(row), answer, tolerance(family.name))
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_beams(name: str) -> None:
+    family, model = BY_NAME[name], shared_model(name)
+    more = {"max_new_tokens": 4, "do_sample": False, "num_beams": 3}
+    with attach(model, Pruned(), layer=1):
+        cached = model.generate(**family.make_inputs(ROW, SECOND).tensors, **more)[:, -4:]
+        single = [model.generate(**family.make_inputs(r).tensors, **more) for r in (ROW, SECOND)]
+    assert cached.tolist() == [one[0, -4:].tolist() for one in single]
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_static_caches(name: str) -> None:
+    family, model = BY_NAME[name], shared_model(name)
+    inputs = family.make_inputs(ROW, SECOND)
+    with attach(model, Pruned(), layer=1):
+        wanted = greedy(model, inputs, 4)
+        cache = StaticCache(model.config.get_text_config(), max_cache_len=inputs.length + 8)
+        assert_same(greedy(model, inputs, 4, past_key_values=cache), wanted, tolerance(name))
+
+
+def test_a_layer_that_cannot_decide_is_refused() -> None:
+    model = shared_model("llava_onevision")
+    for layer, decode_layer in ((3, 3), (4, 3), (1, 5), (1, 9)):
+        with pytest.raises(ConfigError, match="decode_layer"):
+            attach(model, DyCoke(0.5, decode_layer=decode_layer), layer=layer)
+    with pytest.raises(ConfigError, match="decode_layer"):
+        attach(shared_model("qwen3_5"), DyCoke(0.5, decode_layer=4), layer=3)
+    with attach(model, DyCoke(0.5, decode_layer=3), layer=2):
+        pass
+    assert getattr(model.model, "_sttm_attachment", None) is None
+
+
+def test_a_chat_refuses_it() -> None:
+    with pytest.raises(ConfigError, match="dycoke"):
+        sttm.VideoChat(shared_model("llava_onevision"), None, DyCoke(0.5))
+
+
+def test_groups_over_several_frames_count_once() -> None:
+    @dataclass(frozen=True)
+    class Both(FrameMerge):
+        decode_pruning: ClassVar[DecodePruning] = DecodePruning(layer=2, keep=0.5)
+
+    family, model = BY_NAME["llava_onevision"], shared_model("llava_onevision")
+    inputs = family.make_inputs(ROW)
+    with attach(model, Both(), layer=0, positions="merged"):
+        answer = greedy(model, inputs, STEPS)
+    whole = inputs.followed_by(answer.tokens[:, :-1])
+    hand = by_hand(shared_model(family.name, "eager"), whole, Both(), 0, "merged", STEPS - 1)
+    torch.testing.assert_close(answer.logits[0], hand[-STEPS:], atol=2e-4, rtol=0)
+
+
+def test_the_record_of_video_entries_follows_the_cache() -> None:
+    family, model = BY_NAME["llava_onevision"], shared_model("llava_onevision")
+    with attach(model, Pruned(), layer=1):
+        cache = greedy(model, family.make_inputs(ROW, SECOND), 4).cache
+    counts = []
+    for step in range(2):
+        if step == 0:
+            cache.crop(-2)
+        else:
+            cache.batch_repeat_interleave(2)
+        for layer in cache.layers[1:]:
+            assert layer.video.shape == (layer.keys.shape[0], layer.held())
+            counts.append(layer.video.sum(1).tolist())
+    assert counts == [[18, 18]] * 4 + [[18] * 4] * 4
