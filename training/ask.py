@@ -12,16 +12,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sttm.nano.clips import Clip, make_clip
-from sttm.nano.questions import TASKS, Question, make_questions
+from sttm.nano.questions import SCENE_TASKS, Question, make_questions, scene_questions
+from sttm.nano.scenes import make_scene
 from training.crowd import crowd
-from training.data import HELD_OUT, Batches, batch_generator, train_clip
+from training.data import HELD_OUT, Batches, batch_generator, train_clip, train_scene
 from training.labels import IGNORE, cell_batch
 from training.model import GRID
 from training.packing import Packed
+from training.scenery import with_scenes
 from training.text import END, build_tokenizer, prefix_text, question_text
 
 TASK_WEIGHT = {"digit": 1.0, "colour": 1.0, "quadrant": 1.0, "count": 4.0, "order": 3.0}
-SLOTS = 32  # the longest clip, in frames
+TASK_WEIGHT |= {"background": 1.5, "texture": 1.5, "pan": 6.0, "relation": 2.0}
+SLOTS = 32  # the longest clip, in frames; with scenes twice as many
 CELLS = GRID * GRID
 
 
@@ -128,6 +131,7 @@ class Recipe:
         crowd: crowded frames for the tower beside each batch.
         tasks: ask only these.
         talk: share of questions that follow another one in the same conversation.
+        scenes: share of clips that are scenes; as many frames of scenes join the crowded ones.
     """
 
     frames: tuple[tuple[int, int], ...]
@@ -136,7 +140,8 @@ class Recipe:
     gaps: float = 0.0
     talk: float = 0.0
     crowd: int = 0
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = SCENE_TASKS
+    scenes: float = 0.0
 
 
 class AskBatches(Batches):
@@ -154,24 +159,33 @@ class AskBatches(Batches):
 
     def __getitem__(self, index: int) -> Packed:
         rng, recipe = self.generator(index), self.recipe
+        longest = 2 * SLOTS if recipe.scenes else SLOTS
         shared = batch_generator(self.seed, self.stage, self.first + index)  # all processes agree
         frames, count = recipe.frames[int(shared.integers(len(recipe.frames)))]
         gaps = rng.random() < recipe.gaps
         clips, asked, groups, slots = [], [], [], []
         for _ in range(count):
             needles = recipe.needles[int(rng.integers(len(recipe.needles)))]
-            clip = train_clip(rng, frames, needles)
-            asked_of = make_questions(clip, int(rng.integers(2**31)))
+            scene = recipe.scenes > 0 and rng.random() < recipe.scenes
+            clip = train_scene(rng, frames) if scene else train_clip(rng, frames, needles)
+            asked_of = questions_about(clip, int(rng.integers(2**31)))
             questions = choose([q for q in asked_of if q.task in recipe.tasks], rng, recipe)
             clips.append(clip)
             asked.append(questions)
             groups.append(_conversations(len(questions), rng, recipe.talk))
-            slots.append(_slots(frames, rng) if gaps else list(range(frames + 1)))
+            slots.append(_slots(frames, rng, longest) if gaps else list(range(frames + 1)))
         packed = self.packer.pack(clips, asked, groups, slots, system=rng.random() < 0.15)
         if recipe.crowd == 0:
             return packed
         crowded = crowd(train_clip(rng, recipe.crowd, 0), rng)
-        return dataclasses.replace(packed, crowd=cell_batch([crowded]))
+        if recipe.scenes == 0:
+            return dataclasses.replace(packed, crowd=cell_batch([crowded]))
+        return dataclasses.replace(packed, crowd=with_scenes(crowded, rng))
+
+
+def questions_about(clip: Clip, seed: int) -> list[Question]:
+    """All questions about a clip or a scene."""
+    return scene_questions(clip, seed) if clip.kind else make_questions(clip, seed)
 
 
 def choose(questions: list[Question], rng: np.random.Generator, recipe: Recipe) -> list[Question]:
@@ -192,16 +206,18 @@ def _conversations(count: int, rng: np.random.Generator, talk: float) -> list[li
     return groups
 
 
-def _slots(frames: int, rng: np.random.Generator) -> list[int]:
-    total = int(rng.integers(frames, max(SLOTS, frames) + 1))
+def _slots(frames: int, rng: np.random.Generator, longest: int) -> list[int]:
+    total = int(rng.integers(frames, max(longest, frames) + 1))
     chosen = sorted(rng.choice(total, size=frames, replace=False).tolist())
     return [*chosen, total]
 
 
-def held_out(packer: Packer, frames: int, count: int, first: int = 0) -> Packed:
-    """Held-out clips with all their questions, each in a block of its own."""
+def held_out(
+    packer: Packer, frames: int, count: int, first: int = 0, *, scenes: bool = False
+) -> Packed:
+    """Held-out clips or scenes with all their questions, each in a block of its own."""
     seeds = range(HELD_OUT + first, HELD_OUT + first + count)
-    clips = [make_clip(seed, frames) for seed in seeds]
-    asked = [make_questions(clip, clip.seed) for clip in clips]
+    clips = [make_scene(seed, frames) if scenes else make_clip(seed, frames) for seed in seeds]
+    asked = [questions_about(clip, clip.seed) for clip in clips]
     groups = [[[i] for i in range(len(questions))] for questions in asked]
     return packer.pack(clips, asked, groups, [list(range(frames + 1))] * count)

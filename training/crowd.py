@@ -11,7 +11,12 @@ from sttm.nano.glyphs import LETTERS, glyph_mask, glyph_width, stamp
 from sttm.nano.palette import COLOURS
 
 
-def crowd(clip: Clip, rng: np.random.Generator, side: int = 3) -> Clip:
+def crowd(
+    clip: Clip,
+    rng: np.random.Generator,
+    side: int = 3,
+    sizes: tuple[int, ...] = NEEDLE_SIZES,
+) -> Clip:
     """Fill every frame with up to nine digits, so that one frame teaches more.
 
     Each of the ``side * side`` parts of a frame holds a digit (75 %), a letter (15 %) or nothing.
@@ -23,7 +28,7 @@ def crowd(clip: Clip, rng: np.random.Generator, side: int = 3) -> Clip:
         kind = rng.random()
         if kind > 0.9:
             continue
-        size = NEEDLE_SIZES[int(rng.integers(len(NEEDLE_SIZES)))]
+        size = sizes[int(rng.integers(len(sizes)))]
         left = x * part + int(rng.integers(part - glyph_width(size)))
         top = y * part + int(rng.integers(part - size))
         colour = COLOUR_NAMES[int(rng.integers(len(COLOUR_NAMES)))]

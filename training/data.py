@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sttm.nano.clips import Clip, make_clip
+from sttm.nano.scenes import make_scene
 from training.codec import through_codec
 
 HELD_OUT = 10_000_000  # evaluation uses clip seeds from here on; training stays below
@@ -23,7 +24,17 @@ def batch_generator(seed: int, stage: str, step: int, rank: int = 0) -> np.rando
 
 def train_clip(rng: np.random.Generator, frames: int, num_needles: int | None = None) -> Clip:
     """One training clip; a share of them has been through the video codec."""
-    clip = make_clip(int(rng.integers(HELD_OUT)), frames, num_needles=num_needles)
+    return _perhaps_coded(
+        make_clip(int(rng.integers(HELD_OUT)), frames, num_needles=num_needles), rng
+    )
+
+
+def train_scene(rng: np.random.Generator, frames: int) -> Clip:
+    """One training scene; a share of them has been through the video codec."""
+    return _perhaps_coded(make_scene(int(rng.integers(HELD_OUT)), frames), rng)
+
+
+def _perhaps_coded(clip: Clip, rng: np.random.Generator) -> Clip:
     if rng.random() < CODEC_SHARE:
         return through_codec(clip, int(rng.integers(18, 29)), "ultrafast")
     return clip

@@ -39,23 +39,32 @@ def packed_loss(
 
 
 def packed_accuracy(
-    model: LlavaOnevisionForConditionalGeneration, lengths: tuple[tuple[int, int], ...]
+    model: LlavaOnevisionForConditionalGeneration,
+    lengths: tuple[tuple[int, int], ...],
+    scene_lengths: tuple[tuple[int, int], ...] = (),
 ) -> Callable[[], dict[str, float]]:
-    """Accuracy by task on held-out clips, for several (frames, clips)."""
+    """Accuracy by task on held-out clips and scenes, for several (frames, clips)."""
     packer = Packer(build_tokenizer())
     batches = [
-        (frames, [held_out(packer, frames, min(8, count - i), i) for i in range(0, count, 8)])
-        for frames, count in lengths
+        (
+            f"{'scene' * scenes}{frames}",
+            [
+                held_out(packer, frames, min(4, count - i), i, scenes=scenes)
+                for i in range(0, count, 4)
+            ],
+        )
+        for scenes, wanted in ((False, lengths), (True, scene_lengths))
+        for frames, count in wanted
     ]
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         found: dict[str, float] = {}
-        for frames, parts in batches:
+        for name, parts in batches:
             tally: dict[str, list[bool]] = {}
             for batch in parts:
                 for task, right in answers_right(packed_logits(model, batch)[0], batch):
-                    tally.setdefault(f"{task}@{frames}", []).append(right)
+                    tally.setdefault(f"{task}@{name}", []).append(right)
             found |= {key: sum(hits) / len(hits) for key, hits in sorted(tally.items())}
         return found
 

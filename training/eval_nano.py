@@ -20,8 +20,9 @@ from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionP
 
 from sttm.nano.clips import Clip, make_clip
 from sttm.nano.model import weights_path
-from sttm.nano.questions import TASKS, make_questions
-from training.ask import Packer
+from sttm.nano.questions import SCENE_TASKS
+from sttm.nano.scenes import make_scene
+from training.ask import Packer, questions_about
 from training.codec import through_codec
 from training.packing import ATTENTION, answers_right, packed_logits
 
@@ -29,9 +30,10 @@ FIRST_SEED = 20_000_000  # of the clips of the report; the log of training uses 
 Tally = dict[str, list[bool]]
 
 
-def clips_of(frames: int, count: int, crf: int | None) -> list[Clip]:
-    """Held-out clips, as generated or as decoded from their mp4."""
-    clips = [make_clip(FIRST_SEED + i, frames) for i in range(count)]
+def clips_of(frames: int, count: int, crf: int | None, *, scenes: bool = False) -> list[Clip]:
+    """Held-out clips or scenes, as generated or as decoded from their mp4."""
+    make = make_scene if scenes else make_clip
+    clips = [make(FIRST_SEED + i, frames) for i in range(count)]
     return clips if crf is None else [through_codec(clip, crf) for clip in clips]
 
 
@@ -40,10 +42,10 @@ def packed_tally(
     model: LlavaOnevisionForConditionalGeneration, packer: Packer, clips: list[Clip]
 ) -> Tally:
     """Right or wrong for every question of every clip, by task."""
-    tally: Tally = {task: [] for task in TASKS}
+    tally: Tally = {task: [] for task in SCENE_TASKS}
     for i in range(0, len(clips), 4):
         part = clips[i : i + 4]
-        asked = [make_questions(clip, clip.seed) for clip in part]
+        asked = [questions_about(clip, clip.seed) for clip in part]
         groups = [[[j] for j in range(len(questions))] for questions in asked]
         slots = [list(range(len(clip.frames) + 1)) for clip in part]
         batch = packer.pack(part, asked, groups, slots)
@@ -59,9 +61,9 @@ def generated_tally(
     clips: list[Clip],
 ) -> Tally:
     """The same through chat template, processor and ``generate``, one prompt per question."""
-    tally: Tally = {task: [] for task in TASKS}
+    tally: Tally = {task: [] for task in SCENE_TASKS}
     for clip in clips:
-        for question in make_questions(clip, clip.seed):
+        for question in questions_about(clip, clip.seed):
             content = [{"type": "video"}, {"type": "text", "text": question.text}]
             text = processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
@@ -88,11 +90,12 @@ def summary(tally: Tally) -> dict[str, dict[str, float]]:
 
 def table(report: dict[str, dict[str, dict[str, float]]]) -> str:
     """The report as a markdown table: rows are clip lengths, cells ``accuracy (n)``."""
-    lines = [f"| clips | {' | '.join(TASKS)} |", "|---" * (len(TASKS) + 1) + "|"]
+    columns = [task for task in SCENE_TASKS if any(task in tasks for tasks in report.values())]
+    lines = [f"| clips | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, tasks in report.items():
         cells = [
             f"{tasks[task]['accuracy']:.3f} ({int(tasks[task]['n'])})" if task in tasks else "-"
-            for task in TASKS
+            for task in columns
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -103,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=100, help="clips per cell")
     parser.add_argument("--frames", type=int, nargs="*", default=[1, 4, 8, 16, 32])
     parser.add_argument("--mp4-frames", type=int, nargs="*", default=[16, 32])
+    parser.add_argument("--scene-frames", type=int, nargs="*", default=[8, 16, 32, 64])
     parser.add_argument("--crf", type=int, default=20)
     parser.add_argument("--generate", type=int, default=0, help="clips asked through generate")
     parser.add_argument("--threads", type=int, default=2)
@@ -130,6 +134,12 @@ def main() -> None:
         clips = clips_of(frames, args.clips, args.crf)
         report[f"{frames} frames, mp4"] = summary(packed_tally(model, packer, clips))
     print(table(report))
+    about_scenes = {}
+    for frames in args.scene_frames:
+        clips = clips_of(frames, args.clips, None, scenes=True)
+        about_scenes[f"{frames} frames"] = summary(packed_tally(model, packer, clips))
+    if about_scenes:
+        print(f"\nScenes:\n\n{table(about_scenes)}")
     if args.json:
         facts = {
             "first_seed": FIRST_SEED,
@@ -141,7 +151,9 @@ def main() -> None:
             "bytes": (args.weights / "model.safetensors").stat().st_size,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**facts, "accuracy": report}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({**facts, "accuracy": report, "scenes": about_scenes}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

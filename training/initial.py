@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
+from sttm.nano.backdrop import BACKDROP_COLOURS, PATTERNS
 from sttm.nano.clips import COLOUR_NAMES
-from training.labels import IGNORE, NO_DIGIT, CellBatch
+from training.labels import BACKGROUND, IGNORE, NO_DIGIT, RELATION, TEXTURE, CellBatch
 from training.model import CellHead, video_tokens
 from training.packing import Packed, packed_logits
+from training.text import SIDES
+from training.tower import cell_loss
 
 TOKEN_SCALE = 0.5  # root mean square of video tokens
 WORD_SCALE = 0.042  # root mean square of the part of a word that comes from its class
@@ -28,6 +31,8 @@ LOCAL_LAYERS = 3  # from layer 1 on
 LOCAL_PAIRS = (2, 3, 4)  # rotary pairs whose cosines add up to a window of about ten tokens
 LOCAL_BIAS = 3.0
 COPY = 0.5
+FIT_STEPS = 300
+FIT_CELLS = 4096
 PRESENCE_BIAS = 6.0
 ORDER_LAYER = 3
 TIME_PAIR = 9  # turns by 0.9 rad in 2048 tokens
@@ -55,8 +60,9 @@ def prepare_decoder(
     projector = model.model.multi_modal_projector.linear_2
     projector.weight.mul_(scale)
     projector.bias.mul_(scale)
-    for read_out in (head.digit, head.colour, head.quadrant):
-        read_out.weight.div_(scale)
+    for weight in head.parameters():
+        if weight.ndim == 2:
+            weight.div_(scale)
     _point_words(model, tokenizer, tokens, labels)
     facts = _facts(tokens, labels)
     _wire(model, facts, _presence(tokens, labels, facts))
@@ -209,7 +215,7 @@ def add_order_heads(model: LlavaOnevisionForConditionalGeneration, batches: list
 def _layer_inputs(
     model: LlavaOnevisionForConditionalGeneration, batches: list[Packed]
 ) -> tuple[Tensor, Tensor]:
-    """What the order layer sees: ``(N, WIDTH)`` and cell labels ``(N, 3)``, -1 for text."""
+    """What the order layer sees: ``(N, WIDTH)`` and cell labels ``(N, 7)``, -1 for text."""
     seen: list[Tensor] = []
     norm = model.model.language_model.layers[ORDER_LAYER].input_layernorm
     handle = norm.register_forward_hook(lambda _, __, output: seen.append(output.flatten(0, 1)))
@@ -217,8 +223,8 @@ def _layer_inputs(
     for batch in batches:
         packed_logits(model, batch)
         cells = batch.cells.flatten(1, 2)
-        before = cells.new_full((len(cells), len(batch.prefix), 3), -1)
-        after = cells.new_full((len(cells), 1 + batch.ids.shape[1], 3), -1)
+        before = cells.new_full((len(cells), len(batch.prefix), cells.shape[-1]), -1)
+        after = cells.new_full((len(cells), 1 + batch.ids.shape[1], cells.shape[-1]), -1)
         labels.append(torch.cat([before, cells, after], dim=1).flatten(0, 1))
     handle.remove()
     return torch.cat(seen), torch.cat(labels)
@@ -232,3 +238,44 @@ def _needle_detector(inputs: Tensor, labels: Tensor) -> Tensor:
     ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
     detector: Tensor = torch.linalg.solve(gram + ridge, inputs.T @ (weight[:, 0] * needle))
     return detector
+
+
+def fit_read_outs(
+    model: LlavaOnevisionForConditionalGeneration, head: CellHead, batches: list[CellBatch]
+) -> None:
+    """Fit the read-outs to the tower as it is."""
+    tokens, labels = _cells(model, batches)
+    optimiser = torch.optim.Adam(head.parameters(), lr=1e-2)
+    for _ in range(FIT_STEPS):
+        part = torch.randint(len(tokens), (FIT_CELLS,))
+        optimiser.zero_grad()
+        torch.autograd.backward(cell_loss(head, tokens[part], labels[part]))
+        optimiser.step()
+
+
+@torch.no_grad()
+def point_scene_words(
+    model: LlavaOnevisionForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    batches: list[CellBatch],
+) -> None:
+    """Add the mean token of its class to each word that answers a question about a scene."""
+    tokens, labels = _cells(model, batches)
+    embedding = model.get_input_embeddings().weight
+    groups = ((BACKGROUND, tuple(BACKDROP_COLOURS)), (TEXTURE, PATTERNS), (RELATION, SIDES))
+    for column, words in groups:
+        known = labels[:, column] >= 0
+        centre = tokens[known].mean(0)
+        for i, word in enumerate(words):
+            (index,) = tokenizer.encode(word, add_special_tokens=False)
+            direction = tokens[labels[:, column] == i].mean(0) - centre
+            embedding[index] += WORD_SCALE * direction / direction.pow(2).mean().sqrt()
+
+
+@torch.no_grad()
+def _cells(
+    model: LlavaOnevisionForConditionalGeneration, batches: list[CellBatch]
+) -> tuple[Tensor, Tensor]:
+    """Video tokens ``(N, WIDTH)`` and their labels ``(N, 7)``."""
+    tokens = torch.cat([video_tokens(model, b.frames)[:, :-1].flatten(0, 1) for b in batches])
+    return tokens, torch.cat([b.labels.flatten(0, 2) for b in batches])

@@ -16,7 +16,7 @@ PATCH_SIZE = 8
 GRID = IMAGE_SIZE // PATCH_SIZE // 2  # side of the pooled grid of one frame, in tokens
 TOWER_WIDTH = 96
 WIDTH = 192
-MAX_POSITIONS = 4096
+MAX_POSITIONS = 8192
 
 
 def build_config(
@@ -86,7 +86,7 @@ def sine_positions(side: int, width: int) -> Tensor:
 
 
 class CellHead(nn.Module):
-    """Linear read-outs of one video token: digit, colour and quadrant of the needle in its cell.
+    """Linear read-outs of one video token: what is in its cell (the columns of ``labels``).
 
     Trained with the tower so that the decoder finds these facts along straight directions;
     not part of the exported model.
@@ -97,10 +97,14 @@ class CellHead(nn.Module):
         self.digit = nn.Linear(width, 11)
         self.colour = nn.Linear(width, 7)
         self.quadrant = nn.Linear(width, 4)
+        self.background = nn.Linear(width, 6)
+        self.texture = nn.Linear(width, 5)
+        self.landmark = nn.Linear(width, 2)
+        self.relation = nn.Linear(width, 4)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens ``(..., width)`` -> logits ``(..., 11)``, ``(..., 7)``, ``(..., 4)``."""
-        return self.digit(tokens), self.colour(tokens), self.quadrant(tokens)
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """tokens ``(..., width)`` -> logits ``(..., classes)`` of the seven read-outs."""
+        return tuple(read_out(tokens) for read_out in self.children())
 
 
 def normalise(frames: Tensor) -> Tensor:

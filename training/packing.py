@@ -35,7 +35,7 @@ class Packed:
         labels: int64 ``(B, Q)``, the token that should follow, or IGNORE.
         questions: int64 ``(B, Q)``, number of the question whose answer the label is part of.
         tasks: for every row, the task of each question.
-        cells: int64 ``(B, T, 64, 3)``, see ``labels.cell_labels``.
+        cells: int64 ``(B, T, 64, 7)``, see ``labels.cell_labels``.
         crowd: crowded frames for the tower alone, or None.
     """
 

@@ -26,6 +26,11 @@ class Stage:
             and many about its digits.
         crowd_weight: of the per-cell loss on crowded frames.
         evaluate: held-out (frames, clips) for the log.
+        scene_evaluate: the same for scenes.
+        scenery: the tower sees scenes; fit all read-outs first.
+        context_heads: set some heads for questions about the start, the end and the pan first.
+        hold_context: keep what these heads look for as it is.
+        scene_words: point the words that answer questions about scenes first.
         eval_every: steps between evaluations and checkpoints.
     """
 
@@ -43,9 +48,16 @@ class Stage:
     crowd_weight: float = 0.2
     evaluate: tuple[tuple[int, int], ...] = ((1, 48), (4, 32), (8, 32))
     eval_every: int = 100
+    scene_evaluate: tuple[tuple[int, int], ...] = ()
+    scenery: bool = False
+    scene_words: bool = False
+    context_heads: bool = False
+    hold_context: bool = False
 
 
 LONG = ((2, 10), (4, 6), (8, 4), (8, 4), (16, 2), (32, 1))
+SCENE_LENGTHS = ((2, 8), (3, 8), (4, 6), (6, 4), (8, 3))
+SCENES_TO_64 = (*SCENE_LENGTHS[1:], (4, 6), (8, 3), (16, 2), (16, 2), (32, 1), (64, 1))
 UP_TO_FOUR = (1, 1, 1, 2, 2, 2, 3, 3, 4)
 MIXED = (1,) * 12 + (2,) * 12 + (3,) * 11 + (4,)  # a quarter of it UP_TO_FOUR
 NAMED = ("digit", "colour", "quadrant")
@@ -168,6 +180,69 @@ STAGES: tuple[Stage, ...] = (
         weights=(("count", 8.0), ("order", 3.0)),
         crowd_weight=0.5,
         evaluate=((8, 48), (32, 16)),
+    ),
+    Stage("scenery", 600, None, 1e-3, warmup=30, floor=0.3, eval_every=100, scenery=True),
+    Stage(
+        "scenes",
+        400,
+        Recipe(SCENE_LENGTHS, gaps=0.5, talk=0.1, crowd=4, questions=9, scenes=0.7),
+        3e-4,
+        1e-3,
+        warmup=20,
+        floor=1.0,
+        weights=(("count", 4.0), ("order", 2.0), ("pan", 2.0), ("relation", 2.0)),
+        crowd_weight=0.5,
+        eval_every=50,
+        evaluate=((8, 16),),
+        scene_evaluate=((8, 48),),
+        scene_words=True,
+    ),
+    Stage(
+        "context",
+        300,
+        Recipe(SCENE_LENGTHS, gaps=0.5, talk=0.1, crowd=4, questions=9, scenes=0.7),
+        2e-4,
+        1e-3,
+        warmup=10,
+        floor=1.0,
+        weights=(("count", 6.0), ("order", 3.0), ("pan", 3.0), ("relation", 2.0)),
+        crowd_weight=0.5,
+        eval_every=50,
+        evaluate=((8, 16),),
+        scene_evaluate=((8, 48),),
+        context_heads=True,
+    ),
+    Stage(
+        "scenes_long",
+        300,
+        Recipe(SCENES_TO_64, gaps=0.4, talk=0.1, crowd=4, questions=9, scenes=0.7),
+        2e-4,
+        6e-4,
+        warmup=20,
+        floor=0.02,
+        horizon=500,
+        weights=(("count", 6.0), ("order", 3.0), ("pan", 3.0), ("relation", 1.5), ("digit", 1.5)),
+        crowd_weight=0.5,
+        eval_every=100,
+        evaluate=((8, 24),),
+        scene_evaluate=((8, 48), (32, 8)),
+        context_heads=True,
+    ),
+    Stage(
+        "scenes_end",
+        230,
+        Recipe(SCENES_TO_64, gaps=0.4, talk=0.1, crowd=4, questions=9, scenes=0.7),
+        1e-4,
+        4e-4,
+        warmup=10,
+        floor=0.02,
+        weights=(("count", 5.0), ("order", 3.0), ("pan", 3.0), ("relation", 1.5), ("digit", 2.0)),
+        crowd_weight=0.5,
+        eval_every=50,
+        evaluate=((8, 16),),
+        scene_evaluate=((8, 32), (32, 8)),
+        context_heads=True,
+        hold_context=True,
     ),
 )
 

@@ -15,13 +15,16 @@ from transformers.models.llava_onevision.video_processing_llava_onevision import
 )
 
 from sttm.nano import questions as grammar
+from sttm.nano.backdrop import BACKDROP_COLOURS, DIRECTIONS, PATTERNS
 from sttm.nano.clips import COLOUR_NAMES, QUADRANTS
 from training.model import IMAGE_SIZE, PATCH_SIZE
 
-VOCABULARY = 448
+VOCABULARY = 512
 PAD, IMAGE, VIDEO, START, END = "<|pad|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"
 UNASKED = ("Which digit came last?", "What was the last digit?")  # only the early stages asked
 SYSTEM = "You are a helpful assistant."
+SIDES = ("left", "right", "above", "below")
+SCENE_ANSWERS = (*BACKDROP_COLOURS, *PATTERNS, *DIRECTIONS, *SIDES)
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -65,7 +68,9 @@ def question_text(question: str, *, first: bool = True) -> str:
 
 def corpus() -> Iterator[str]:
     """Every sentence of the question grammar and every answer, for training the tokenizer."""
-    tables = [value for name, value in vars(grammar).items() if name.isupper() and name != "TASKS"]
+    tables = [
+        value for name, value in vars(grammar).items() if name.isupper() and "TASKS" not in name
+    ]
     for table in tables:
         for phrasing in table:
             for i, colour in enumerate(COLOUR_NAMES):
@@ -73,13 +78,13 @@ def corpus() -> Iterator[str]:
                 yield question_text(text)
     for sentence in UNASKED:
         yield from [question_text(sentence)] * len(COLOUR_NAMES)
-    for answer in (*COLOUR_NAMES, *QUADRANTS):
+    for answer in (*COLOUR_NAMES, *QUADRANTS, *SCENE_ANSWERS):
         yield from [answer] * 20
     yield from [f"system\n{SYSTEM}\nuser\n"] * 5
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 448 entries; every digit is a token of its own."""
+    """A byte-level BPE tokenizer of at most 512 entries; every digit is a token of its own."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

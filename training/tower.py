@@ -13,6 +13,7 @@ from training.data import HELD_OUT, Batches, train_clip
 from training.labels import IGNORE, NO_COLOUR, NO_DIGIT, CellBatch, cell_batch
 from training.model import CellHead, video_tokens
 
+SCENERY_WEIGHT = (0.3, 0.3, 0.2, 0.4)  # background, texture, landmark, relation
 NONE_WEIGHT = 0.1  # of the cells without a needle: there are many more
 
 
@@ -33,13 +34,13 @@ class CellBatches(Batches):
 
 
 def cell_loss(head: CellHead, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the three read-outs.
+    """Cross entropy of the read-outs.
 
     Args:
         tokens: ``(N, WIDTH)`` video tokens.
-        labels: int64 ``(N, 3)``.
+        labels: int64 ``(N, 7)``.
     """
-    digit, colour, quadrant = head(tokens)
+    digit, colour, quadrant, *scenery = head(tokens)
     digit_weight = torch.ones(NO_DIGIT + 1)
     digit_weight[NO_DIGIT] = NONE_WEIGHT
     colour_weight = torch.ones(NO_COLOUR + 1)
@@ -47,9 +48,17 @@ def cell_loss(head: CellHead, tokens: Tensor, labels: Tensor) -> Tensor:
     loss: Tensor = (
         cross_entropy(digit, labels[:, 0], weight=digit_weight, ignore_index=IGNORE)
         + cross_entropy(colour, labels[:, 1], weight=colour_weight, ignore_index=IGNORE)
-        + 0.3 * cross_entropy(quadrant, labels[:, 2], ignore_index=IGNORE)
+        + 0.3 * _known(quadrant, labels[:, 2])
     )
+    for i, logits in enumerate(scenery):
+        loss = loss + SCENERY_WEIGHT[i] * _known(logits, labels[:, 3 + i])
     return loss
+
+
+def _known(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy over the cells that have a label; 0 if none has."""
+    total = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from transformers import (
 
 from sttm.nano.clips import make_clip, write_clip
 from sttm.nano.model import NANO_LAYER, load, weights_path
-from sttm.nano.questions import Question, make_questions
+from sttm.nano.questions import Question, make_questions, scene_questions
+from sttm.nano.scenes import SCENE_KINDS, make_scene
 
 Nano = tuple[LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor]
 HELD_OUT = 30_000_000  # neither training nor its evaluation reaches these seeds
@@ -133,6 +134,20 @@ def test_it_answers_held_out_clips(nano: Nano, task: str, least: float) -> None:
         clip = make_clip(seed, 8)
         question = first_of(task, make_questions(clip, seed))
         right.append(answer(nano, clip.frames, prompt(nano[1], question.text)) == question.answer)
+    assert sum(right) / len(right) >= least
+
+
+@pytest.mark.parametrize(
+    ("task", "least"), [("background", 0.7), ("texture", 0.7), ("relation", 0.7), ("digit", 0.7)]
+)
+def test_it_answers_held_out_scenes(nano: Nano, task: str, least: float) -> None:
+    right = []
+    for seed in range(HELD_OUT, HELD_OUT + 24):
+        clip = make_scene(seed, 6, kind=SCENE_KINDS[seed % 4])
+        questions = [q for q in scene_questions(clip, seed) if q.task == task]
+        if questions:
+            said = answer(nano, clip.frames, prompt(nano[1], questions[0].text))
+            right.append(said == questions[0].answer)
     assert sum(right) / len(right) >= least
 
 

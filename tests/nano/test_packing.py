@@ -9,7 +9,7 @@ import torch
 from training.ask import Packer, held_out
 from training.data import HELD_OUT
 from training.packing import ATTENTION, answers_right, packed_logits
-from training.text import END, build_tokenizer, prefix_text, question_text
+from training.text import END, VOCABULARY, build_tokenizer, prefix_text, question_text
 from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 
 from sttm.nano.clips import make_clip
@@ -58,7 +58,7 @@ def test_packed_logits_equal_separate_prompts(
 def test_a_whole_answer_must_be_right(nano: Nano) -> None:
     batch = held_out(Packer(nano[1].tokenizer), 2, 2)
     labels = batch.labels[batch.labels >= 0]
-    perfect = torch.nn.functional.one_hot(labels, 448).float()
+    perfect = torch.nn.functional.one_hot(labels, VOCABULARY).float()
     graded = answers_right(perfect, batch)
     assert len(graded) == sum(len(tasks) for tasks in batch.tasks)
     assert all(right for _, right in graded)

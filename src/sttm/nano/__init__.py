@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sttm.nano.clips import Clip, Needle, make_clip, write_clip
     from sttm.nano.model import NANO_LAYER, load, weights_path
-    from sttm.nano.questions import Question, make_questions
+    from sttm.nano.questions import Question, make_questions, scene_questions
+    from sttm.nano.scenes import make_scene
 
 _HOME = {
     "Clip": "clips",
@@ -21,6 +22,8 @@ _HOME = {
     "weights_path": "model",
     "Question": "questions",
     "make_questions": "questions",
+    "make_scene": "scenes",
+    "scene_questions": "questions",
 }
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "load",
     "make_clip",
     "make_questions",
+    "make_scene",
+    "scene_questions",
     "weights_path",
     "write_clip",
 ]

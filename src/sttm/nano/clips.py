@@ -7,13 +7,13 @@ on "held-out seeds 10000 to 10099" means the same clips on every machine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
+from sttm.nano.backdrop import Backdrop, Landmark
 from sttm.nano.background import TEXTURES, Shot, draw_shot
+from sttm.nano.chance import add_noise, between, pick, shade
 from sttm.nano.glyphs import (
     LETTERS,
     SHAPES,
@@ -28,8 +28,6 @@ from sttm.nano.palette import COLOUR_NAMES, COLOURS, RGB
 
 __all__ = ["COLOUR_NAMES", "QUADRANTS", "Clip", "Distractor", "Needle", "make_clip", "write_clip"]
 
-Option = TypeVar("Option")
-
 QUADRANTS: tuple[str, ...] = ("top left", "top right", "bottom left", "bottom right")
 NEEDLE_SIZES: tuple[int, ...] = (21, 24, 28)  # heights in a frame of 128 pixels
 MAX_NEEDLES = 4  # one per quadrant, so that needles shown together never overlap
@@ -37,7 +35,7 @@ MAX_NEEDLES = 4  # one per quadrant, so that needles shown together never overla
 
 @dataclass(frozen=True)
 class Needle:
-    """A digit that is visible for one or two frames and lies wholly inside one quadrant.
+    """A digit that stands still inside one quadrant: for one or two frames, in scenes also longer.
 
     Attributes:
         digit: 0 to 9.
@@ -107,6 +105,9 @@ class Clip:
         shots: backgrounds in order; ``cuts`` follows from them.
         distractors: what else is drawn, below the needles.
         noise: amplitude of the sensor noise, grey levels.
+        kind: a name of ``scenes.SCENE_KINDS``; empty for clips of ``make_clip``.
+        backdrops: of a scene, instead of ``shots``: backgrounds that have names.
+        landmarks: of a scene: at most one white shape in each backdrop.
     """
 
     frames: Image = field(repr=False)
@@ -116,11 +117,14 @@ class Clip:
     shots: tuple[Shot, ...] = ()
     distractors: tuple[Distractor, ...] = ()
     noise: int = 0
+    kind: str = ""
+    backdrops: tuple[Backdrop, ...] = ()
+    landmarks: tuple[Landmark, ...] = ()
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Frames at which a new background begins (the first shot does not count)."""
-        return tuple(shot.start for shot in self.shots[1:])
+        """Frames at which a new background begins (the first one does not count)."""
+        return tuple(part.start for part in (self.shots or self.backdrops)[1:])
 
 
 def make_clip(
@@ -145,20 +149,16 @@ def make_clip(
     _check(seed, frames, size, num_needles)
     rng = np.random.Generator(np.random.PCG64(seed))
     if num_needles is None:
-        num_needles = int(_pick(rng, (1, 1, 2, 2, 2, 3, 3, 3)))
+        num_needles = int(pick(rng, (1, 1, 2, 2, 2, 3, 3, 3)))
     needles = _place_needles(rng, frames, size, num_needles)
     shots = _plan_shots(rng, frames)
     distractors = _place_distractors(rng, frames, size)
-    noise = int(_pick(rng, (0, 0, 3, 6)))
+    noise = int(pick(rng, (0, 0, 3, 6)))
     pixels = np.concatenate([draw_shot(shot, size, rng) for shot in shots])
-    _draw_distractors(pixels, distractors, rng)
+    draw_distractors(pixels, distractors, rng)
     if noise:
-        _add_noise(pixels, noise, rng)
-    for needle in needles:
-        mask = glyph_mask(str(needle.digit), needle.size)
-        ink = _shade(needle.colour, rng)
-        for frame in pixels[needle.start : needle.end]:
-            stamp(frame, mask, ink, top=needle.y, left=needle.x)
+        add_noise(pixels, noise, rng)
+    draw_needles(pixels, needles, rng)
     return Clip(pixels, needles, fps, seed, shots, distractors, noise)
 
 
@@ -176,20 +176,6 @@ def _check(seed: int, frames: int, size: int, num_needles: int | None) -> None:
         )
 
 
-def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
-    return options[int(rng.integers(len(options)))]
-
-
-def _range(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number in [low, high]."""
-    return int(rng.integers(low, high + 1))
-
-
-def _shade(colour: str, rng: np.random.Generator) -> RGB:
-    red, green, blue = (min(max(c + _range(rng, -18, 18), 0), 255) for c in COLOURS[colour])
-    return red, green, blue
-
-
 def _place_needles(
     rng: np.random.Generator, frames: int, size: int, count: int
 ) -> tuple[Needle, ...]:
@@ -197,16 +183,16 @@ def _place_needles(
     colours = rng.permutation(len(COLOUR_NAMES))[:count]
     spans = []
     for _ in range(count):
-        length = _range(rng, 1, min(2, frames))
-        spans.append((_range(rng, 0, frames - length), length))
+        length = between(rng, 1, min(2, frames))
+        spans.append((between(rng, 0, frames - length), length))
     needles: list[Needle] = []
     for digit, colour, (start, length) in zip(digits, colours, sorted(spans), strict=True):
         together = {n.quadrant for n in needles if n.start < start + length and start < n.end}
-        quadrant = _pick(rng, [q for q in QUADRANTS if q not in together])
-        height = size * _pick(rng, NEEDLE_SIZES) // 128
+        quadrant = pick(rng, [q for q in QUADRANTS if q not in together])
+        height = size * pick(rng, NEEDLE_SIZES) // 128
         half, margin = size // 2, 2
-        x = _range(rng, margin, half - margin - glyph_width(height))
-        y = _range(rng, margin, half - margin - height)
+        x = between(rng, margin, half - margin - glyph_width(height))
+        y = between(rng, margin, half - margin - height)
         x += half * quadrant.endswith("right")
         y += half * quadrant.startswith("bottom")
         name = COLOUR_NAMES[int(colour)]
@@ -216,37 +202,37 @@ def _place_needles(
 
 def _plan_shots(rng: np.random.Generator, frames: int) -> tuple[Shot, ...]:
     cuts = {0}
-    for _ in range(_range(rng, 0, min(3, frames // 4))):
-        cuts.add(_range(rng, 1, frames - 1))
+    for _ in range(between(rng, 0, min(3, frames // 4))):
+        cuts.add(between(rng, 1, frames - 1))
     starts = [*sorted(cuts), frames]
     shots = []
     for start, end in itertools.pairwise(starts):
-        grey = _range(rng, 50, 190)
+        grey = between(rng, 50, 190)
         near = _muted(rng, grey)
-        far = _muted(rng, min(max(grey + _range(rng, -40, 40), 40), 200))
-        still = _range(rng, 0, 9) < 4
-        pan = (0, 0) if still else (_range(rng, -4, 4), _range(rng, -3, 3))
-        texture = _pick(rng, tuple(TEXTURES))
+        far = _muted(rng, min(max(grey + between(rng, -40, 40), 40), 200))
+        still = between(rng, 0, 9) < 4
+        pan = (0, 0) if still else (between(rng, -4, 4), between(rng, -3, 3))
+        texture = pick(rng, tuple(TEXTURES))
         shots.append(Shot(start, end - start, near, far, texture, pan))
     return tuple(shots)
 
 
 def _muted(rng: np.random.Generator, grey: int) -> RGB:
-    red, green, blue = (grey + _range(rng, -26, 26) for _ in range(3))
+    red, green, blue = (grey + between(rng, -26, 26) for _ in range(3))
     return red, green, blue
 
 
 def _place_distractors(rng: np.random.Generator, frames: int, size: int) -> tuple[Distractor, ...]:
     found = []
-    for _ in range(_range(rng, 0, 2)):  # shapes: long, moving
-        length = _range(rng, 1, frames)
-        step = (_range(rng, -3, 3), _range(rng, -3, 3))
-        kind = _pick(rng, SHAPES)
+    for _ in range(between(rng, 0, 2)):  # shapes: long, moving
+        length = between(rng, 1, frames)
+        step = (between(rng, -3, 3), between(rng, -3, 3))
+        kind = pick(rng, SHAPES)
         found.append(_distractor(rng, kind, frames, length, size, step))
-    for _ in range(_range(rng, 0, 1 + min(2, frames // 8))):  # letters: as brief as needles
-        length = _range(rng, 1, min(3, frames))
-        step = (_range(rng, -1, 1), _range(rng, -1, 1))
-        kind = _pick(rng, tuple(LETTERS))
+    for _ in range(between(rng, 0, 1 + min(2, frames // 8))):  # letters: as brief as needles
+        length = between(rng, 1, min(3, frames))
+        step = (between(rng, -1, 1), between(rng, -1, 1))
+        kind = pick(rng, tuple(LETTERS))
         found.append(_distractor(rng, kind, frames, length, size, step))
     return tuple(found)
 
@@ -256,32 +242,32 @@ def _distractor(
 ) -> Distractor:
     return Distractor(
         kind=kind,
-        colour=_pick(rng, COLOUR_NAMES),
-        start=_range(rng, 0, frames - length),
+        colour=pick(rng, COLOUR_NAMES),
+        start=between(rng, 0, frames - length),
         length=length,
-        x=_range(rng, -8, size - 8),
-        y=_range(rng, -8, size - 8),
-        size=_range(rng, size * 12 // 128, size * 30 // 128),
+        x=between(rng, -8, size - 8),
+        y=between(rng, -8, size - 8),
+        size=between(rng, size * 12 // 128, size * 30 // 128),
         step=step,
     )
 
 
-def _draw_distractors(
+def draw_needles(pixels: Image, needles: tuple[Needle, ...], rng: np.random.Generator) -> None:
+    """Draw needles into the frames, in place, on top of everything that is there."""
+    for needle in needles:
+        mask = glyph_mask(str(needle.digit), needle.size)
+        ink = shade(COLOURS[needle.colour], rng)
+        for frame in pixels[needle.start : needle.end]:
+            stamp(frame, mask, ink, top=needle.y, left=needle.x)
+
+
+def draw_distractors(
     pixels: Image, distractors: tuple[Distractor, ...], rng: np.random.Generator
 ) -> None:
+    """Draw distractors into the frames, in place."""
     for item in distractors:
         make = glyph_mask if item.kind in LETTERS else shape_mask
-        mask, ink = make(item.kind, item.size), _shade(item.colour, rng)
+        mask, ink = make(item.kind, item.size), shade(COLOURS[item.colour], rng)
         for t, frame in enumerate(pixels[item.start : item.start + item.length]):
             dx, dy = item.step
             stamp(frame, mask, ink, top=item.y + dy * t, left=item.x + dx * t)
-
-
-def _add_noise(pixels: Image, amplitude: int, rng: np.random.Generator) -> None:
-    frames, height, width, _ = pixels.shape
-    shape = (height + 32, width + 32)
-    plane = rng.integers(-amplitude, amplitude + 1, size=shape, dtype=np.int16)
-    shifts = rng.integers(0, 33, size=(frames, 2))
-    for frame, (dy, dx) in zip(pixels, shifts, strict=True):
-        grain = plane[dy : dy + height, dx : dx + width, None]
-        np.copyto(frame, np.clip(frame + grain, 0, 255).astype(np.uint8))

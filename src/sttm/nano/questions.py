@@ -13,10 +13,14 @@ from typing import Literal
 import numpy as np
 
 from sttm.nano.clips import Clip, Needle
+from sttm.nano.scenes import relation
 
-Task = Literal["digit", "colour", "quadrant", "count", "order"]
+Task = Literal[
+    "digit", "colour", "quadrant", "count", "order", "background", "texture", "pan", "relation"
+]
 
 TASKS: tuple[Task, ...] = ("digit", "colour", "quadrant", "count", "order")
+SCENE_TASKS: tuple[Task, ...] = (*TASKS, "background", "texture", "pan", "relation")
 
 # Phrasings by what they need: {digit} and {colour} name a needle; {a}, {b} are two digits.
 DIGIT_ALONE = (
@@ -61,6 +65,34 @@ ORDER_OF_TWO = (
     "Which appeared first, the {a} or the {b}?",
 )
 ORDER_FIRST = ("Which digit came first?", "What was the first digit?")
+# Of scenes only.
+BACKGROUND = ("What colour is the background?", "Which colour does the background have?")
+BACKGROUND_START = (
+    "What colour is the background at the start?",
+    "Which colour does the background have at the start?",
+)
+BACKGROUND_END = (
+    "What colour is the background at the end?",
+    "Which colour does the background have at the end?",
+)
+TEXTURE = ("What pattern is on the background?", "Which pattern does the background have?")
+TEXTURE_START = (
+    "What pattern is on the background at the start?",
+    "Which pattern does the background have at the start?",
+)
+TEXTURE_END = (
+    "What pattern is on the background at the end?",
+    "Which pattern does the background have at the end?",
+)
+PAN = ("Which way does the camera pan?", "In which direction does the camera pan?")
+RELATION_BY_DIGIT = (
+    "Seen from the white shape, where is the {digit}?",
+    "On which side of the white shape is the {digit}?",
+)
+RELATION_BY_COLOUR = (
+    "Seen from the white shape, where is the {colour} digit?",
+    "On which side of the white shape is the {colour} digit?",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +102,8 @@ class Question:
     Attributes:
         task: what it asks for.
         text: the question, one English sentence.
-        answer: a numeral, a colour or a quadrant such as "top left".
+        answer: a numeral, a colour, a quadrant such as "top left", or for scenes a pattern, a
+            direction or a side.
     """
 
     task: Task
@@ -133,4 +166,57 @@ def _about_order(needles: tuple[Needle, ...], rng: np.random.Generator) -> list[
         first = needles[0]
         if all(first.end <= n.start for n in needles[1:]):
             questions.append(_ask(rng, "order", ORDER_FIRST, str(first.digit)))
+    return questions
+
+
+def scene_questions(clip: Clip, seed: int) -> list[Question]:
+    """Every kind of question that is unambiguous for this scene, each in one random phrasing.
+
+    How many digits there are is asked only where all are visible for about as long (the longest
+    at most four times as long as the shortest).
+
+    Args:
+        clip: of ``scenes.make_scene``.
+        seed: chooses the phrasings and the order of the two digits in a comparison.
+    Returns: questions in a fixed order of tasks; the same clip and seed give the same list.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    lengths = [n.length for n in clip.needles]
+    questions = make_questions(clip, seed)
+    if max(lengths) > 4 * min(lengths):
+        questions = [q for q in questions if q.task != "count"]
+    questions += _about_background(clip, rng)
+    if clip.kind == "pan" and clip.backdrops[0].travel:
+        questions.append(_ask(rng, "pan", PAN, clip.backdrops[0].direction))
+    return questions + _about_sides(clip, rng)
+
+
+def _about_background(clip: Clip, rng: np.random.Generator) -> list[Question]:
+    start, end = clip.backdrops[0], clip.backdrops[-1]
+    questions = []
+    if start is end:
+        questions.append(_ask(rng, "background", BACKGROUND, start.colour))
+        questions.append(_ask(rng, "texture", TEXTURE, start.pattern))
+    if start is not end or rng.integers(4) == 0:
+        questions.append(_ask(rng, "background", BACKGROUND_START, start.colour))
+        questions.append(_ask(rng, "background", BACKGROUND_END, end.colour))
+        questions.append(_ask(rng, "texture", TEXTURE_START, start.pattern))
+        questions.append(_ask(rng, "texture", TEXTURE_END, end.pattern))
+    return questions
+
+
+def _about_sides(clip: Clip, rng: np.random.Generator) -> list[Question]:
+    """Where the camera stands still and no cut changes the landmark while the needle is there."""
+    still = {b.start: b for b in clip.backdrops if b.travel == 0}
+    questions = []
+    for needle in clip.needles:
+        for landmark in clip.landmarks:
+            home = still.get(landmark.start)
+            if home is None or not (home.start <= needle.start and needle.end <= home.end):
+                continue
+            side = relation(needle, landmark)
+            if side is not None:
+                where = RELATION_BY_DIGIT + RELATION_BY_COLOUR
+                names = {"digit": needle.digit, "colour": needle.colour}
+                questions.append(_ask(rng, "relation", where, side, **names))
     return questions
