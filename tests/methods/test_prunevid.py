@@ -9,7 +9,7 @@ from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import PruneVidMerge
 from sttm.ops import naive_field
-from sttm.ops.segments import fewer_segments, segment_starts, stillness
+from sttm.ops.segments import fewer_segments, more_segments, segment_starts, stillness
 from tests.methods.field_cases import (
     drifting,
     every_count,
@@ -76,6 +76,19 @@ def test_the_most_similar_neighbours_are_joined_first() -> None:
     assert fewer_segments(means, starts, 3).tolist() == [0, 1, 3]
     assert fewer_segments(means, starts, 1).tolist() == [0]
     assert fewer_segments(means, starts, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_the_least_similar_neighbours_are_cut_first() -> None:
+    means = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [-1.0, 0.0]])
+    starts = torch.tensor([0, 2])
+    assert more_segments(means, starts, 2).tolist() == [0, 2]
+    assert more_segments(means, starts, 3).tolist() == [0, 2, 3]
+    assert more_segments(means, starts, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_a_long_segment_of_few_places_is_cut_to_meet_the_budget() -> None:
+    x = torch.tensor([1.5410, -0.2934, -2.1788, 0.5684])[:, None]
+    every_count(lambda keep: PruneVidMerge(keep=keep), x, VideoGrid(4, 1, 1))
 
 
 def test_a_cluster_that_comes_back_is_a_new_segment() -> None:

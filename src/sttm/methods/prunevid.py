@@ -10,7 +10,7 @@ from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods.registry import register
 from sttm.ops.clustering import cluster_centres
-from sttm.ops.segments import fewer_segments, frame_means, segment_starts, stillness
+from sttm.ops.segments import fewer_segments, frame_means, more_segments, segment_starts, stillness
 from sttm.ops.selection import descending_rank, labelled_groups, shares
 from sttm.plan import MergePlan
 
@@ -122,10 +122,13 @@ class PruneVidMerge:
         split = _Split(starts, split.lengths, _still_within(split, likeness, budget))
         if int((split.copies * (split.sets > 0)).sum()) <= budget:
             return split
-        # Not even one token for every set: average whole segments, then join segments.
+        # Not even one token for every set: average whole segments, as many as the budget allows.
+        least = -(-budget // grid.tokens_per_frame)
         if starts.shape[0] > budget:
             starts = fewer_segments(means, starts, budget)
-        everything = torch.ones_like(split.still[: starts.shape[0]])
+        elif starts.shape[0] < least:
+            starts = more_segments(means, starts, least)
+        everything = split.still.new_ones(starts.shape[0], grid.tokens_per_frame)
         return _Split(starts, _lengths(starts, grid.frames), everything)
 
     def _labels(

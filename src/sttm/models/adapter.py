@@ -191,7 +191,7 @@ def count_copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
 
     Raises: UnreducedVideoError: the placeholders are no multiple of the encoded tokens.
     """
-    wanted = sum(video.num_present + video.extra for video in videos)
+    wanted = sum([video.num_present + video.extra for video in videos])
     found = int(mask.sum())
     if not wanted or found % wanted or mask.shape[0] % max(found // wanted, 1):
         raise UnreducedVideoError(

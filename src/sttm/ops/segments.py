@@ -55,6 +55,22 @@ def fewer_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> tor
     return starts[stays]
 
 
+def more_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torch.Tensor:
+    """Cut segments further, where neighbouring frames are least alike, to ``count``.
+
+    Args:
+        means: ``(T, C)`` floating, the frames' means.
+        starts: ``(S,)`` int64 from `segment_starts`.
+        count: in [S, T].
+    Returns: ``(count,)`` int64: the old starts and new ones, ascending.
+    """
+    unit = torch.nn.functional.normalize(means.double(), dim=1)
+    unlike = -(unit[1:] * unit[:-1]).sum(dim=1)
+    unlike[starts[1:] - 1] = -2.0  # cut already
+    added = most(unlike, count - starts.shape[0]) + 1
+    return torch.cat([starts, added]).sort().values
+
+
 def stillness(x: torch.Tensor, frames: int, starts: torch.Tensor) -> torch.Tensor:
     """Return how alike each place is over the frames of each segment.
 

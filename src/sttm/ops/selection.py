@@ -61,6 +61,7 @@ def shares(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch.Te
     """
     # On the CPU in float64, so that every device rounds alike.
     limit = most_each.cpu()
+    assert total <= int(limit.sum())
     given, open_ = torch.zeros_like(limit), limit > 0
     left = total
     while left > 0:
