@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import environment
 
+from sttm.evaluation.machine import environment
 from sttm.grid import VideoGrid
 from sttm.methods import STTM
 from sttm.ops import naive

@@ -24,9 +24,10 @@ ORDER = (
     "chat",
     "nano",
     "view",
+    "evaluation",
     "cli",
 )
-KNOWS_TRANSFORMERS = {"models", "attachment", "chat", "nano", "cli"}
+KNOWS_TRANSFORMERS = {"models", "attachment", "chat", "nano", "evaluation", "cli"}
 HEAVY = ("transformers", "ray", "vllm", "gradio", "fastapi", "av", "matplotlib")
 
 

@@ -11,7 +11,8 @@ from sttm.errors import VideoError
 
 from .conftest import Run
 
-COMMANDS = ("demo", "ask", "show", "methods", "models")
+COMMANDS = ("demo", "ask", "show", "calibrate", "methods", "models")
+BENCHMARKS = ("needle", "speed")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -21,9 +22,17 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     assert "--json" in result.stdout
 
 
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_explains_itself(run: Run, name: str) -> None:
+    result = run("bench", name, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+    assert name in run("bench", "--help").stdout
+
+
 def test_the_application_lists_its_commands(run: Run) -> None:
     shown = run("--help").stdout
-    assert all(command in shown for command in COMMANDS)
+    assert all(command in shown for command in (*COMMANDS, "bench"))
 
 
 def test_version(run: Run) -> None:

@@ -21,7 +21,7 @@ def test_two_questions_on_one_prefill(run: Run, clip: Path) -> None:
     found = json.loads(result.stdout)
     assert found["frames"] == 8
     assert found["tokens_in"] == 8 * 64
-    assert 1 <= found["tokens_out"] <= 153
+    assert found["tokens_out"] == 153
     assert found["layer"] == NANO_LAYER
     assert [q["question"] for q in found["questions"]] == [Q, "How many digits are there?"]
     assert all(q["tokens"] < 40 and q["ttft_s"] > 0 for q in found["questions"])
@@ -78,6 +78,20 @@ def test_a_folder_is_a_model(run: Run, clip: Path) -> None:
 
 
 @needs_nano
+def test_another_method(run: Run, clip: Path) -> None:
+    given = ("--method", "random", "--keep", "64", "--json")
+    found = json.loads(run("ask", clip, Q, *given).stdout)
+    assert (found["method"], found["tokens_out"]) == ("random, keep 64", 64)
+
+
+@needs_nano
+def test_a_query_aware_method_cannot_share_a_prefill(run: Run, clip: Path) -> None:
+    result = run("ask", clip, Q, "--method", "fastv", "--keep", "64")
+    assert result.exit_code == 2
+    assert "drops tokens by the question" in result.stderr
+
+
+@needs_nano
 def test_json_is_alone_on_stdout(clip: Path) -> None:
     code = "from sttm.cli import main; main()"
     command = [
@@ -112,7 +126,7 @@ def test_no_question(run: Run, clip: Path) -> None:
     [
         (("--thresholds", "0.8"), "two cosines"),
         (("--keep", "lots"), "a share such as 0.3"),
-        (("--keep", "0.3", "--full"), "--keep and --full"),
+        (("--keep", "0.3", "--full"), "--full and --keep"),
         (("--fps", "0"), "fps"),
         (("--max-frames", "0"), "max_frames"),
         (("--subtitles", "auto"), "no .srt or .vtt file"),

@@ -1,12 +1,22 @@
+from pathlib import Path
+
 import pytest
 
 import sttm
-from sttm.cli.options import Reduction, describe_method, parse_reduction
+from sttm.cli.many import _repeat
+from sttm.cli.options import Reduction, Wanted, describe_method, parse_reduction
+from sttm.evaluation.thresholds import Thresholds, VideoRetention
 from sttm.methods import Method
 
 
-def method_of(keep: str | None = None, thresholds: str | None = None) -> Method | None:
-    return parse_reduction(keep, thresholds, model="some/model").method
+def method_of(
+    keep: str | None = None,
+    thresholds: str | None = None,
+    max_tokens: str | None = None,
+    method: str | None = None,
+) -> Method | None:
+    wanted = Wanted(keep, thresholds, max_tokens, method)
+    return parse_reduction(wanted, model="some/model").method
 
 
 @pytest.mark.parametrize(
@@ -35,7 +45,6 @@ def test_bad_budgets(text: str) -> None:
         ("0.85/0.65", (0.85, 0.65)),
         (" 0.9 / none ", (0.9, None)),
         ("None/0.6", (None, 0.6)),
-        (None, (0.80, 0.60)),
     ],
 )
 def test_thresholds(text: str | None, wanted: tuple[float | None, float | None]) -> None:
@@ -58,32 +67,82 @@ def test_bad_thresholds(text: str) -> None:
 
 def test_contradictions() -> None:
     with pytest.raises(sttm.ConfigError, match="--keep and --thresholds"):
-        parse_reduction("0.3", "0.8/0.6", model=None)
-    with pytest.raises(sttm.ConfigError, match="--keep and --full"):
-        parse_reduction("0.3", None, model=None, full=True)
+        method_of("0.3", "0.8/0.6")
+    with pytest.raises(sttm.ConfigError, match="--keep and --max-tokens"):
+        method_of("0.3", max_tokens="100")
+    with pytest.raises(sttm.ConfigError, match="--full and --keep"):
+        parse_reduction(Wanted("0.3", full=True), model=None)
+    with pytest.raises(sttm.ConfigError, match="only sttm has thresholds"):
+        method_of(thresholds="0.8/0.6", method="random")
 
 
 def test_full_and_layer() -> None:
-    assert parse_reduction(None, None, model=None, layer=3, full=True) == Reduction(None, 3)
+    assert parse_reduction(Wanted(full=True), model=None, layer=3) == Reduction(None, 3)
+
+
+def test_other_models_have_the_published_thresholds_by_default() -> None:
+    assert method_of() == sttm.STTM()
+    assert describe_method(method_of()) == "sttm, thresholds 0.80/0.60"
 
 
 def test_nano_has_a_budget_by_default() -> None:
-    assert parse_reduction(None, None, model=None).method == sttm.STTM(keep=0.3)
+    assert parse_reduction(Wanted(), model=None).method == sttm.STTM(keep=0.3)
+    assert parse_reduction(Wanted(max_tokens="90"), model=None).method == sttm.STTM(max_tokens=90)
 
 
-def test_a_missed_budget_is_told() -> None:
-    plan = sttm.MergePlan.identity(10)
-    assert Reduction(None).unused_budget(plan) == ""
-    assert Reduction(sttm.STTM()).unused_budget(plan) == ""
-    assert Reduction(sttm.STTM(keep=10)).unused_budget(plan) == ""
-    assert "allows 12" not in Reduction(sttm.STTM(keep=12)).unused_budget(plan)
-    told = Reduction(sttm.get_method("random", keep=9)).unused_budget(plan)
-    assert told.startswith("--keep 9 allows 9 tokens; 10 remain")
+def test_a_cap_on_thresholds() -> None:
+    wanted = sttm.STTM(spatial_threshold=0.9, temporal_threshold=0.7, max_tokens=0.5)
+    assert method_of(thresholds="0.9/0.7", max_tokens="50%") == wanted
+    with pytest.raises(sttm.ConfigError, match="--max-tokens: got 'many'"):
+        method_of(max_tokens="many")
+
+
+def test_other_methods() -> None:
+    assert method_of("0.3", method="random") == sttm.get_method("random", keep=0.3)
+    assert method_of("9", method="random:seed=5") == sttm.get_method("random", keep=9, seed=5)
+    assert method_of("1", method="random") is None
+    assert method_of(method="identity") == sttm.get_method("identity")
+    wanted = sttm.STTM(keep=0.3, linking="components")
+    assert method_of("0.3", method="sttm:linking=components") == wanted
+    with pytest.raises(sttm.ConfigError, match="--method random without --keep"):
+        method_of(method="random")
+    with pytest.raises(sttm.ConfigError, match="Did you mean 'random'"):
+        method_of("0.3", method="randm")
+
+
+def test_thresholds_of_a_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    video = VideoRetention("a.mp4", 8, 512, 153, 0.299)
+    made = Thresholds("a/model", 2, 0.85, 0.65, 0.2, 0.3, 0.299, (video,))
+    made.write(path, {})
+    found = parse_reduction(Wanted(thresholds=str(path)), model="a/model")
+    assert found.method == sttm.STTM(spatial_threshold=0.85, temporal_threshold=0.65)
+    assert found.misfit("a/model", 2) == ""
+    assert "calibrated for a/model, layer 2" in found.misfit("a/model", 0)
+    assert "used with b/model" in found.misfit("b/model", 2)
+    with pytest.raises(sttm.ConfigError, match="cannot be read"):
+        method_of(thresholds=str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("--keep 1 .5 --json", "--keep 1 --keep .5 --json"),
+        ("--keep 1 --keep .5", "--keep 1 --keep .5"),
+        ("--keep=1 --out a", "--keep=1 --out a"),
+        ("--out a b", "--out a b"),
+        ("--keep -1 2", "--keep -1 --keep 2"),
+    ],
+)
+def test_values_in_a_row(given: str, parsed: str) -> None:
+    assert list(_repeat(given.split(), {"--keep"})) == parsed.split()
 
 
 def test_descriptions() -> None:
     assert describe_method(None) == "all tokens"
     assert describe_method(method_of()) == "sttm, thresholds 0.80/0.60"
     assert describe_method(method_of(thresholds="0.9/none")) == "sttm, thresholds 0.90/none"
+    assert describe_method(method_of(thresholds="0.925/0.7")) == "sttm, thresholds 0.925/0.70"
+    assert describe_method(method_of(max_tokens="64")) == "sttm, thresholds 0.80/0.60, at most 64"
     assert describe_method(method_of(keep="30%")) == "sttm, keep 0.3"
     assert describe_method(sttm.get_method("identity")) == "identity"

@@ -1,6 +1,11 @@
 """Plain records that conversations give and store."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sttm.chat.prompt import Prefix
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,24 @@ class Source:
     path: str
     duration: float
     timestamps: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A video behind the vision tower and in front of the language model.
+
+    Args:
+        prefix: what all prompts about the video begin with.
+        inputs: the model's arguments up to the question, without the frames.
+        features: what the encoder gave; not modified by prefilling it.
+        tokens: video tokens in the prompt.
+        source: what was watched.
+        timings: where the time went so far.
+    """
+
+    prefix: Prefix
+    inputs: dict[str, torch.Tensor]
+    features: Any
+    tokens: int
+    source: Source
+    timings: Timings

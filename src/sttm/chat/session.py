@@ -5,6 +5,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import DynamicCache, StoppingCriteriaList
 
 from sttm.attachment import Attachment, VideoReport, attach
 from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt
-from sttm.chat.records import Answer, Source, Timings
+from sttm.chat.records import Answer, Encoded, Source, Timings
 from sttm.chat.store import load_video, save_video
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
@@ -84,6 +85,27 @@ class VideoChat:
             progress: called with (stage, done, total); stages "decode", "encode", "prefill".
         Raises: VideoError: the file cannot be read. ConfigError: an argument is out of range.
         """
+        encoded = self.encode(
+            video, fps=fps, max_frames=max_frames, rule=rule, context=context, progress=progress
+        )
+        return self.prefill(encoded, progress=progress)
+
+    def encode(
+        self,
+        video: str | PathLike[str] | Video | Frames,
+        *,
+        fps: float = 1.0,
+        max_frames: int = 128,
+        rule: str = "llava",
+        context: str = "",
+        progress: Progress | None = None,
+    ) -> Encoded:
+        """Decode and encode a video: the part of :meth:`watch` in front of the language model.
+
+        What it gives can be prefilled any number of times, by other chats with the same model too:
+        to compare methods on one video, its frames need to be encoded only once. Where one of them
+        asks for ``tower_attention``, that one has to encode.
+        """
         tell = progress or _silent
         start = time.perf_counter()
         read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
@@ -91,30 +113,43 @@ class VideoChat:
         prefix, tensors = open_prompt(self.processor, read, self.system, context)
         inputs = model_inputs(self.model, tensors)
         processed = time.perf_counter()
-        with self.attached(self.layer, self.positions) as attachment:
-            tell("encode", 0, 1)
+        tell("encode", 0, 1)
+        with self.attached(self.layer, self.positions):
             features, videos = self._encode(inputs)
-            encoded = self._now()
-            tell("encode", 1, 1)
-            tell("prefill", 0, 1)
-            cache, following = self._prefill(inputs, features)
-            prefilled = self._now()
-            tell("prefill", 1, 1)
+        finished = self._now()
+        tell("encode", 1, 1)
+        return Encoded(
+            prefix,
+            inputs,
+            features,
+            tokens=self._count(inputs, videos),
+            source=Source(read.path, read.duration, read.timestamps),
+            timings=Timings(decoded - start, processed - decoded, finished - processed),
+        )
+
+    def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "WatchedVideo":
+        """Reduce and prefill a video that :meth:`encode` gave: the other part of :meth:`watch`."""
+        tell = progress or _silent
+        inputs = encoded.inputs
+        tell("prefill", 0, 1)
+        start = self._now()
+        with self.attached(self.layer, self.positions) as attachment:
+            cache, following = self._prefill(inputs, encoded.features)
             reports = tuple(attachment.reports) if attachment is not None else ()
+        seconds = self._now() - start
+        tell("prefill", 1, 1)
         return WatchedVideo(
             self,
             cache,
-            prefix,
+            encoded.prefix,
             ids=inputs["input_ids"][0].cpu(),
             next_position=following,
             layer=self.layer,
             positions=self.positions,
-            tokens_in=self._count(inputs, videos),
+            tokens_in=encoded.tokens,
             reports=reports,
-            source=Source(read.path, read.duration, read.timestamps),
-            timings=Timings(
-                decoded - start, processed - decoded, encoded - processed, prefilled - encoded
-            ),
+            source=encoded.source,
+            timings=replace(encoded.timings, prefill=seconds),
         )
 
     def load(self, path: str | PathLike[str]) -> "WatchedVideo":
@@ -149,7 +184,11 @@ class VideoChat:
         arguments = {name: value for name, value in inputs.items() if name in names}
         features = encode(**arguments, return_dict=True)
         inputs.pop(self.adapter.pixels)
-        return features, self.adapter.encoded(arguments, features)
+        videos = getattr(features, "sttm_videos", None)
+        if videos is None:
+            # As an attachment does it, so that a chat that reduces can prefill them too.
+            videos = features.sttm_videos = self.adapter.encoded(arguments, features)
+        return features, videos
 
     def _count(self, inputs: Mapping[str, torch.Tensor], videos: list[EncodedVideo]) -> int:
         """Count the video tokens of a prompt."""

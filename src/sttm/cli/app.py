@@ -8,6 +8,8 @@ from typer.core import TyperGroup
 
 import sttm
 from sttm.cli.ask import ask
+from sttm.cli.bench import bench
+from sttm.cli.calibrate import calibrate
 from sttm.cli.demo import demo
 from sttm.cli.methods import methods
 from sttm.cli.models import models
@@ -63,8 +65,9 @@ def options(
     """Make video LLMs faster by merging redundant video tokens; ask many questions per video."""
 
 
-for _command in (demo, ask, show, methods, models):
+for _command in (demo, ask, show, calibrate, methods, models):
     app.command()(_command)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

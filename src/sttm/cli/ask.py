@@ -13,14 +13,17 @@ from sttm.cli.options import (
     KeepOption,
     LayerOption,
     MaxFramesOption,
+    MaxTokensOption,
+    MethodOption,
     ModelOption,
     ThresholdsOption,
+    Wanted,
     describe_method,
     parse_reduction,
 )
 from sttm.cli.output import milliseconds, percent, say, show_json, show_table
 from sttm.cli.progress import progress_bars
-from sttm.cli.watching import Decoded, decode, watch
+from sttm.cli.watching import Decoded, decode
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +88,8 @@ def ask(
     model: ModelOption = None,
     keep: KeepOption = None,
     thresholds: ThresholdsOption = None,
+    max_tokens: MaxTokensOption = None,
+    method: MethodOption = None,
     full: Annotated[bool, typer.Option("--full", help="Merge nothing: keep all tokens.")] = False,
     layer: LayerOption = None,
     fps: FpsOption = 1.0,
@@ -108,12 +113,13 @@ def ask(
     json: JsonOption = False,
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
-    reduction = parse_reduction(keep, thresholds, model=model, layer=layer, full=full)
+    wanted = Wanted(keep, thresholds, max_tokens, method, full)
+    reduction = parse_reduction(wanted, model=model, layer=layer)
     is_saved = video.suffix.lower() == SAVED
-    if is_saved and (keep or thresholds or full or layer is not None or subtitles):
+    if is_saved and (wanted.given() or layer is not None or subtitles):
         raise ConfigError(
-            f"got {video.name} together with --keep, --thresholds, --full, --layer or --subtitles, "
-            "expected none of them: a saved video stays as it was made. Watch the video again."
+            f"got {video.name} together with {', '.join(wanted.given()) or '--layer, --subtitles'}"
+            ", expected none of them: a saved video stays as it was made. Watch the video again."
         )
     _check_save(save)
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
@@ -126,12 +132,12 @@ def ask(
         if decoded is None:
             watched = chat.load(video)
         else:
-            watched = watch(chat, decoded, reduction, tell, context=context)
+            watched = chat.watch(decoded.video, context=context, progress=tell)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
         watched.save(save)
-    method = "as saved" if decoded is None else describe_method(reduction.method)
-    result = _result(str(video), loaded.name, method, watched, decoded, asked)
+    described = "as saved" if decoded is None else describe_method(reduction.method)
+    result = _result(str(video), loaded.name, described, watched, decoded, asked)
     if json:
         show_json(result)
     else:

@@ -14,9 +14,12 @@ from sttm.cli.measuring import Run, measure
 from sttm.cli.options import (
     JsonOption,
     KeepOption,
+    MaxTokensOption,
+    MethodOption,
     OutOption,
     Reduction,
     ThresholdsOption,
+    Wanted,
     describe_method,
     parse_reduction,
 )
@@ -102,6 +105,8 @@ def demo(
     ] = 0,
     keep: KeepOption = None,
     thresholds: ThresholdsOption = None,
+    max_tokens: MaxTokensOption = None,
+    method: MethodOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each kind.")] = 7,
     out: OutOption = Path("out"),
     json: JsonOption = False,
@@ -110,7 +115,7 @@ def demo(
 
     Writes demo.mp4 (the clip, H.264) and demo.png (its merged cells).
     """
-    reduction = parse_reduction(keep, thresholds, model=None)
+    reduction = parse_reduction(Wanted(keep, thresholds, max_tokens, method), model=None)
     if reduction.method is None:
         raise ConfigError(
             "got --keep 1 or --thresholds none, which merge nothing, expected a setting that "
@@ -140,9 +145,6 @@ def _run(loaded: Loaded, task: _Task, tell: Tell) -> DemoResult:
     texts = [question.text for question in questions]
     full, merged = measure(chats, decoded.video, texts, task.repeats, tell)
     report = merged.watched.reports[0]
-    shortfall = task.reduction.unused_budget(report.plan)
-    if shortfall:
-        note(shortfall)
     picture = Merged(
         frames=decoded.video.frames,
         timestamps=decoded.video.timestamps,

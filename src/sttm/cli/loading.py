@@ -38,7 +38,11 @@ class Loaded:
         layer = self.layer if reduction.layer is None else reduction.layer
         if reduction.method is None:
             layer = None
-        return VideoChat(self.model, self.processor, reduction.method, layer=layer)
+        chat = VideoChat(self.model, self.processor, reduction.method, layer=layer)
+        misfit = reduction.misfit(self.name, chat.layer)
+        if misfit:
+            note(misfit)
+        return chat
 
 
 def load_model(name: str | None) -> Loaded:
@@ -53,6 +57,15 @@ def load_model(name: str | None) -> Loaded:
         return load_nano()
     _check_supported(name)
     return _load(name)
+
+
+def load_pair(name: str | None) -> tuple[Any, Any]:
+    """Load a model and its processor without a note; for worker processes.
+
+    Raises: see `load_model`.
+    """
+    loaded = load_nano() if name is None else _load(name)
+    return loaded.model, loaded.processor
 
 
 def load_nano() -> Loaded:

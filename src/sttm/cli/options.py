@@ -1,17 +1,17 @@
 """Options that several commands share, and what they mean."""
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sttm.budget import token_budget
 from sttm.errors import ConfigError
-from sttm.methods import STTM, Method
+from sttm.evaluation.specs import Value, parse_spec
+from sttm.evaluation.thresholds import Thresholds
+from sttm.methods import STTM, Method, get_method
 from sttm.methods.sttm import DEFAULT_SPATIAL, DEFAULT_TEMPORAL
-from sttm.plan import MergePlan
 
 ModelOption = Annotated[
     str | None,
@@ -25,8 +25,7 @@ KeepOption = Annotated[
         "--keep",
         "-k",
         metavar="R|N",
-        help="Most video tokens to keep: a share (0.3 or 30%) or a count (512); 1 keeps all. The "
-        "thresholds are searched, so that somewhat fewer may remain.",
+        help="Video tokens to keep, exactly: a share (0.3 or 30%) or a count (512); 1 keeps all.",
     ),
 ]
 ThresholdsOption = Annotated[
@@ -34,10 +33,26 @@ ThresholdsOption = Annotated[
     typer.Option(
         "--thresholds",
         "-t",
-        metavar="S/T",
+        metavar="S/T|FILE",
         help="Least similarity to merge, within a frame / from frame to frame; 'none' switches a "
-        "step off. Default: 0.80/0.60, as published; for nano, whose features are more alike, "
-        "--keep 0.3 instead.",
+        "step off. Or a file that `sttm calibrate` wrote. Default: 0.80/0.60, as published; for "
+        "nano, whose features are more alike, --keep 0.3 instead.",
+    ),
+]
+MaxTokensOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-tokens",
+        metavar="R|N",
+        help="Cap on what the thresholds leave, as --keep; below it they decide.",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="SPEC",
+        help="NAME or NAME:option=value,option=value, see `sttm methods`. Default: sttm.",
     ),
 ]
 LayerOption = Annotated[
@@ -64,84 +79,131 @@ class Reduction:
     Args:
         method: None keeps every token.
         layer: decoder layer; None for the default of the model.
+        calibrated: the file that the thresholds come from.
     """
 
     method: Method | None
     layer: int | None = None
+    calibrated: Thresholds | None = None
 
-    def unused_budget(self, plan: MergePlan) -> str:
-        """Say by how much a searched budget was missed; empty if it was met or not given."""
-        keep = getattr(self.method, "keep", None)
-        allowed = None if keep is None else token_budget(keep, plan.num_in)
-        if allowed is None or allowed == plan.num_out:
+    def misfit(self, model: str, layer: int | None) -> str:
+        """Say where thresholds are used elsewhere than calibrated; empty if they are not.
+
+        Args:
+            model: name of the model in use.
+            layer: the layer in use.
+        """
+        made = self.calibrated
+        if made is None or (made.model, made.layer) == (model, layer):
             return ""
         return (
-            f"--keep {keep:g} allows {allowed} tokens; {plan.num_out} remain, the nearest count "
-            "below that a pair of thresholds reaches."
+            f"the thresholds were calibrated for {made.model}, layer {made.layer}; used with "
+            f"{model}, layer {layer}, they may leave another share of the tokens."
         )
 
 
-def default_method(model: str | None) -> Method:
-    """Choose what to do when nothing was asked for.
-
-    The published thresholds leave about 30 % of the tokens in 7B models, but 1 % in nano, whose
-    features are more alike. There the budget that they stand for is the default.
+@dataclass(frozen=True)
+class Wanted:
+    """The options about the reduction, as text.
 
     Args:
-        model: as in ``--model``; None for nano.
+        keep, thresholds, max_tokens, method, full: the options of these names.
     """
-    if model is None:
-        return STTM(keep=NANO_KEEP)
-    return STTM(spatial_threshold=DEFAULT_SPATIAL, temporal_threshold=DEFAULT_TEMPORAL)
+
+    keep: str | None = None
+    thresholds: str | None = None
+    max_tokens: str | None = None
+    method: str | None = None
+    full: bool = False
+
+    def given(self) -> list[str]:
+        """Name the options that were given."""
+        return [f"--{field.name.replace('_', '-')}" for field in fields(self) if self._has(field)]
+
+    def _has(self, field: "Field[Any]") -> bool:
+        return getattr(self, field.name) not in (None, False)
 
 
-def parse_reduction(
-    keep: str | None,
-    thresholds: str | None,
-    *,
-    model: str | None,
-    layer: int | None = None,
-    full: bool = False,
-) -> Reduction:
+def parse_reduction(wanted: Wanted, *, model: str | None, layer: int | None = None) -> Reduction:
     """Turn the options into a method.
 
+    Without any, the published thresholds are the default. They leave about 30 % of the tokens in 7B
+    models, but 1 % in nano, whose features are more alike: there the budget that they stand for is.
+
     Args:
-        keep, thresholds, model, layer, full: the options of these names.
+        wanted: the options.
+        model: as in ``--model``; None for nano.
+        layer: as in ``--layer``.
     Raises: ConfigError: a value that cannot be read or is out of range, or two that contradict.
     """
-    given = [
-        name
-        for name, value in (
-            ("--keep", keep),
-            ("--thresholds", thresholds),
-            ("--full", full or None),
-        )
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise ConfigError(f"got {' and '.join(given)}, expected one of them. Drop the others.")
-    if full:
+    _refuse_contradictions(wanted)
+    if wanted.full:
         return Reduction(None, layer)
-    if keep is not None:
-        return Reduction(_with_budget(keep), layer)
-    if thresholds is not None:
-        return Reduction(_with_thresholds(thresholds), layer)
-    return Reduction(default_method(model), layer)
+    spec = parse_spec(wanted.method or STTM.name)
+    if spec.name != STTM.name:
+        _refuse_sttm_options(spec.name, wanted)
+    options: dict[str, Value] = dict(spec.options)
+    calibrated = None
+    if wanted.thresholds is not None:
+        spatial, temporal, calibrated = _read_thresholds(wanted.thresholds)
+        if spatial is None and temporal is None:
+            return Reduction(None, layer)
+        options |= {"spatial_threshold": spatial, "temporal_threshold": temporal}
+    if wanted.max_tokens is not None:
+        options["max_tokens"] = read_keep(wanted.max_tokens, "--max-tokens")
+    if wanted.keep is not None:
+        options["keep"] = read_keep(wanted.keep)
+        if options["keep"] == 1 and isinstance(options["keep"], float):
+            return Reduction(None, layer)
+    elif model is None and not options and spec.name == STTM.name:
+        options["keep"] = NANO_KEEP
+    try:
+        return Reduction(get_method(spec.name, **options), layer, calibrated)
+    except ConfigError as error:
+        if "keep" in options or "expected a value for keep" not in str(error):
+            raise
+        raise ConfigError(
+            f"got --method {spec.name} without --keep, expected how much to keep, e.g. --keep 0.3."
+        ) from error
 
 
-def _with_budget(text: str) -> Method | None:
-    budget = _parse_keep(text)
-    return None if budget == 1 else STTM(keep=budget)
+def _refuse_contradictions(wanted: Wanted) -> None:
+    given = wanted.given()
+    pairs = (
+        ("--keep", "--thresholds"),
+        ("--keep", "--max-tokens"),
+        *(("--full", name) for name in given if name != "--full"),
+    )
+    for one, other in pairs:
+        if one in given and other in given:
+            raise ConfigError(
+                f"got {one} and {other}, expected one of them: --keep is exact, --thresholds "
+                "follow the content, --max-tokens caps them, --full keeps all. Drop the others."
+            )
 
 
-def _with_thresholds(text: str) -> Method | None:
-    spatial, temporal = _parse_thresholds(text)
-    if spatial is None and temporal is None:
-        return None
-    return STTM(spatial_threshold=spatial, temporal_threshold=temporal)
+def _two_decimals(value: float) -> str:
+    """Write at least two decimals, and four where they are needed."""
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:.4f}".rstrip("0")
 
 
-def _parse_keep(text: str) -> float | int:
+def _refuse_sttm_options(name: str, wanted: Wanted) -> None:
+    own = {"--thresholds", "--max-tokens"}.intersection(wanted.given())
+    if own:
+        raise ConfigError(
+            f"got {' and '.join(sorted(own))} with --method {name}, expected --keep: only sttm "
+            "has thresholds."
+        )
+
+
+def read_keep(text: str, option: str = "--keep") -> float | int:
+    """Read a budget: a share such as 0.3 or 30%, or a count such as 512; 1 is the share.
+
+    Args:
+        text: the budget.
+        option: what to call it.
+    Raises: ConfigError: something else; its range is checked where it is used.
+    """
     stripped = text.strip()
     try:
         number = Decimal(stripped.removesuffix("%").strip())
@@ -149,14 +211,19 @@ def _parse_keep(text: str) -> float | int:
         number = Decimal("nan")
     if not number.is_finite():
         raise ConfigError(
-            f"--keep: got {text!r}, expected a share such as 0.3 or 30%, or a count such as 512."
+            f"{option}: got {text!r}, expected a share such as 0.3 or 30%, or a count such as 512."
         )
     if stripped.endswith("%"):
         return float(number / 100)
     return int(number) if number > 1 and number == number.to_integral_value() else float(number)
 
 
-def _parse_thresholds(text: str) -> tuple[float | None, float | None]:
+def _read_thresholds(text: str) -> tuple[float | None, float | None, Thresholds | None]:
+    """Read a pair, or a file with one."""
+    path = Path(text.strip())
+    if path.suffix.lower() == ".json" or path.is_file():
+        found = Thresholds.read(path)
+        return found.spatial_threshold, found.temporal_threshold, found
     parts = [part.strip().lower() for part in text.split("/")]
     if parts == [_NO_STEP]:
         parts = [_NO_STEP, _NO_STEP]
@@ -164,10 +231,10 @@ def _parse_thresholds(text: str) -> tuple[float | None, float | None]:
         spatial, temporal = (None if part == _NO_STEP else float(part) for part in parts)
     except ValueError as error:
         raise ConfigError(
-            f"--thresholds: got {text!r}, expected two cosines such as 0.85/0.65; 'none' for one "
-            "of them switches a step off."
+            f"--thresholds: got {text!r}, expected two cosines such as 0.85/0.65, 'none' for one "
+            "of them to switch a step off, or a .json file that `sttm calibrate` wrote."
         ) from error
-    return spatial, temporal
+    return spatial, temporal, None
 
 
 def describe_method(method: Method | None) -> str:
@@ -180,7 +247,8 @@ def describe_method(method: Method | None) -> str:
     if not isinstance(method, STTM):
         return method.name
     steps = (method.spatial_threshold, method.temporal_threshold)
-    return f"{method.name}, thresholds " + "/".join(
-        _NO_STEP if step is None else str(step) if step == "auto" else f"{step:.2f}"
-        for step in steps
-    )
+    defaults = (DEFAULT_SPATIAL, DEFAULT_TEMPORAL)
+    used = [default if step == "auto" else step for step, default in zip(steps, defaults)]
+    shown = "/".join(_NO_STEP if step is None else _two_decimals(step) for step in used)
+    cap = "" if method.max_tokens is None else f", at most {method.max_tokens:g}"
+    return f"{method.name}, thresholds {shown}{cap}"

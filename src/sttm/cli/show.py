@@ -13,17 +13,20 @@ from sttm.cli.options import (
     KeepOption,
     LayerOption,
     MaxFramesOption,
+    MaxTokensOption,
+    MethodOption,
     ModelOption,
     OutOption,
     ThresholdsOption,
     VideoArgument,
+    Wanted,
     describe_method,
     parse_reduction,
 )
 from sttm.cli.output import percent, say, show_json, show_table
 from sttm.cli.pictures import KINDS, Merged, write_pictures
 from sttm.cli.progress import progress_bars
-from sttm.cli.watching import decode, watch
+from sttm.cli.watching import decode
 from sttm.methods import Identity
 
 if TYPE_CHECKING:
@@ -67,6 +70,8 @@ def show(
     model: ModelOption = None,
     keep: KeepOption = None,
     thresholds: ThresholdsOption = None,
+    max_tokens: MaxTokensOption = None,
+    method: MethodOption = None,
     layer: LayerOption = None,
     fps: FpsOption = 1.0,
     max_frames: MaxFramesOption = 128,
@@ -81,28 +86,29 @@ def show(
     Writes NAME-merged.png (all frames on a sheet), .mp4 and .html (a page to look around in); with
     --png, --mp4 or --html only those.
     """
-    reduction = parse_reduction(keep, thresholds, model=model, layer=layer)
+    wanted = Wanted(keep, thresholds, max_tokens, method)
+    reduction = parse_reduction(wanted, model=model, layer=layer)
     reduction = replace(reduction, method=reduction.method or Identity())
     chosen = [kind for kind, on in zip(KINDS, (png, mp4, html)) if on]
     with progress_bars(quiet=json) as tell:
         decoded = decode(video, fps, max_frames, tell)
     loaded = load_model(model)
     with progress_bars(quiet=json) as tell:
-        report = watch(loaded.chat(reduction), decoded, reduction, tell).reports[0]
-        method = describe_method(reduction.method)
+        report = loaded.chat(reduction).watch(decoded.video, progress=tell).reports[0]
+        described = describe_method(reduction.method)
         merged = Merged(
             frames=decoded.video.frames,
             timestamps=decoded.video.timestamps,
             plan=report.plan,
             grid=report.grid,
             title=video.name,
-            note=f"{method}, before layer {report.layer}, model {loaded.name}",
+            note=f"{described}, before layer {report.layer}, model {loaded.name}",
         )
         files = write_pictures(merged, out / f"{video.stem}-merged", chosen or KINDS, tell)
     result = ShowResult(
         video=str(video),
         model=loaded.name,
-        method=method,
+        method=described,
         layer=report.layer,
         frames=len(merged.frames),
         grid=(report.grid.frames, report.grid.height, report.grid.width),

@@ -1,4 +1,4 @@
-"""What ``ask`` and ``show`` have in common: read a file, then let a model watch it."""
+"""What several commands have in common: read a video file."""
 
 import time
 import warnings
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sttm.cli.options import Reduction
 from sttm.cli.output import note
 from sttm.cli.progress import Tell
 
 if TYPE_CHECKING:
-    from sttm.chat import VideoChat, WatchedVideo
     from sttm.video import Video
 
 
@@ -37,15 +35,3 @@ def decode(path: Path, fps: float, max_frames: int, tell: Tell) -> Decoded:
     for warning in video.warnings:
         note(f"{path.name}: {warning}")
     return Decoded(video, seconds)
-
-
-def watch(
-    chat: "VideoChat", decoded: Decoded, reduction: Reduction, tell: Tell, *, context: str = ""
-) -> "WatchedVideo":
-    """Encode and prefill a decoded video; say so where a budget was not met exactly."""
-    watched = chat.watch(decoded.video, context=context, progress=tell)
-    for report in watched.reports:
-        shortfall = reduction.unused_budget(report.plan)
-        if shortfall:
-            note(shortfall)
-    return watched

@@ -1,0 +1,234 @@
+"""``sttm bench needle``: right answers about generated scenes, against how much is kept."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sttm.cli.loading import Loaded, load_model, load_pair
+from sttm.cli.options import JsonOption, LayerOption, ModelOption, read_keep
+from sttm.cli.output import note, results, say, show_json, show_table
+from sttm.cli.pictures import make_folder
+from sttm.cli.progress import Tell, progress_bars
+from sttm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sttm.evaluation.journal import AnswerRecord, Journal
+    from sttm.evaluation.needle import NeedlePlan
+    from sttm.evaluation.report import Report
+
+MOST_POSITIONS = "max_position_embeddings"
+_METHODS = ["sttm", "random"]
+_KEEP = ["1", "0.5", "0.3", "0.2", "0.1", "0.05"]
+_FRAMES = [16, 32]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one call of the command is to do."""
+
+    plan: "NeedlePlan"
+    loaded: Loaded
+    model: str | None
+    against: str | None
+    processes: int
+    out: Path
+
+
+def needle(
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SPEC...",
+            help="Methods: NAME, NAME:option=value,option=value, or LABEL= one of these. With "
+            "keep= among the options a method runs once, at its own budget.",
+        ),
+    ] = _METHODS,
+    keep: Annotated[
+        list[str],
+        typer.Option(metavar="R|N...", help="Budgets, as shares or counts; 1 is all tokens, once."),
+    ] = _KEEP,
+    frames: Annotated[
+        list[int], typer.Option(min=1, metavar="N...", help="Lengths of clips.")
+    ] = _FRAMES,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Clips of each length, dealt to the kinds in turn.")
+    ] = 40,
+    kinds: Annotated[
+        list[str] | None, typer.Option(metavar="KIND...", help="Kinds of scenes. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Offset of the first clip.")] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="Also compare with this method, at the same budget."),
+    ] = None,
+    model: ModelOption = None,
+    layer: LayerOption = None,
+    positions: Annotated[str, typer.Option(help="Position policy, see `sttm models`.")] = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 6,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Spread the clips over processes of one thread each.")
+    ] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of PyTorch, with one process.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")
+    ] = Path("out/needle"),
+    json: JsonOption = False,
+) -> None:
+    """Ask about generated scenes with many methods at many budgets, on the same clips.
+
+    A run that was cut off goes on where it stood when the same command is given again: answers are
+    kept in DIR/answers.jsonl. Also writes results.json, results.csv, results.md, accuracy.png.
+    """
+    from sttm.evaluation.needle import KINDS, NeedlePlan
+    from sttm.evaluation.specs import find_reference, make_settings
+
+    settings = make_settings(methods, [read_keep(text) for text in keep])
+    against = None if against is None else find_reference(against, settings)
+    # Wrong options show before the model is loaded.
+    plan = NeedlePlan(
+        settings=tuple(settings),
+        frames=tuple(frames),
+        samples=samples,
+        kinds=tuple(kinds or KINDS),
+        seed=seed,
+        layer=layer,
+        positions=positions,
+        max_new_tokens=max_new_tokens,
+    )
+    make_folder(out)
+    loaded = load_model(model)
+    plan = _at_layer(plan, loaded)
+    _set_threads(threads, processes)
+    _warn(plan, loaded)
+    task = _Task(plan, loaded, model, against, processes, out)
+    with progress_bars(quiet=json) as tell:
+        report, header = _run(task, tell)
+    files = _write(task, report, header)
+    if json:
+        from dataclasses import asdict
+
+        show_json({**header, **asdict(report), "files": [str(file) for file in files]})
+    else:
+        _show(task, report, files)
+
+
+def _at_layer(plan: "NeedlePlan", loaded: Loaded) -> "NeedlePlan":
+    from dataclasses import replace
+
+    return plan if plan.layer is not None else replace(plan, layer=loaded.layer)
+
+
+def _set_threads(threads: int | None, processes: int) -> None:
+    import torch
+
+    if threads is not None and processes > 1:
+        raise ConfigError(
+            f"got --threads {threads} with --processes {processes}, expected one of them: each "
+            "process has one thread."
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _warn(plan: "NeedlePlan", loaded: Loaded) -> None:
+    """Tell where clips are longer than what the model knows."""
+    config = loaded.model.config.get_text_config()
+    most, longest = getattr(config, MOST_POSITIONS, None), max(plan.frames)
+    if loaded.layer is not None and most is not None and longest * 64 + 64 > most:
+        note(f"{longest} frames are more than nano's {most} positions; it answers worse there.")
+
+
+def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
+    """Answer what is missing, then sum up."""
+    from sttm.evaluation.journal import Journal
+    from sttm.evaluation.machine import environment
+    from sttm.evaluation.needle import TASKS
+    from sttm.evaluation.report import summarize
+
+    plan, loaded = task.plan, task.loaded
+    machine = environment(loaded.model.device)
+    identity = plan.identity(loaded.name, loaded.model)
+    with Journal(task.out / "answers.jsonl", identity, machine) as journal:
+        _tell_resumed(journal, machine)
+        _answer(task, journal, tell)
+        answers: list[AnswerRecord] = list(journal.known.values())
+        begun = journal.info
+    tell("intervals", 0, 1)
+    report = summarize(plan, answers, TASKS, against=task.against)
+    tell("intervals", 1, 1)
+    header = {
+        "benchmark": "needle",
+        "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+        "settings": {
+            **identity,
+            "frames": list(plan.frames),
+            "samples": plan.samples,
+            "kinds": list(plan.kinds),
+            "seed": plan.seed,
+            "methods": {setting.label: setting.spec for setting in plan.settings},
+            "processes": task.processes,
+        },
+        "against": task.against,
+        "machine": machine,
+        # Another digest of the source than the machine's: the answers come from two versions.
+        "begun_with_code": begun.get("code"),
+    }
+    return report, header
+
+
+def _answer(task: _Task, journal: "Journal", tell: Tell) -> None:
+    from sttm.evaluation import parallel
+
+    def here() -> tuple[Any, Any]:
+        return task.loaded.model, task.loaded.processor
+
+    load = here if task.processes == 1 else partial(load_pair, task.model)
+    total = len(task.plan.clips()) * len(task.plan.settings)
+    tell("answer", 0, total)
+    known = dict(journal.known)
+    found = parallel.run(task.plan, load, known, processes=task.processes)
+    for done, answers in enumerate(found, start=1):
+        journal.add(answers)
+        tell("answer", done, total)
+
+
+def _tell_resumed(journal: "Journal", machine: dict[str, Any]) -> None:
+    if not journal.known:
+        return
+    note(f"{journal.path} has {len(journal.known)} answers already; only others are asked for.")
+    if journal.info.get("code") != machine["code"]:
+        note(
+            f"they were begun with another version of the source ({journal.info.get('commit')}): "
+            "mixed answers compare two versions. Choose another --out to start again."
+        )
+
+
+def _write(task: _Task, report: "Report", header: dict[str, Any]) -> list[Path]:
+    from sttm.evaluation.results import write_results
+
+    return write_results(task.out, report, header)
+
+
+def _show(task: _Task, report: "Report", files: list[Path]) -> None:
+    from sttm.evaluation.results import difference_table, table
+
+    wide = results.width >= 70 + 8 * len(report.tasks)
+    for frames in sorted(task.plan.frames):
+        title = f"{frames} frames, {task.plan.samples} clips, model {task.loaded.name}"
+        show_table(*table(report, frames, per_task=wide), title=title)
+        if task.against is not None:
+            show_table(*difference_table(report, frames, task.against))
+    say(
+        "Accuracy in %; in brackets 95 % intervals from resampling clips. The mean counts every "
+        "task once. Differences are on the same clips."
+        + ("" if wide else " A column per task is in results.md, or in a wider terminal.")
+    )
+    for file in [task.out / "answers.jsonl", *files]:
+        say(f"wrote {file}")

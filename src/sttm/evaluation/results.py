@@ -1,0 +1,140 @@
+"""Write the rows of a run: JSON, CSV, Markdown and a plot."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from sttm.evaluation.files import write_json, write_text
+from sttm.evaluation.plot import draw
+from sttm.evaluation.report import Difference, Report, Row
+from sttm.evaluation.specs import ALL, Keep
+from sttm.evaluation.statistics import MEAN
+
+FORMAT = 1
+
+Cells = list[str]
+
+
+def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> list[Path]:
+    """Write ``results.json``, ``results.csv``, ``results.md`` and ``accuracy.png``.
+
+    Args:
+        folder: an existing folder.
+        report: the rows.
+        header: how they came about; goes into the JSON as it is.
+    Returns: the files.
+    Raises: ConfigError: one of them cannot be written.
+    """
+    files = [folder / name for name in ("results.json", "results.csv", "results.md")]
+    write_json(files[0], {"format": FORMAT, **header, **asdict(report)})
+    write_text(files[1], _csv([*report.rows, *report.by_kind]))
+    write_text(files[2], markdown(report, header))
+    files.append(folder / "accuracy.png")
+    draw(report, files[-1])
+    return files
+
+
+def table(
+    report: Report, frames: int, kind: str = MEAN, *, per_task: bool = True
+) -> tuple[Cells, list[Cells]]:
+    """Lay out the rows about clips of one length, for people; in percent.
+
+    Args:
+        report: the rows.
+        frames: length of the clips.
+        kind: of the scenes; "all" for all of them.
+        per_task: with a column per task.
+    Returns: the columns, and a line per setting.
+    """
+    rows = report.rows if kind == MEAN else report.by_kind
+    here = [row for row in rows if (row.frames, row.kind) == (frames, kind)]
+    differences = {
+        (d.method, d.keep): d
+        for d in report.differences
+        if (d.frames, d.kind, d.against, d.task) == (frames, kind, ALL, MEAN)
+    }
+    to_all = any(row.method == ALL for row in here) and kind == MEAN
+    columns = ["method", "keep", "retention", *report.tasks * per_task, "mean of tasks"]
+    columns += ["less all tokens"] * to_all
+    lines = []
+    for method, keep in dict.fromkeys((row.method, row.keep) for row in here):
+        own = [row for row in here if (row.method, row.keep) == (method, keep)]
+        line = [method, "-" if keep is None else f"{keep:g}", _number(own[0].retention)]
+        line += [_number(row.accuracy) for row in own[:-1]] * per_task
+        line.append(_interval(own[-1]))
+        if to_all:
+            line.append(_signed(differences.get((method, keep))))
+        lines.append(line)
+    return columns, lines
+
+
+def difference_table(report: Report, frames: int, against: str) -> tuple[Cells, list[Cells]]:
+    """Lay out how the methods differ from a reference at the same budget."""
+    here = [
+        d
+        for d in report.differences
+        if (d.frames, d.kind, d.against, d.task) == (frames, MEAN, against, MEAN)
+    ]
+    keeps = list(dict.fromkeys(d.keep for d in here))
+    methods = list(dict.fromkeys(d.method for d in here))
+    found: dict[tuple[str, Keep | None], Difference] = {(d.method, d.keep): d for d in here}
+    columns = [f"less {against}", *("-" if keep is None else f"keep {keep:g}" for keep in keeps)]
+    lines = [[m, *(_signed(found.get((m, keep))) for keep in keeps)] for m in methods]
+    return columns, lines
+
+
+def markdown(report: Report, header: Mapping[str, Any]) -> str:
+    """Write all tables as Markdown, with how they came about."""
+    settings = header.get("settings", {})
+    parts = ["# Questions about generated scenes\n"]
+    if header.get("command"):
+        parts.append(f"`{header['command']}`\n")
+    parts.append(
+        f"Accuracy in %; 95 % bootstrap intervals over clips. Model {settings.get('model')}, "
+        f"layer {settings.get('layer')}.\n"
+    )
+    against = header.get("against")
+    for frames in sorted({row.frames for row in report.rows}):
+        clips = max(row.clips for row in report.rows if row.frames == frames)
+        parts.append(f"## {frames} frames, {clips} clips\n")
+        parts.append(_markdown_table(*table(report, frames)))
+        if against and against != ALL:
+            parts.append(_markdown_table(*difference_table(report, frames, str(against))))
+        for kind in dict.fromkeys(row.kind for row in report.by_kind if row.frames == frames):
+            parts.append(f"### {frames} frames, scenes of kind {kind}\n")
+            parts.append(_markdown_table(*table(report, frames, kind)))
+    return "\n".join(parts)
+
+
+def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [columns, ["---"] * len(columns), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(row: Row) -> str:
+    if row.accuracy is None or row.ci_low is None or row.ci_high is None:
+        return _number(row.accuracy)
+    ends = _number(row.ci_low), _number(row.ci_high)
+    return f"{_number(row.accuracy)} [{', '.join(ends)}]"
+
+
+def _signed(row: Difference | None) -> str:
+    if row is None or row.difference is None or row.ci_low is None or row.ci_high is None:
+        return ""
+    parts = [f"{100 * value:+.1f}" for value in (row.difference, row.ci_low, row.ci_high)]
+    return f"{parts[0]} [{parts[1]}, {parts[2]}]"

@@ -1,0 +1,176 @@
+"""What to compare: methods as they are written on a command line, at several budgets."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sttm.budget import check_keep
+from sttm.errors import ConfigError
+from sttm.methods import Method, get_method
+
+ALL = "all"  # label of the run that keeps every token
+Value = bool | int | float | str | None
+Keep = int | float
+
+_WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
+_LABEL = re.compile(r"[\w.+/ -]+")
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with options, under a label.
+
+    Args:
+        label: the name in tables.
+        name: the name in the registry.
+        options: fields of the method's class.
+    """
+
+    label: str
+    name: str
+    options: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def swept(self) -> bool:
+        """Whether it runs at every budget; with a ``keep`` of its own it runs once, at that."""
+        return "keep" not in dict(self.options)
+
+    @property
+    def text(self) -> str:
+        """The spec without its label, e.g. ``sttm:linking=components``."""
+        options = ",".join(f"{key}={_written(value)}" for key, value in self.options)
+        return f"{self.name}:{options}" if options else self.name
+
+    def build(self, keep: Keep | None) -> Method:
+        """Build the method at a budget; None for one with its own.
+
+        Raises: ConfigError: unknown method or option, or a bad value.
+        """
+        options = dict(self.options)
+        return get_method(self.name, **(options if keep is None else {**options, "keep": keep}))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One column of a comparison: a method at a budget.
+
+    Args:
+        label: of the method; ``ALL`` for no method.
+        keep: the budget; None where the method has its own; 1.0 for all tokens.
+        method: None keeps every token.
+        spec: how it was asked for.
+    """
+
+    label: str
+    keep: Keep | None
+    method: Method | None
+    spec: str
+
+    @property
+    def key(self) -> tuple[str, Keep | None]:
+        """What tells settings apart."""
+        return self.label, self.keep
+
+    def __str__(self) -> str:
+        return (
+            self.label
+            if self.keep is None or self.method is None
+            else f"{self.label} {self.keep:g}"
+        )
+
+
+ALL_TOKENS = Setting(ALL, 1.0, None, ALL)
+
+
+def parse_spec(text: str) -> MethodSpec:
+    """Read ``NAME``, ``NAME:option=value,option=value`` or ``LABEL=`` one of these.
+
+    Values are numbers, ``true``, ``false``, ``none``, or words. With ``keep=`` among the options
+    the method runs once, at this budget (``keep=none``: at thresholds, say).
+
+    Raises: ConfigError: a text of another form.
+    """
+    head, _, tail = text.strip().partition(":")
+    label, equals, name = head.rpartition("=")
+    options = [part.partition("=") for part in tail.split(",")] if tail else []
+    known = {key.strip(): _read(value.strip()) for key, _, value in options}
+    malformed = any(not key.strip() or not sign for key, sign, _ in options)
+    if not name.strip() or malformed or len(known) < len(options):
+        raise ConfigError(
+            f"method: got {text!r}, expected NAME, NAME:option=value,option=value, or LABEL= and "
+            "one of these, e.g. sttm:linking=components."
+        )
+    spec = MethodSpec(label.strip(), name.strip(), tuple(sorted(known.items())))
+    label = (
+        spec.label if equals else spec.text.replace(":", " ").replace(",", " ").replace("=", " ")
+    )
+    if not _LABEL.fullmatch(label) or label == ALL:
+        raise ConfigError(
+            f"method: got the label {label!r} in {text!r}, expected letters, digits and spaces, "
+            f"and another word than {ALL!r}."
+        )
+    return MethodSpec(label, spec.name, spec.options)
+
+
+def make_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting]:
+    """Cross methods with budgets; a budget of 1 is run once, as "all".
+
+    Args:
+        methods: specs, see `parse_spec`.
+        keeps: shares or counts; the float 1.0 stands for all tokens.
+    Returns: all tokens first if asked for, then method by method.
+    Raises: ConfigError: a bad spec, budget or option, or one that comes twice.
+    """
+    specs = [parse_spec(text) for text in methods]
+    for keep in keeps:
+        check_keep(keep)
+    _refuse_twice("methods", [spec.label for spec in specs])
+    _refuse_twice("keep", [f"{keep:g}" for keep in keeps])
+    settings = [ALL_TOKENS] if 1.0 in [k for k in keeps if isinstance(k, float)] else []
+    budgets: list[Keep | None] = [k for k in keeps if not (isinstance(k, float) and k == 1.0)]
+    for spec in specs:
+        for budget in budgets if spec.swept else [None]:
+            settings.append(Setting(spec.label, budget, spec.build(budget), spec.text))
+    if not settings:
+        raise ConfigError("got no method and no budget, expected at least one of each.")
+    return settings
+
+
+def find_reference(label: str, settings: Sequence[Setting]) -> str:
+    """Return the label that others are compared with.
+
+    Raises: ConfigError: nothing has it.
+    """
+    labels = list(dict.fromkeys(setting.label for setting in settings))
+    if label not in labels:
+        close = get_close_matches(label, labels, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"against: got {label!r}.{hint} Expected one of the compared: {', '.join(labels)}."
+        )
+    return label
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{what}: got {', '.join(twice)} twice, expected each once. Give specs that differ "
+            "labels of their own: LABEL=NAME:option=value."
+        )
+
+
+def _read(text: str) -> Value:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _written(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -1,0 +1,112 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sttm.errors import ConfigError
+from sttm.evaluation.journal import AnswerRecord, Journal
+
+RECORD = AnswerRecord(
+    frames=8,
+    kind="cut",
+    seed=50_000_000,
+    index=0,
+    method="sttm",
+    keep=0.3,
+    spec="sttm",
+    task="digit",
+    question="Which digit appears?",
+    expected="7",
+    answer="7",
+    right=True,
+    tokens_in=512,
+    tokens_out=153,
+)
+MANY = [replace(RECORD, index=i) for i in range(4)]
+SETTINGS: dict[str, Any] = {"model": "nano", "layer": 0}
+
+
+def write(path: Path, answers: list[AnswerRecord]) -> None:
+    with Journal(path, SETTINGS, {"commit": "abc"}) as journal:
+        journal.add(answers)
+
+
+def known(path: Path) -> list[AnswerRecord]:
+    with Journal(path, SETTINGS, {}) as journal:
+        return list(journal.known.values())
+
+
+def test_answers_come_back(tmp_path: Path) -> None:
+    write(tmp_path / "answers.jsonl", MANY)
+    assert known(tmp_path / "answers.jsonl") == MANY
+
+
+def test_no_answer_is_kept_twice(tmp_path: Path) -> None:
+    write(tmp_path / "answers.jsonl", MANY[:2])
+    write(tmp_path / "answers.jsonl", MANY)
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 1 + len(MANY)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 200])
+def test_a_last_line_that_was_cut_off_is_asked_again(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "answers.jsonl"
+    write(path, MANY)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert known(path) == MANY[:3]
+    write(path, MANY)
+    assert path.read_bytes() == whole
+
+
+def test_a_header_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"format": 1, "sett')
+    write(path, MANY)
+    assert known(path) == MANY
+
+
+def test_other_settings_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    write(path, MANY)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"layer 0 \(now 2\).*cannot be mixed"):
+        Journal(path, {"model": "nano", "layer": 2}, {})
+    assert path.read_bytes() == before
+    assert known(path) == MANY  # a refused file is not held
+
+
+def test_what_is_noted_may_differ(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    write(path, MANY)
+    with Journal(path, SETTINGS, {"commit": "def"}) as journal:
+        assert journal.info == {"commit": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("hello\n", "expected a JSON object"),
+        ("[1]\n", "expected a JSON object"),
+        ('{"format": 99, "settings": {}}\n', "format 99"),
+        (json.dumps({"format": 1, "settings": SETTINGS}) + '\n{"a": 1}\n', "line 2"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        Journal(path, SETTINGS, {})
+    assert path.read_text() == text
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, SETTINGS, {}), pytest.raises(ConfigError, match="another run"):
+        Journal(path, SETTINGS, {})
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Choose another --out"):
+        Journal(tmp_path / "none" / "answers.jsonl", SETTINGS, {})

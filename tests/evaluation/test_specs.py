@@ -1,0 +1,67 @@
+import pytest
+
+import sttm
+from sttm.evaluation.specs import ALL_TOKENS, find_reference, make_settings, parse_spec
+
+
+def test_a_name() -> None:
+    spec = parse_spec("sttm")
+    assert (spec.label, spec.name, spec.options, spec.swept) == ("sttm", "sttm", (), True)
+    assert spec.build(0.3) == sttm.STTM(keep=0.3)
+
+
+def test_options_and_a_label() -> None:
+    spec = parse_spec("mine=sttm:linking=components,weighted=true,root_level=-1")
+    assert spec.label == "mine"
+    assert spec.text == "sttm:linking=components,root_level=-1,weighted=true"
+    wanted = sttm.STTM(keep=64, linking="components", weighted=True, root_level=-1)
+    assert spec.build(64) == wanted
+
+
+def test_a_label_is_made_of_the_options() -> None:
+    assert parse_spec("sttm:linking=components").label == "sttm linking components"
+
+
+def test_a_budget_of_its_own() -> None:
+    settings = make_settings(["a=sttm:keep=none,spatial_threshold=0.8"], [1.0, 0.5, 0.1])
+    assert settings[0] == ALL_TOKENS
+    assert [(s.label, s.keep) for s in settings[1:]] == [("a", None)]
+    assert settings[1].method == sttm.STTM(spatial_threshold=0.8)
+
+
+def test_methods_times_budgets() -> None:
+    settings = make_settings(["sttm", "random"], [0.5, 64])
+    assert [str(s) for s in settings] == ["sttm 0.5", "sttm 64", "random 0.5", "random 64"]
+
+
+def test_one_token_is_not_all_of_them() -> None:
+    assert [s.keep for s in make_settings(["random"], [1])] == [1]
+    assert make_settings(["random"], [1.0]) == [ALL_TOKENS]
+
+
+@pytest.mark.parametrize(
+    ("methods", "keeps", "told"),
+    [
+        (["stmt"], [0.5], "Did you mean 'sttm'"),
+        (["sttm"], [0.0], "keep"),
+        (["sttm"], [1.5], "keep"),
+        (["identity"], [0.5], "got option 'keep'"),
+        (["sttm:linkin=components"], [0.5], "Did you mean 'linking'"),
+        (["sttm:linking"], [0.5], "expected NAME"),
+        (["sttm:linking=none,linking=none"], [0.5], "expected NAME"),
+        ([""], [0.5], "expected NAME"),
+        (["all=sttm"], [0.5], "another word than"),
+        (["sttm", "sttm"], [0.5], "twice"),
+        (["sttm"], [0.5, 0.5], "twice"),
+    ],
+)
+def test_bad_specs(methods: list[str], keeps: list[float], told: str) -> None:
+    with pytest.raises(sttm.ConfigError, match=told):
+        make_settings(methods, keeps)
+
+
+def test_a_reference_must_be_there() -> None:
+    settings = make_settings(["sttm", "random"], [0.5])
+    assert find_reference("random", settings) == "random"
+    with pytest.raises(sttm.ConfigError, match="Did you mean 'random'"):
+        find_reference("randm", settings)
