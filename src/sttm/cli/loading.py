@@ -24,12 +24,14 @@ class Loaded:
         model: in eval mode.
         processor: its processor.
         layer: the layer to merge at unless the user says otherwise; None for attach's default.
+        positions: the position policy, likewise.
     """
 
     name: str
     model: Any
     processor: Any
     layer: int | None = None
+    positions: str = "auto"
 
     def chat(self, reduction: Reduction) -> "VideoChat":
         """Begin to chat with this model."""
@@ -38,7 +40,9 @@ class Loaded:
         layer = self.layer if reduction.layer is None else reduction.layer
         if reduction.method is None:
             layer = None
-        chat = VideoChat(self.model, self.processor, reduction.method, layer=layer)
+        chat = VideoChat(
+            self.model, self.processor, reduction.method, layer=layer, positions=self.positions
+        )
         misfit = reduction.misfit(self.name, chat.layer)
         if misfit:
             note(misfit)
@@ -75,14 +79,14 @@ def load_nano() -> Loaded:
     """
     from transformers.utils import logging
 
-    from sttm.nano.model import NANO_LAYER, load
+    from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load
 
     logging.disable_progress_bar()
     try:
         model, processor = load()
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
-    return Loaded(BUNDLED, model, processor, NANO_LAYER)
+    return Loaded(BUNDLED, model, processor, NANO_LAYER, NANO_POSITIONS)
 
 
 def _check_supported(name: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sttm.nano.clips import Clip, Needle, make_clip, write_clip
-    from sttm.nano.model import NANO_LAYER, load, weights_path
+    from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load, weights_path
     from sttm.nano.questions import Question, make_questions, scene_questions
     from sttm.nano.scenes import make_scene
 
@@ -18,6 +18,7 @@ _HOME = {
     "make_clip": "clips",
     "write_clip": "clips",
     "NANO_LAYER": "model",
+    "NANO_POSITIONS": "model",
     "load": "model",
     "weights_path": "model",
     "Question": "questions",
@@ -28,6 +29,7 @@ _HOME = {
 
 __all__ = [
     "NANO_LAYER",
+    "NANO_POSITIONS",
     "Clip",
     "Needle",
     "Question",
