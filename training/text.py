@@ -105,7 +105,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token=PAD,
         eos_token=END,
         extra_special_tokens={"image_token": IMAGE, "video_token": VIDEO},
-        model_max_length=4096,
+        model_max_length=8192,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FIRST_SEED = 40_000_000
 TASKS = ("digit", "colour", "quadrant")
 TRAINED_FRAMES = 32
-MOST_FRAMES = 60  # nano has 4096 positions
+MOST_FRAMES = 64  # the longest clips that nano has seen
 
 
 @dataclass(frozen=True)
