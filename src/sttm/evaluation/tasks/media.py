@@ -1,0 +1,147 @@
+"""Videos and subtitles of a data set: in folders, or still in the zips they were published in."""
+
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sttm.errors import ConfigError, VideoError
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".gif")
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip
+_DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: Path  # of a file, or of a zip with the member behind it
+    zipped: bool
+
+
+class Media:
+    """Finds files of some kinds by name below a folder; zips are looked into, not unpacked.
+
+    Args:
+        folder: where to look, at any depth.
+        suffixes: kinds of files, lower case.
+
+    Attributes:
+        damaged: zips that cannot be read.
+    """
+
+    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
+        self._suffixes = suffixes
+        self.damaged: list[Path] = []
+        self._places: dict[str, list[_Place]] = {}
+        for place in self._walk(folder):
+            self._places.setdefault(self._stem(place.path.name), []).append(place)
+
+    def __len__(self) -> int:
+        """Count the files with different names."""
+        return len(self._places)
+
+    def find(self, name: str, parts: int = 1) -> Path | None:
+        """Find a file.
+
+        Args:
+            name: its name, with or without suffix and folders.
+            parts: how many parts of its path have to be the same, the name included.
+        Returns: its path; inside a zip, that of the zip with the member's behind it, see
+            `take_out`. The one whose folders are most like those of the name, a file before a
+            member of a zip.
+        """
+        wanted = self._parts(PurePosixPath(name.replace("\\", "/")))
+
+        def alike(place: _Place) -> int:
+            pairs = zip(reversed(self._parts(place.path)), reversed(wanted))
+            return next((i for i, (a, b) in enumerate(pairs) if a != b), len(wanted))
+
+        places = [p for p in self._places.get(wanted[-1], []) if alike(p) >= parts]
+        best = min(places, key=lambda p: (-alike(p), p.zipped, str(p.path)), default=None)
+        return best.path if best else None
+
+    def _walk(self, folder: Path) -> Iterator[_Place]:
+        for directory, _, names in os.walk(folder):
+            for name in names:
+                path = Path(directory, name)
+                if path.suffix.lower() in self._suffixes:
+                    yield _Place(path, zipped=False)
+                elif path.suffix.lower() == ".zip":
+                    yield from self._members(path)
+
+    def _members(self, path: Path) -> Iterator[_Place]:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (OSError, zipfile.BadZipFile):
+            self.damaged.append(path)
+            return
+        for name in names:
+            member = PurePosixPath(name)
+            outside = member.is_absolute() or ".." in member.parts
+            if member.suffix.lower() not in self._suffixes or outside:
+                continue
+            if member.parts[0] != "__MACOSX":
+                yield _Place(path / member, zipped=True)
+
+    def _stem(self, name: str) -> str:
+        stem, dot, suffix = name.rpartition(".")
+        return stem if dot and f".{suffix.lower()}" in self._suffixes else name
+
+    def _parts(self, path: PurePosixPath | Path) -> tuple[str, ...]:
+        return (*path.parts[:-1], self._stem(path.name))
+
+
+def take_out(path: Path) -> Path:
+    """Give a file that `Media` found; a member of a zip is written beside it first, once.
+
+    Raises:
+        VideoError: no such file, or the zip is damaged.
+        ConfigError: there is no room or no permission to write it.
+    """
+    if path.is_file():
+        return path
+    archive = next((parent for parent in path.parents if parent.suffix.lower() == ".zip"), None)
+    if archive is None:
+        raise VideoError(f"{path}: no such file.")
+    member = path.relative_to(archive)
+    if ".." in member.parts:
+        raise VideoError(f"{archive}: got the member {member}, expected one inside the zip's root.")
+    target = archive.parent / CACHE / archive.stem / member
+    if not target.is_file():
+        _extract(archive, member.as_posix(), target)
+    return target
+
+
+def _extract(archive: Path, member: str, target: Path) -> None:
+    """Write beside the place first: another process may want the same member."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
+        try:
+            with (
+                os.fdopen(handle, "wb") as copy,
+                zipfile.ZipFile(archive) as zipped,
+                zipped.open(member) as content,
+            ):
+                shutil.copyfileobj(content, copy, 1 << 20)
+            Path(name).chmod(0o644)
+            Path(name).replace(target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except FileNotFoundError as error:
+        raise VideoError(f"{archive}: no such file.") from error
+    except (*_DAMAGED, RuntimeError) as error:
+        raise VideoError(
+            f"{archive}: {member} cannot be read ({error}). Download the zip again."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{target}: cannot be written ({error.strerror}). Unpack the zips where there is room: "
+            f"unzip '{archive}' -d FOLDER, and make the data root a folder that holds FOLDER."
+        ) from error

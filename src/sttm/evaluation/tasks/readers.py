@@ -1,0 +1,280 @@
+"""One reader per data set: from a row of its published files to a `Draft`."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from sttm.evaluation.tasks.items import LETTERS
+from sttm.evaluation.tasks.media import VIDEO_SUFFIXES
+from sttm.evaluation.tasks.reading import Draft, ReaderFactory, RowReader
+from sttm.evaluation.tasks.tables import Row, RowError
+
+SHORT, MEDIUM = 60, 120  # seconds: the authors of STTM call shorter videos "short" and "medium"
+NOT_AVAILABLE = "N/A"  # pads the options of LongVideoBench's parquet files
+
+
+def vnbench(answers: Mapping[str, Any]) -> RowReader:
+    """VNBench: four rows per video, the same question with its options in another order."""
+
+    def draft(row: Row) -> Draft:
+        video, options = row.text("video"), row.texts("options")
+        sample, attempt = _stem(video), row.text("try")
+        groups = {"task_type": row.text("type")}
+        seconds = row.number_of("length")
+        if seconds is not None:
+            groups["duration"] = duration_group(seconds)
+        return Draft(
+            question_id=f"{sample}_try{attempt}",
+            video_id=sample,
+            video=video,
+            question=row.text("question", exact=True),
+            options=options,
+            answer=_vnbench_answer(row, options),
+            groups=groups,
+            extra={"try": attempt},
+        )
+
+    return draft
+
+
+def videomme(answers: Mapping[str, Any]) -> RowReader:
+    """Video-MME: three questions per video, options with their letters."""
+
+    def draft(row: Row) -> Draft:
+        video = row.text("videoID")
+        names = ("duration", "task_type", "domain", "sub_category")
+        return Draft(
+            question_id=row.text("question_id"),
+            video_id=video,
+            video=video,
+            question=row.text("question", exact=True),
+            options=strip_letters(row.texts("options")),
+            answer=row.text("answer"),
+            groups={name: row.text(name) for name in names},
+        )
+
+    return draft
+
+
+def longvideobench(answers: Mapping[str, Any]) -> RowReader:
+    """LongVideoBench: options as a list (JSON) or padded columns (parquet), the answer an index."""
+
+    def draft(row: Row) -> Draft:
+        whole, question = row.text("video_id"), row.text("id")
+        # The authors of STTM call "@user-123" just "123", in the ids of questions too.
+        cut = "@" in whole
+        if "candidates" in row.values:
+            options = row.texts("candidates")
+        else:
+            columns = [row.maybe(f"option{i}") for i in range(5)]
+            options = tuple(o for o in columns if o is not None and o != NOT_AVAILABLE)
+        return Draft(
+            question_id=question.rpartition("-")[2] if cut else question,
+            video_id=whole.rpartition("-")[2] if cut else whole,
+            video=row.maybe("video_path") or whole,
+            question=row.text("question", exact=True),
+            options=options,
+            answer=letter_at(row, "correct_choice", options),
+            groups={
+                "duration": row.text("duration_group"),
+                "task_type": row.text("question_category"),
+            },
+        )
+
+    return draft
+
+
+def mlvu(answers: Mapping[str, Any]) -> RowReader:
+    """MLVU: a file per task, the answer as text; one row of the published files is blank."""
+    asked: Counter[str] = Counter()
+
+    def draft(row: Row) -> Draft | None:
+        if row.maybe("question") is None:
+            return None
+        folder = row.file.stem
+        video = row.text("video")
+        name = f"{folder}-{_stem(video)}"
+        options = row.texts("candidates")
+        answer = row.text("answer")
+        texts = _trimmed(options)
+        if texts.count(answer) != 1:
+            raise RowError(f"got the answer {answer!r}, expected one of {options}", "answer")
+        groups = {"task_type": row.text("question_type")}
+        seconds = row.number_of("duration")
+        if seconds is not None:
+            groups["duration"] = duration_group(seconds)
+        asked[name] += 1
+        return Draft(
+            question_id=f"{name}-{asked[name] - 1}",
+            video_id=name,
+            video=f"{folder}/{video}",
+            # Names come twice, in the folders of different tasks.
+            video_parts=2,
+            question=row.text("question", exact=True),
+            options=options,
+            answer=LETTERS[texts.index(answer)],
+            groups=groups,
+        )
+
+    return draft
+
+
+def nextqa(answers: Mapping[str, Any]) -> RowReader:
+    """NExT-QA, multiple choice: options in columns a0 to a4, the answer an index."""
+
+    def draft(row: Row) -> Draft:
+        video = row.text("video")
+        options = tuple(row.text(f"a{i}", exact=True) for i in range(5))
+        return Draft(
+            question_id=f"{video}_{row.text('qid')}",
+            video_id=video,
+            video=video,
+            question=row.text("question", exact=True),
+            options=options,
+            answer=letter_at(row, "answer", options),
+            groups={"task_type": row.text("type")},
+        )
+
+    return draft
+
+
+def egoschema(answers: Mapping[str, Any]) -> RowReader:
+    """EgoSchema: answers of 500 of the questions are published, in a file of their own."""
+
+    def draft(row: Row) -> Draft:
+        name = row.maybe("q_uid") or row.text("video_idx")
+        options = (
+            strip_letters(row.texts("option"))
+            if "option" in row.values
+            else tuple(row.text(f"option {i}", exact=True) for i in range(5))
+        )
+        own = row.values.get("answer")
+        known = Row({"answer": answers.get(name) if own is None else own}, row.file, row.number)
+        answer = letter_at(known, "answer", options) if known.maybe("answer") else None
+        return Draft(
+            question_id=name,
+            video_id=name,
+            video=name,
+            question=row.text("question", exact=True),
+            options=options,
+            answer=answer,
+        )
+
+    return draft
+
+
+def egoschema_subset(answers: Mapping[str, Any]) -> RowReader:
+    """EgoSchema, only the questions whose answers are published."""
+    whole = egoschema(answers)
+
+    def draft(row: Row) -> Draft | None:
+        found = whole(row)
+        return found if found is not None and found.answer is not None else None
+
+    return draft
+
+
+def custom(answers: Mapping[str, Any]) -> RowReader:
+    """Any JSONL of video, question, options, answer, and if wanted id and groups."""
+    asked: Counter[str] = Counter()
+
+    def draft(row: Row) -> Draft:
+        video = row.text("video")
+        path = PurePosixPath(video)
+        name = "-".join(part for part in path.with_name(_stem(video)).parts if part != "/")
+        options = row.texts("options") if row.values.get("options") else ()
+        groups = row.values.get("groups") or {}
+        if not isinstance(groups, Mapping):
+            raise RowError(f"got groups {groups!r}, expected an object of texts")
+        asked[name] += 1
+        return Draft(
+            question_id=row.maybe("id") or f"{name}-{asked[name] - 1}",
+            video_id=name,
+            video=video,
+            video_parts=len(path.parts),
+            question=row.text("question", exact=True),
+            options=options,
+            answer=_custom_answer(row, options),
+            groups={str(key): str(value) for key, value in groups.items()},
+        )
+
+    return draft
+
+
+READERS: dict[str, ReaderFactory] = {
+    "custom": custom,
+    "egoschema": egoschema,
+    "egoschema-subset": egoschema_subset,
+    "longvideobench": longvideobench,
+    "mlvu": mlvu,
+    "nextqa": nextqa,
+    "videomme": videomme,
+    "vnbench": vnbench,
+}
+
+
+def duration_group(seconds: float) -> str:
+    """Name the length of a video as the authors of STTM do."""
+    return "short" if seconds < SHORT else "medium" if seconds < MEDIUM else "long"
+
+
+def strip_letters(options: Sequence[str]) -> tuple[str, ...]:
+    """Take "A. " off the first option, "B. " off the second..., if all have theirs."""
+    found = [
+        re.match(rf"\(?{letter}[.):] ?(.*)", option, re.DOTALL)
+        for letter, option in zip(LETTERS, options)
+    ]
+    texts = [match[1] for match in found if match and match[1].strip()]
+    return tuple(texts) if len(texts) == len(options) else tuple(options)
+
+
+def letter_at(row: Row, name: str, options: Sequence[str]) -> str:
+    """Turn the index of an option, from 0, into its letter.
+
+    Raises: RowError: it is none.
+    """
+    index = row.number_of(name)
+    if index is None or not index.is_integer() or not 0 <= index < len(options):
+        raise RowError(
+            f"got the answer {row.values.get(name)!r}, expected a number from 0 to "
+            f"{len(options) - 1}",
+            "answer",
+        )
+    return LETTERS[int(index)]
+
+
+def _vnbench_answer(row: Row, options: Sequence[str]) -> str:
+    """The published answer is a text, ``gt_option`` its letter; they have to agree."""
+    text, letter = row.maybe("gt"), row.maybe("gt_option") or ""
+    letters, texts = LETTERS[: len(options)], _trimmed(options)
+    if len(letter) == 1 and letter in letters:
+        if text in texts and text != texts[letters.index(letter)]:
+            raise RowError(f"got the answer {text!r}, but the letter {letter!r}", "answer")
+        return letter
+    if text in texts:
+        return letters[texts.index(text)]
+    raise RowError(f"got the answer {text!r}, expected one of {tuple(options)}", "answer")
+
+
+def _custom_answer(row: Row, options: Sequence[str]) -> str | None:
+    answer = row.maybe("answer")
+    letters, texts = LETTERS[: len(options)], _trimmed(options)
+    if answer is None or not options or answer in tuple(letters):
+        return answer
+    if texts.count(answer) == 1:
+        return letters[texts.index(answer)]
+    raise RowError(
+        f"got the answer {answer!r}, expected a letter of {letters}, or the text of one option",
+        "answer",
+    )
+
+
+def _trimmed(options: Sequence[str]) -> list[str]:
+    return [option.strip() for option in options]
+
+
+def _stem(video: str) -> str:
+    path = PurePosixPath(video)
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name

@@ -1,0 +1,286 @@
+"""From the published files to items; what is wrong with them is collected, not raised."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sttm.evaluation.tasks.items import LETTERS, Item
+from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, VIDEO_SUFFIXES, Media
+from sttm.evaluation.tasks.tables import FileError, Row, RowError, rows_of
+
+ProblemKind = Literal["file", "row", "duplicate", "answer", "video", "count"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with the files.
+
+    Args:
+        kind: "file" missing or unreadable, "row" malformed, "duplicate" id, "answer" missing or not
+            among the options, "video" without a file, "count" other than published.
+        where: the file, with the row.
+        text: what was got and expected.
+    """
+
+    kind: ProblemKind
+    where: str
+    text: str
+
+
+@dataclass
+class Reading:
+    """What was read.
+
+    Args:
+        items: the sound ones, in the order of the files.
+        problems: with the others.
+        notes: what else to know.
+        folder: where the files are; None if none was found, or none is needed.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+
+
+class Layout(BaseModel):
+    """Where the files of a task are.
+
+    Args:
+        folders: names of its folder below the data root; the first is the one to download to.
+        questions: alternatives, each a list of patterns that have to be there; the first that is
+            there is read.
+        answers: the same, for answers in a file of their own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folders: tuple[str, ...] = ()
+    questions: tuple[tuple[str, ...], ...] = ()
+    answers: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A row as a reader understands it.
+
+    Args:
+        question_id, video_id, question, options, answer, groups, extra: see `Item`.
+        video: name of the video file, with or without folders and suffix.
+        video_parts: how many parts of its path have to be the same, see `Media.find`.
+    """
+
+    question_id: str
+    video_id: str
+    video: str
+    question: str
+    options: tuple[str, ...]
+    answer: str | None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+    video_parts: int = 1
+
+
+RowReader = Callable[[Row], Draft | None]  # None: the row is left out, and counted
+ReaderFactory = Callable[[Mapping[str, Any]], RowReader]  # of answers in a file of their own
+
+
+def read(
+    task: str,
+    reader: ReaderFactory,
+    layout: Layout,
+    data_root: Path,
+    *,
+    videos: bool,
+    subtitles: bool,
+    hidden_answers: bool,
+) -> Reading:
+    """Read a task; see `Task.read`."""
+    reading = Reading()
+    files = _question_files(layout, data_root, reading)
+    if not files or reading.folder is None:
+        return reading
+    build = _Builder(
+        task,
+        reading,
+        Media(reading.folder, VIDEO_SUFFIXES) if videos else None,
+        Media(reading.folder, SUBTITLE_SUFFIXES) if subtitles and videos else None,
+        hidden_answers,
+    )
+    draft_of = reader(_answers(layout, reading, needed=not hidden_answers))
+    left_out = 0
+    for row in _rows(files, reading):
+        try:
+            draft = draft_of(row)
+        except RowError as error:
+            reading.problems.append(Problem(error.kind, row.where, error.text))
+            continue
+        if draft is None:
+            left_out += 1
+        else:
+            build.add(draft, row.where)
+    if left_out:
+        rows = "1 row" if left_out == 1 else f"{left_out} rows"
+        reading.notes.append(f"{rows} left out: blank, or of no published answer")
+    for media in (build.videos, build.subtitles):
+        for path in media.damaged if media else ():
+            reading.problems.append(Problem("file", str(path), "is no zip, or is cut off"))
+    return reading
+
+
+class _Builder:
+    """Makes items of drafts, and refuses those that are wrong."""
+
+    def __init__(
+        self,
+        task: str,
+        reading: Reading,
+        videos: Media | None,
+        subtitles: Media | None,
+        hidden_answers: bool,
+    ) -> None:
+        self.task = task
+        self.reading = reading
+        self.videos = videos
+        self.subtitles = subtitles
+        self.hidden_answers = hidden_answers
+        self._seen: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._paths: dict[str, Path | None] = {}
+
+    def add(self, draft: Draft, where: str) -> None:
+        """Add an item, or say what is wrong."""
+        wrong = self._wrong(draft)
+        if wrong is not None:
+            self.reading.problems.append(Problem(wrong[0], where, wrong[1]))
+            return
+        self._seen[draft.question_id] = where
+        self._names[draft.video_id] = draft.video
+        self.reading.items.append(
+            Item(
+                task=self.task,
+                question_id=draft.question_id,
+                video_id=draft.video_id,
+                video=self._video(draft, where),
+                question=draft.question,
+                options=draft.options,
+                answer=draft.answer,
+                groups=dict(draft.groups),
+                extra=dict(draft.extra),
+                subtitles=self.subtitles.find(draft.video) if self.subtitles else None,
+            )
+        )
+
+    def _wrong(self, draft: Draft) -> tuple[ProblemKind, str] | None:
+        letters = LETTERS[: len(draft.options)]
+        if draft.question_id in self._seen:
+            first = self._seen[draft.question_id]
+            return "duplicate", f"got the id {draft.question_id!r} again, which {first} has"
+        named = self._names.get(draft.video_id, draft.video)
+        if named != draft.video:
+            return (
+                "duplicate",
+                f"got {draft.video!r} as video {draft.video_id!r}, which is {named!r}",
+            )
+        if len(draft.options) == 1 or len(draft.options) > len(LETTERS):
+            return "row", f"got {len(draft.options)} options, expected 2 to {len(LETTERS)}"
+        if draft.answer is None and not self.hidden_answers:
+            return "answer", f"got no answer to {draft.question_id!r}"
+        if draft.answer is not None and draft.options and draft.answer not in letters:
+            expected = f"one of {', '.join(letters)}"
+            return "answer", f"got the answer {draft.answer!r}, expected {expected}"
+        return None
+
+    def _video(self, draft: Draft, where: str) -> Path | None:
+        if self.videos is None or self.reading.folder is None:
+            return None
+        if draft.video_id not in self._paths:
+            direct = self.reading.folder / draft.video
+            found = direct if direct.is_file() else self.videos.find(draft.video, draft.video_parts)
+            self._paths[draft.video_id] = found
+            if found is None:
+                text = f"got no file for video {draft.video!r}, expected one below the folder"
+                self.reading.problems.append(Problem("video", where, text))
+        return self._paths[draft.video_id]
+
+
+def _question_files(layout: Layout, data_root: Path, reading: Reading) -> list[Path]:
+    """Find the files with questions; notes what is missing, and sets the folder."""
+    if data_root.is_file():
+        reading.folder = data_root.parent
+        return [data_root]
+    if not data_root.is_dir():
+        reading.problems.append(Problem("file", str(data_root), "is no folder and no file"))
+        return []
+    own = [data_root / name for name in layout.folders if (data_root / name).is_dir()]
+    nearest: tuple[int, Path, list[str]] | None = None
+    for folder in [*own, data_root]:
+        for patterns in layout.questions:
+            found = {p: _matches(folder, p, deep=folder != data_root) for p in patterns}
+            missing = [pattern for pattern, paths in found.items() if not paths]
+            if not missing:
+                reading.folder = folder
+                return [path for paths in found.values() for path in paths]
+            if nearest is None or len(patterns) - len(missing) > nearest[0]:
+                nearest = (len(patterns) - len(missing), folder, missing)
+    if nearest is not None:
+        _note_missing(layout, data_root, nearest[1], nearest[2], reading)
+    return []
+
+
+def _note_missing(
+    layout: Layout, data_root: Path, folder: Path, missing: list[str], reading: Reading
+) -> None:
+    """Name the files where a download puts them, if the folder has nothing of the task."""
+    others = [", ".join(patterns) for patterns in layout.questions if missing[0] not in patterns]
+    instead = f"; {' or '.join(others)} would do instead" if others else ""
+    nothing = folder == data_root and any(missing == list(p) for p in layout.questions)
+    if nothing and layout.folders:
+        folder, instead = data_root / layout.folders[0], f"{instead}; looked in {data_root} too"
+    for pattern in missing:
+        reading.problems.append(Problem("file", str(folder / pattern), f"missing{instead}"))
+
+
+def _matches(folder: Path, pattern: str, *, deep: bool) -> list[Path]:
+    """Match at the root of a folder, else at any depth: an archive may bring its own folder."""
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if found or not deep:
+        return found
+    return sorted(path for path in folder.rglob(pattern) if path.is_file())[:1]
+
+
+def _rows(files: Iterable[Path], reading: Reading) -> Iterator[Row]:
+    for path in files:
+        try:
+            for row in rows_of(path, reading.folder or path.parent):
+                if row.broken:
+                    reading.problems.append(Problem("row", row.where, row.broken))
+                else:
+                    yield row
+        except FileError as error:
+            reading.problems.append(Problem("file", str(path), error.text))
+
+
+def _answers(layout: Layout, reading: Reading, *, needed: bool) -> Mapping[str, Any]:
+    """Read answers by question id, from a JSON object or a table; notes if they are missing."""
+    folder = reading.folder
+    if folder is None:
+        return {}
+    for patterns in layout.answers:
+        files = [path for pattern in patterns for path in _matches(folder, pattern, deep=True)]
+        if len(files) >= len(patterns):
+            answers: dict[str, Any] = {}
+            for row in _rows(files, reading):
+                names = ("q_uid", "video_idx", "key")
+                name = next((row.values[n] for n in names if row.values.get(n)), None)
+                if name is not None:
+                    answers[str(name)] = row.values.get("answer", row.values.get("value"))
+            return answers
+    if needed and layout.answers:
+        name = layout.answers[0][0]
+        reading.problems.append(Problem("file", str(folder / name), "missing"))
+    return {}

@@ -1,0 +1,67 @@
+"""The needle task: scenes of the generator of nano, and its open questions about them."""
+
+from pydantic import BaseModel, ConfigDict
+
+from sttm.evaluation.tasks.items import Item
+from sttm.nano.questions import scene_questions
+from sttm.nano.scenes import SCENE_KINDS, make_scene
+from sttm.video import Sampling, Video
+
+FIRST_SEED = 50_000_000  # scenes from here on are in no training of nano
+
+
+class Scenes(BaseModel):
+    """Which scenes to make.
+
+    Args:
+        frames: of each scene.
+        count: scenes, dealt to the kinds in turn.
+        seed: of the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int = 16
+    count: int = 40
+    seed: int = FIRST_SEED
+
+
+def scene_items(task: str, scenes: Scenes) -> list[Item]:
+    """Ask every question about every scene."""
+    items = []
+    for index in range(scenes.count):
+        kind, seed = SCENE_KINDS[index % len(SCENE_KINDS)], scenes.seed + index
+        clip = make_scene(seed, scenes.frames, kind=kind)
+        video_id = f"{kind}-{scenes.frames}-{seed}"
+        made = {"frames": str(scenes.frames), "kind": kind, "seed": str(seed)}
+        items += [
+            Item(
+                task=task,
+                question_id=f"{video_id}-{place}",
+                video_id=video_id,
+                video=None,
+                question=question.text,
+                answer=question.answer,
+                groups={"task_type": question.task, "kind": kind},
+                extra=made,
+            )
+            for place, question in enumerate(scene_questions(clip, seed))
+        ]
+    return items
+
+
+def scene_video(item: Item) -> Video:
+    """Make the video of an item of `scene_items`: all its frames, one per second."""
+    frames = int(item.extra["frames"])
+    clip = make_scene(int(item.extra["seed"]), frames, kind=item.extra["kind"])
+    indices = tuple(range(frames))
+    return Video(
+        frames=clip.frames,
+        timestamps=tuple(index / clip.fps for index in indices),
+        indices=indices,
+        duration=frames / clip.fps,
+        fps=clip.fps,
+        total_frames=frames,
+        path="",
+        sampling=Sampling(fps=clip.fps, max_frames=frames),
+    )
