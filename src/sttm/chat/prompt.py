@@ -8,7 +8,7 @@ import torch
 from transformers.video_utils import VideoMetadata
 
 from sttm.errors import UnsupportedModelError
-from sttm.video import Video
+from sttm.video import Video, nominal_times
 
 _MARK = "9f3c71question"
 # Near the question a tokenizer may join its first characters with the text before it.
@@ -107,7 +107,9 @@ def open_prompt(
     # Special tokens are never joined with their neighbours: a safe place to cut.
     end = int(places[-1 - closing]) + 1
     rest = _decode(tokenizer, ids[end:]).split(_MARK)[0]
-    if not before.endswith(rest):
+    # A processor may write text of its own behind the video, which the template does not have.
+    exact = torch.equal(_tokenize(processor, rest + _MARK + after), ids[end:])
+    if not exact and not before.endswith(rest):
         raise UnsupportedModelError(
             f"got {rest!r} between the video and the question, expected the template's text "
             f"{before[-len(rest) - 20 :]!r}. Ask with generate() instead of VideoChat."
@@ -116,6 +118,16 @@ def open_prompt(
     shortened = {name: _shorten(value, len(ids), settled) for name, value in inputs.items()}
     tensors = {name: v for name, v in shortened.items() if isinstance(v, torch.Tensor)}
     return Prefix(system, context, before, rest, ids[:end].clone()), tensors
+
+
+def time_instruction(video: Video) -> str:
+    """Tell a model when its frames are, in the words that LLaVA-Video was trained with."""
+    times = ",".join(f"{time:.2f}s" for time in nominal_times(video.indices, video.fps))
+    return (
+        f"The video lasts for {video.total_frames / video.fps:.2f} seconds, and {len(video)} "
+        f"frames are uniformly sampled from it. These frames are located at {times}. "
+        "Please answer the following questions related to this video.\n"
+    )
 
 
 def common_length(a: torch.Tensor, b: torch.Tensor) -> int:

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache, StoppingCriteriaList
 
 from sttm.attachment import Attachment, VideoReport, attach
-from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt
+from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Answer, Encoded, Source, Timings
 from sttm.chat.store import load_video, save_video
 from sttm.errors import ConfigError
@@ -110,7 +110,7 @@ class VideoChat:
         start = time.perf_counter()
         read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
         decoded = time.perf_counter()
-        prefix, tensors = open_prompt(self.processor, read, self.system, context)
+        prefix, tensors = self.open(read, context)
         inputs = model_inputs(self.model, tensors)
         processed = time.perf_counter()
         tell("encode", 0, 1)
@@ -126,6 +126,16 @@ class VideoChat:
             source=Source(read.path, read.duration, read.timestamps),
             timings=Timings(decoded - start, processed - decoded, finished - processed),
         )
+
+    def open(self, video: Video, context: str = "") -> tuple[Prefix, dict[str, torch.Tensor]]:
+        """Process a video and find what all prompts about it share; see ``open_prompt``.
+
+        Models whose configuration has ``add_time_instruction`` are told when the frames are, in
+        front of ``context``.
+        """
+        if getattr(self.model.config, "add_time_instruction", False):
+            context = time_instruction(video) + context
+        return open_prompt(self.processor, video, self.system, context)
 
     def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "WatchedVideo":
         """Reduce and prefill a video that :meth:`encode` gave: the other part of :meth:`watch`."""

@@ -8,6 +8,7 @@ import typer
 
 from sttm.cli.loading import load_model
 from sttm.cli.options import (
+    DeviceMapOption,
     FpsOption,
     JsonOption,
     KeepOption,
@@ -86,6 +87,7 @@ def ask(
     ],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="In words.")],
     model: ModelOption = None,
+    device_map: DeviceMapOption = None,
     keep: KeepOption = None,
     thresholds: ThresholdsOption = None,
     max_tokens: MaxTokensOption = None,
@@ -126,7 +128,7 @@ def ask(
     with progress_bars(quiet=json) as tell:
         decoded = None if is_saved else decode(video, fps, max_frames, tell)
     context = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
-    loaded = load_model(model)
+    loaded = load_model(model, device_map)
     chat = loaded.chat(reduction)
     with progress_bars(quiet=json) as tell:
         if decoded is None:

@@ -1,6 +1,5 @@
 """Load the model that a command runs: nano, or one that transformers finds."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,9 @@ from sttm.errors import ConfigError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from sttm.chat import VideoChat
+    from sttm.checkpoints import Placement
 
 BUNDLED = "nano (bundled)"
-_NOT_FOUND = "expected the id of a model on the Hugging Face hub, or a folder"
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,38 @@ class Loaded:
         return chat
 
 
-def load_model(name: str | None) -> Loaded:
+def load_model(name: str | None, where: str | None = None) -> Loaded:
     """Load a model by its hub id or folder; nano if there is no name, and say so.
 
+    Args:
+        name: hub id or folder; LLaVA-NeXT's own layout is mapped while it is read.
+        where: as in ``--device-map``; see `sttm.checkpoints.Placement`.
     Raises:
-        ConfigError: no such model, or the hub cannot be reached.
+        ConfigError: no such model or device, or the hub cannot be reached.
         UnsupportedModelError: a model of another kind.
     """
     if name is None:
         note("no --model given: nano answers, the bundled model, which knows only its own clips.")
         return load_nano()
-    _check_supported(name)
-    return _load(name)
+    from sttm.checkpoints import Placement
+
+    placement = Placement(where)
+    if _check_supported(name):
+        note(
+            f"{name} is in LLaVA-NeXT's layout: mapped while it is read, without newline tokens. "
+            "`sttm convert` does it once, and has options."
+        )
+    return _load(name, placement)
 
 
-def load_pair(name: str | None) -> tuple[Any, Any]:
+def load_pair(name: str | None, where: str | None = None) -> tuple[Any, Any]:
     """Load a model and its processor without a note; for worker processes.
 
-    Raises: see `load_model`.
+    Args and raises: see `load_model`.
     """
-    loaded = load_nano() if name is None else _load(name)
+    from sttm.checkpoints import Placement
+
+    loaded = load_nano() if name is None else _load(name, Placement(where))
     return loaded.model, loaded.processor
 
 
@@ -89,22 +100,27 @@ def load_nano() -> Loaded:
     return Loaded(BUNDLED, model, processor, NANO_LAYER, NANO_POSITIONS)
 
 
-def _check_supported(name: str) -> None:
-    """Look at the configuration first: it is small, the weights may be many gigabytes."""
+def _check_supported(name: str) -> bool:
+    """Look at the configuration first: it is small, the weights may be many gigabytes.
+
+    Returns: whether it is in LLaVA-NeXT's own layout.
+    """
     from transformers import AutoConfig
 
+    from sttm.checkpoints.loading import raw_config
+    from sttm.checkpoints.shards import first_line
+    from sttm.checkpoints.source import is_llava_next
     from sttm.models import list_models
 
     try:
+        if is_llava_next(raw_config(name)):
+            return True
         kind = AutoConfig.from_pretrained(name).model_type
-    except OSError as error:
-        raise ConfigError(
-            f"--model: got {name!r}, {_NOT_FOUND}. Check the spelling, the network, and "
-            f"HF_HUB_OFFLINE; private models need `hf auth login`. ({_first_line(error)})"
-        ) from error
-    except ValueError as error:
+    except ConfigError as error:
+        raise ConfigError(f"--model: {error}") from error
+    except (OSError, ValueError) as error:
         raise UnsupportedModelError(
-            f"--model: got {name!r}, which this transformers cannot read ({_first_line(error)}). "
+            f"--model: got {name!r}, which this transformers cannot read ({first_line(error)}). "
             "See `sttm models` for what is supported."
         ) from error
     known = sorted(kind for family in list_models() for kind in family.model_types)
@@ -113,28 +129,14 @@ def _check_supported(name: str) -> None:
             f"--model: got {name!r} of type {kind!r}, expected one of: {', '.join(known)}. "
             "See `sttm models`."
         )
+    return False
 
 
-def _load(name: str) -> Loaded:
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def _load(name: str, placement: "Placement") -> Loaded:
+    from sttm.checkpoints import load
 
-    placement = {}
-    if torch.cuda.is_available() and importlib.util.find_spec("accelerate") is not None:
-        placement = {"device_map": "auto"}
     try:
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", **placement)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"--model: got {name!r} that cannot be loaded ({_first_line(error)}). Expected "
-            "configuration, processor and weights in it, and what they need installed."
-        ) from error
-    if torch.cuda.is_available() and not placement:
-        model = model.to("cuda")
-    return Loaded(name, model.eval(), processor)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+        model, processor = load(name, placement=placement)
+    except ConfigError as error:
+        raise ConfigError(f"--model: {error}") from error
+    return Loaded(name, model, processor)

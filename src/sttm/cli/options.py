@@ -19,6 +19,15 @@ ModelOption = Annotated[
         "--model", "-m", metavar="ID", help="Hub id or folder. Default: nano, the bundled model."
     ),
 ]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        metavar="WHERE",
+        help="For a model over several GPUs: auto or balanced (whole layers on each), tp (parts of "
+        "every layer, under torchrun); or one device, e.g. cuda:1, cpu. Default: auto.",
+    ),
+]
 KeepOption = Annotated[
     str | None,
     typer.Option(

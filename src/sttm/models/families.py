@@ -20,6 +20,7 @@ from sttm.models.adapter import (
 )
 from sttm.models.evidence import Tower, received_in_chunks, received_in_frames
 from sttm.models.frames import frame_series
+from sttm.models.newlines import newline_marks
 
 
 class GridTHW(Adapter):
@@ -125,13 +126,16 @@ class SquareFrames(Adapter):
     """LLaVA: square frames whose size the configuration fixes."""
 
     positions = "reassigned"
-    newline = 0
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
         """Read the frame count from the pixels and the side from the configuration."""
         videos, frames = arguments["pixel_values_videos"].shape[:2]
         grid = VideoGrid(frames, *self.frame_size())
-        return [EncodedVideo(grid, extra=self.newline)] * videos
+        return [EncodedVideo(grid, extra=self.newlines(grid))] * videos
+
+    def newlines(self, grid: VideoGrid) -> int:
+        """Count the newline tokens of a video."""
+        return 0
 
     def frame_size(self) -> tuple[int, int]:
         """Rows and columns of one frame after pooling."""
@@ -172,12 +176,40 @@ class SquareFrames(Adapter):
 
 
 class LlavaOnevision(SquareFrames):
-    """LLaVA-OneVision and LLaVA-Video: one newline token behind the video."""
+    """LLaVA-OneVision: one newline token behind the video; LLaVA-Video: as it is configured."""
 
     family = "LLaVA-OneVision, LLaVA-Video"
     model_types = ("llava_onevision",)
-    checkpoints = ("llava-hf/llava-onevision-qwen2-7b-ov-hf",)
-    newline = 1
+    checkpoints = ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "lmms-lab/LLaVA-Video-7B-Qwen2")
+
+    @property
+    def newline(self) -> str:
+        """Where newline tokens stand; transformers' own class knows one way only."""
+        mode: str = getattr(self.base, "newline", "one_token")
+        return mode
+
+    def newlines(self, grid: VideoGrid) -> int:
+        """Count the newline tokens of a video."""
+        return int(newline_marks(self.newline, grid).sum())
+
+    def spans(
+        self,
+        input_ids: torch.Tensor,
+        videos: Sequence[EncodedVideo],
+        arguments: Mapping[str, Any],
+    ) -> list[list[VideoSpan]]:
+        """Find the videos; newline tokens between their frames or rows are none of theirs."""
+        rows = super().spans(input_ids, videos, arguments)
+        if self.newline in ("no_token", "one_token"):
+            return rows
+        found: list[list[VideoSpan]] = []
+        for row, before in zip(rows, [None, *rows]):
+            found.append(found[-1] if row is before else [self._between(span) for span in row])
+        return found
+
+    def _between(self, span: VideoSpan) -> VideoSpan:
+        tokens = newline_marks(self.newline, span.video.grid).logical_not().nonzero().squeeze(1)
+        return replace(span, index=span.index[0] + tokens)
 
     def frame_size(self) -> tuple[int, int]:
         """Rows and columns of one frame after pooling."""
