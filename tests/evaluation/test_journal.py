@@ -1,4 +1,6 @@
 import json
+import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,7 +8,7 @@ from typing import Any
 import pytest
 
 from sttm.errors import ConfigError
-from sttm.evaluation.journal import AnswerRecord, Journal
+from sttm.evaluation.journal import AnswerRecord, Journal, read_journal
 
 RECORD = AnswerRecord(
     frames=8,
@@ -29,12 +31,12 @@ SETTINGS: dict[str, Any] = {"model": "nano", "layer": 0}
 
 
 def write(path: Path, answers: list[AnswerRecord]) -> None:
-    with Journal(path, SETTINGS, {"commit": "abc"}) as journal:
+    with Journal(path, SETTINGS, {"commit": "abc"}, AnswerRecord) as journal:
         journal.add(answers)
 
 
 def known(path: Path) -> list[AnswerRecord]:
-    with Journal(path, SETTINGS, {}) as journal:
+    with Journal(path, SETTINGS, {}, AnswerRecord) as journal:
         return list(journal.known.values())
 
 
@@ -72,7 +74,7 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     write(path, MANY)
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=r"layer 0 \(now 2\).*cannot be mixed"):
-        Journal(path, {"model": "nano", "layer": 2}, {})
+        Journal(path, {"model": "nano", "layer": 2}, {}, AnswerRecord)
     assert path.read_bytes() == before
     assert known(path) == MANY  # a refused file is not held
 
@@ -80,7 +82,7 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
 def test_what_is_noted_may_differ(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     write(path, MANY)
-    with Journal(path, SETTINGS, {"commit": "def"}) as journal:
+    with Journal(path, SETTINGS, {"commit": "def"}, AnswerRecord) as journal:
         assert journal.info == {"commit": "abc"}
 
 
@@ -97,16 +99,67 @@ def test_another_file_is_refused(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text(text)
     with pytest.raises(ConfigError, match=told):
-        Journal(path, SETTINGS, {})
+        Journal(path, SETTINGS, {}, AnswerRecord)
     assert path.read_text() == text
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    with Journal(path, SETTINGS, {}), pytest.raises(ConfigError, match="another run"):
-        Journal(path, SETTINGS, {})
+    with Journal(path, SETTINGS, {}, AnswerRecord), pytest.raises(ConfigError, match="another run"):
+        Journal(path, SETTINGS, {}, AnswerRecord)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Choose another --out"):
-        Journal(tmp_path / "none" / "answers.jsonl", SETTINGS, {})
+        Journal(tmp_path / "none" / "answers.jsonl", SETTINGS, {}, AnswerRecord)
+
+
+def test_a_full_disk_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, SETTINGS, {}, AnswerRecord) as journal:
+        journal.add(MANY[:2])
+        before = path.read_bytes()
+        held = os.dup(journal._file.fileno())
+        with Path("/dev/full").open("wb") as full:
+            os.dup2(full.fileno(), journal._file.fileno())
+        with pytest.raises(ConfigError, match=r"No space left.*2 before it are kept"):
+            journal.add(MANY[2:])
+        assert len(journal.known) == 2
+        os.dup2(held, journal._file.fileno())
+        os.close(held)
+        assert path.read_bytes() == before
+        journal.add(MANY)
+    assert known(path) == MANY
+
+
+def test_a_line_that_was_written_in_part_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, SETTINGS, {}, AnswerRecord) as journal:
+        journal.add(MANY[:1])
+        before = path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+        try:
+            with pytest.raises(ConfigError, match="Make room, then run the same command"):
+                journal.add(MANY[1:])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert known(path) == MANY[:1]
+
+
+def test_a_journal_can_be_read_while_it_grows(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, SETTINGS, {"commit": "abc"}, AnswerRecord) as journal:
+        journal.add(MANY[:2])
+        stored = read_journal(path, AnswerRecord)
+        assert (stored.settings, stored.info) == (SETTINGS, {"commit": "abc"})
+        assert list(stored.answers.values()) == MANY[:2]
+    path.write_bytes(path.read_bytes()[:-5])
+    assert list(read_journal(path, AnswerRecord).answers.values()) == MANY[:1]
+    for text in ("", "hello\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="expected a JSON object"):
+            read_journal(path, AnswerRecord)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_journal(tmp_path / "none", AnswerRecord)

@@ -115,3 +115,23 @@ def test_what_a_method_refuses_names_the_method() -> None:
     encoded = one.encode(clip(), max_frames=8)
     with pytest.raises(sttm.ConfigError, match=r"^sttm per_head 7 0.5: per_head: got 7 heads"):
         one.run(encoded, odd, QUESTIONS)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
+def test_timed_answers_are_the_same_answers(family: str) -> None:
+    aware, unaware = setting(Aware()), setting(Unaware())
+    both = runner(family, aware, unaware)
+    encoded = both.encode(clip(), max_frames=8)
+    hooks = len(both.model._forward_hooks), len(both.model._forward_pre_hooks)
+    for each in (aware, unaware):
+        wanted = both.run(encoded, each, QUESTIONS)
+        found = list(both.answers(encoded, each, QUESTIONS))
+        assert tuple(answer.text for answer in found) == wanted.texts
+        assert {answer.tokens_out for answer in found} == {wanted.tokens_out}
+        assert all(answer.shared is (each is unaware) for answer in found)
+        assert all((answer.prefill > 0) is answer.shared for answer in found)
+        assert all(0 < answer.first_forward < answer.answering for answer in found)
+        assert all(1 <= answer.new_tokens <= NEW for answer in found)
+        if each is unaware:
+            assert len({answer.prefill for answer in found}) == 1
+    assert hooks == (len(both.model._forward_hooks), len(both.model._forward_pre_hooks))

@@ -10,7 +10,11 @@ import sttm
 from sttm.cli.ask import ask
 from sttm.cli.bench import bench
 from sttm.cli.calibrate import calibrate
+from sttm.cli.convert import convert
 from sttm.cli.demo import demo
+from sttm.cli.eval import evaluate
+from sttm.cli.eval_run import RayMayBeBare
+from sttm.cli.extract import extract
 from sttm.cli.methods import methods
 from sttm.cli.models import models
 from sttm.cli.output import show_error
@@ -65,9 +69,10 @@ def options(
     """Make video LLMs faster by merging redundant video tokens; ask many questions per video."""
 
 
-for _command in (demo, ask, show, calibrate, methods, models):
-    app.command()(_command)
+for _command in (demo, ask, show, calibrate, extract, convert, methods, models):
+    app.command(cls=RayMayBeBare if _command is extract else None)(_command)
 app.add_typer(bench, name="bench")
+app.add_typer(evaluate, name="eval")
 
 
 def main() -> None:

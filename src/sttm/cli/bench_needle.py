@@ -104,7 +104,7 @@ def needle(
     )
     make_folder(out)
     loaded = load_model(model)
-    plan = _at_layer(plan, loaded)
+    plan = _as_loaded(plan, loaded)
     _set_threads(threads, processes)
     _warn(plan, loaded)
     task = _Task(plan, loaded, model, against, processes, out)
@@ -119,10 +119,12 @@ def needle(
         _show(task, report, files)
 
 
-def _at_layer(plan: "NeedlePlan", loaded: Loaded) -> "NeedlePlan":
+def _as_loaded(plan: "NeedlePlan", loaded: Loaded) -> "NeedlePlan":
     from dataclasses import replace
 
-    return plan if plan.layer is not None else replace(plan, layer=loaded.layer)
+    layer = loaded.layer if plan.layer is None else plan.layer
+    positions = loaded.positions if plan.positions == "auto" else plan.positions
+    return replace(plan, layer=layer, positions=positions)
 
 
 def _set_threads(threads: int | None, processes: int) -> None:
@@ -147,7 +149,7 @@ def _warn(plan: "NeedlePlan", loaded: Loaded) -> None:
 
 def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     """Answer what is missing, then sum up."""
-    from sttm.evaluation.journal import Journal
+    from sttm.evaluation.journal import AnswerRecord, Journal
     from sttm.evaluation.machine import environment
     from sttm.evaluation.needle import TASKS
     from sttm.evaluation.report import summarize
@@ -155,7 +157,7 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     plan, loaded = task.plan, task.loaded
     machine = environment(loaded.model.device)
     identity = plan.identity(loaded.name, loaded.model)
-    with Journal(task.out / "answers.jsonl", identity, machine) as journal:
+    with Journal(task.out / "answers.jsonl", identity, machine, AnswerRecord) as journal:
         _tell_resumed(journal, machine)
         _answer(task, journal, tell)
         answers: list[AnswerRecord] = list(journal.known.values())
@@ -183,8 +185,8 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     return report, header
 
 
-def _answer(task: _Task, journal: "Journal", tell: Tell) -> None:
-    from sttm.evaluation import parallel
+def _answer(task: _Task, journal: "Journal[AnswerRecord]", tell: Tell) -> None:
+    from sttm.evaluation.needle import run
 
     def here() -> tuple[Any, Any]:
         return task.loaded.model, task.loaded.processor
@@ -193,13 +195,13 @@ def _answer(task: _Task, journal: "Journal", tell: Tell) -> None:
     total = len(task.plan.clips()) * len(task.plan.settings)
     tell("answer", 0, total)
     known = dict(journal.known)
-    found = parallel.run(task.plan, load, known, processes=task.processes)
+    found = run(task.plan, load, known, processes=task.processes)
     for done, answers in enumerate(found, start=1):
         journal.add(answers)
         tell("answer", done, total)
 
 
-def _tell_resumed(journal: "Journal", machine: dict[str, Any]) -> None:
+def _tell_resumed(journal: "Journal[AnswerRecord]", machine: dict[str, Any]) -> None:
     if not journal.known:
         return
     note(f"{journal.path} has {len(journal.known)} answers already; only others are asked for.")

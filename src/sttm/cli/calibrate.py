@@ -54,7 +54,7 @@ def calibrate(
     Each video is encoded once. Use what it writes with --thresholds FILE.json.
     """
     target = _target(keep)
-    files = _find_files(videos)
+    files = find_files(videos)
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out: got {out}, whose folder does not exist. Create it first.")
     loaded = load_model(model)
@@ -90,7 +90,7 @@ def _target(text: str) -> float:
     return share
 
 
-def _find_files(videos: Sequence[Path]) -> list[Path]:
+def find_files(videos: Sequence[Path]) -> list[Path]:
     """Replace folders by the video files in them."""
     files: list[Path] = []
     for path in videos:

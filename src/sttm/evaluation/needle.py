@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from sttm.errors import ConfigError
 from sttm.evaluation.journal import AnswerKey, AnswerRecord
 from sttm.evaluation.machine import fingerprint
+from sttm.evaluation.parallel import Worker, work
 from sttm.evaluation.runner import Runner
 from sttm.evaluation.specs import Setting
 from sttm.nano.questions import SCENE_TASKS, Question, scene_questions
@@ -203,3 +205,38 @@ def known_by_clip(
 
     grouped = groupby(sorted(known.items(), key=clip_of), clip_of)
     return {ClipId(*key): dict(items) for key, items in grouped}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip, and the answers about it that are there."""
+
+    clip: ClipId
+    known: dict[AnswerKey, AnswerRecord]
+
+
+def run(
+    plan: NeedlePlan,
+    load: Loader,
+    known: Mapping[AnswerKey, AnswerRecord],
+    *,
+    processes: int = 1,
+) -> Iterator[list[AnswerRecord]]:
+    """Answer everything that is not known yet.
+
+    Args:
+        plan: what to run.
+        load: gives the model and its processor; called once per process, so it must be picklable.
+        known: answers that are there.
+        processes: with more than one, clips are spread over them.
+    Yields: for every clip and setting the new answers; an empty list where there were none.
+    Raises: SttmError: a worker's, or a worker that ended by itself.
+    """
+    by_clip = known_by_clip(known)
+    jobs = [_Job(clip, by_clip.get(clip, {})) for clip in plan.clips()]
+    yield from work(partial(_ready, plan, load), jobs, processes=processes)
+
+
+def _ready(plan: NeedlePlan, load: Loader) -> Worker[_Job, list[AnswerRecord]]:
+    runner = plan.runner(*load())
+    return lambda job: answer_clip(runner, plan.settings, job.clip, job.known)

@@ -1,29 +1,28 @@
-"""Run a plan in this process, or in several of one thread each; answers come as they are ready."""
+"""Work jobs off in this process, or in several of one thread each; results come when ready."""
 
 import multiprocessing
 import os
 import queue
 import signal
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from sttm.errors import SttmError
-from sttm.evaluation.journal import AnswerKey, AnswerRecord
-from sttm.evaluation.needle import ClipId, Loader, NeedlePlan, answer_clip, known_by_clip
 
 _POLL_S = 1.0
 
+J = TypeVar("J")
+T = TypeVar("T")
+Worker = Callable[[J], Iterable[T]]
+Setup = Callable[[], Worker[J, T]]
 
-@dataclass(frozen=True)
-class _Job:
-    """One clip, and the answers about it that are there."""
 
-    clip: ClipId
-    known: dict[AnswerKey, AnswerRecord]
+class _Done:
+    """A worker has no more jobs."""
 
 
 @dataclass(frozen=True)
@@ -34,58 +33,53 @@ class _Failure:
     trace: str
 
 
-def run(
-    plan: NeedlePlan,
-    load: Loader,
-    known: Mapping[AnswerKey, AnswerRecord],
-    *,
-    processes: int = 1,
-) -> Iterator[list[AnswerRecord]]:
-    """Answer everything that is not known yet.
+def work(setup: Setup[J, T], jobs: Sequence[J], *, processes: int = 1) -> Iterator[T]:
+    """Work jobs off.
 
     Args:
-        plan: what to run.
-        load: gives the model and its processor; called once per process, so it must be picklable.
-        known: answers that are there.
-        processes: with more than one, clips are spread over them.
-    Yields: for every clip and setting the new answers; an empty list where there were none.
+        setup: gets ready, e.g. loads a model, and returns what turns a job into results; called
+            once per process, so with several it must be picklable, as must jobs and results.
+        jobs: taken in order.
+        processes: with more than one, jobs are spread over them.
+    Yields: results as they come; with several processes in no order.
     Raises: SttmError: a worker's, or a worker that ended by itself.
     """
-    by_clip = known_by_clip(known)
-    jobs = [_Job(clip, by_clip.get(clip, {})) for clip in plan.clips()]
     processes = min(processes, len(jobs))
     if processes > 1:
-        yield from _spread(plan, load, jobs, processes)
+        yield from _spread(setup, jobs, processes)
         return
-    runner = plan.runner(*load())
+    worker = setup()
     for job in jobs:
-        yield from answer_clip(runner, plan.settings, job.clip, job.known)
+        yield from worker(job)
 
 
-def _spread(
-    plan: NeedlePlan, load: Loader, jobs: list[_Job], processes: int
-) -> Iterator[list[AnswerRecord]]:
+def _spread(setup: Setup[J, T], jobs: Sequence[J], processes: int) -> Iterator[T]:
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
     results: Any = context.Queue()
     for task in [*jobs, *[None] * processes]:
         tasks.put(task)
     workers = [
-        context.Process(target=_work, args=(plan, load, tasks, results), daemon=True)
+        context.Process(target=_work, args=(setup, tasks, results), daemon=True)
         for _ in range(processes)
     ]
     for worker in workers:
         worker.start()
+    busy = processes
     try:
-        for _ in range(len(jobs) * len(plan.settings)):
-            yield _next(results, workers)
+        while busy:
+            found = _next(results, workers)
+            if isinstance(found, _Done):
+                busy -= 1
+            else:
+                yield found
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _next(results: Any, workers: list[Any]) -> list[AnswerRecord]:
+def _next(results: Any, workers: list[Any]) -> Any:
     while True:
         try:
             found = results.get(timeout=_POLL_S)
@@ -100,22 +94,22 @@ def _next(results: Any, workers: list[Any]) -> list[AnswerRecord]:
             continue
         if isinstance(found, _Failure):
             raise found.error or RuntimeError(f"a worker failed:\n{found.trace}")
-        answers: list[AnswerRecord] = found
-        return answers
+        return found
 
 
-def _work(plan: NeedlePlan, load: Loader, tasks: Any, results: Any) -> None:
-    """Take clips until there are none; the main function of a worker."""
+def _work(setup: Setup[Any, Any], tasks: Any, results: Any) -> None:
+    """Take jobs until there are none; the main function of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     torch.set_num_threads(1)
     parent = os.getppid()
     try:
-        runner = plan.runner(*load())
+        worker = setup()
         while (job := tasks.get()) is not None:
-            for answers in answer_clip(runner, plan.settings, job.clip, job.known):
+            for result in worker(job):
                 if os.getppid() != parent:
                     return  # the parent was killed: nobody waits for this
-                results.put(answers)
+                results.put(result)
+        results.put(_Done())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
         own = error if isinstance(error, SttmError) else None
         results.put(_Failure(own, traceback.format_exc()))

@@ -100,16 +100,17 @@ def markdown(report: Report, header: Mapping[str, Any]) -> str:
     for frames in sorted({row.frames for row in report.rows}):
         clips = max(row.clips for row in report.rows if row.frames == frames)
         parts.append(f"## {frames} frames, {clips} clips\n")
-        parts.append(_markdown_table(*table(report, frames)))
+        parts.append(markdown_table(*table(report, frames)))
         if against and against != ALL:
-            parts.append(_markdown_table(*difference_table(report, frames, str(against))))
+            parts.append(markdown_table(*difference_table(report, frames, str(against))))
         for kind in dict.fromkeys(row.kind for row in report.by_kind if row.frames == frames):
             parts.append(f"### {frames} frames, scenes of kind {kind}\n")
-            parts.append(_markdown_table(*table(report, frames, kind)))
+            parts.append(markdown_table(*table(report, frames, kind)))
     return "\n".join(parts)
 
 
-def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write a table as Markdown."""
     rows = [columns, ["---"] * len(columns), *lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

@@ -1,7 +1,7 @@
 """Ask many methods the same questions about one video, whose frames are encoded only once."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sttm.chat.prompt import common_length
 from sttm.chat.records import Encoded
 from sttm.chat.session import fork
 from sttm.errors import BudgetError, ConfigError
+from sttm.evaluation.clock import FirstForward, wait
 from sttm.evaluation.specs import Setting
 from sttm.methods.base import needs_of
 
@@ -33,6 +34,35 @@ class Outcome:
     tokens_out: float | None
     texts: tuple[str | None, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """One answer, and the time that it took; seconds.
+
+    Args:
+        text: the answer.
+        new_tokens: tokens of the answer, its end included.
+        tokens_out: video tokens behind the reduction.
+        shared: whether the prefill of the video served other questions, too.
+        prefill: the forward over the video and what stands in front of it; 0 where the question
+            went through in the same forward.
+        first_forward: the forward over the question (with the video, if not shared).
+        answering: from the question to the last token, ``first_forward`` included.
+    """
+
+    text: str
+    new_tokens: int
+    tokens_out: int
+    shared: bool
+    prefill: float
+    first_forward: float
+    answering: float
+
+    @property
+    def ttft(self) -> float:
+        """The language model's time from video and question to the first token."""
+        return self.prefill + self.first_forward
 
 
 class Runner:
@@ -108,6 +138,41 @@ class Runner:
             raise ConfigError(f"{setting}: {error}") from error
         return Outcome(encoded.tokens, kept, tuple(texts), time.perf_counter() - start)
 
+    def answers(
+        self, encoded: Encoded, setting: Setting, questions: Sequence[str]
+    ) -> Iterator[TimedAnswer]:
+        """Answer questions one by one, each as if it were alone, and time them.
+
+        Methods that do not depend on the question share one prefill, as in `run`; an answer does
+        not depend on the other questions of the call.
+
+        Yields: an answer per question, as soon as it is there.
+        Raises: ConfigError: the method refuses the video; BudgetError if its budget is the reason.
+        """
+        if setting not in self._chats:
+            for question in questions:
+                yield self._alone(encoded, setting, question)
+            return
+        with FirstForward(self.model) as filling:
+            watched = self._chats[setting].prefill(encoded)
+        for question in questions:
+            with FirstForward(self.model) as asking:
+                answer = watched.ask(question, max_new_tokens=self.max_new_tokens)
+            yield TimedAnswer(
+                answer.text,
+                len(answer.ids),
+                watched.tokens_out,
+                shared=True,
+                prefill=filling.seconds,
+                first_forward=asking.seconds,
+                answering=answer.seconds,
+            )
+
+    @property
+    def chat(self) -> VideoChat:
+        """The chat that reduces nothing: it encodes for all settings."""
+        return self._plain
+
     def _answer(
         self, encoded: Encoded, setting: Setting, questions: Sequence[str]
     ) -> tuple[list[str], float]:
@@ -115,8 +180,8 @@ class Runner:
             watched = self._chats[setting].prefill(encoded)
             return self._on_one_prefill(watched, questions), watched.tokens_out
         answered = [self._alone(encoded, setting, question) for question in questions]
-        kept = sum(count for _, count in answered) / max(1, len(answered))
-        return [text for text, _ in answered], kept
+        kept = sum(answer.tokens_out for answer in answered) / max(1, len(answered))
+        return [answer.text for answer in answered], kept
 
     def _chat(self, method: Any) -> VideoChat:
         return VideoChat(
@@ -130,22 +195,34 @@ class Runner:
             texts += ask_together(watched, part, max_new_tokens=self.max_new_tokens)
         return texts
 
-    def _alone(self, encoded: Encoded, setting: Setting, question: str) -> tuple[str, int]:
-        """Answer with a prefill of its own; return the tokens kept, too."""
+    def _alone(self, encoded: Encoded, setting: Setting, question: str) -> TimedAnswer:
+        """Answer with a prefill of its own."""
+        start = time.perf_counter()
         ids = encoded.prefix.prompt_ids(self.processor, [], question)
-        inputs = _lengthen(encoded.inputs, ids)
+        inputs = lengthen(encoded.inputs, ids)
         method, adapter = setting.method, self._plain.adapter
         assert method is not None
-        where = {"layer": self.layer, "positions": self.positions}
-        with attach(self.model, method, **where) as attachment, torch.no_grad():  # type: ignore[arg-type]
+        with (
+            attach(self.model, method, layer=self.layer, positions=self.positions) as attachment,
+            FirstForward(self.model) as clock,
+            torch.no_grad(),
+        ):
             out = self.model.generate(
                 **inputs,
                 mm_encoder_outputs={adapter.modality: encoded.features},
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
             )
-        kept = sum(report.tokens_out for report in attachment.reports)
-        return _decode(self.processor, out[0, len(ids) :]), kept
+        wait()
+        return TimedAnswer(
+            _decode(self.processor, out[0, len(ids) :]),
+            int(out.shape[1]) - len(ids),
+            sum(report.tokens_out for report in attachment.reports),
+            shared=False,
+            prefill=0.0,
+            first_forward=clock.seconds,
+            answering=time.perf_counter() - start,
+        )
 
 
 def ask_together(
@@ -187,7 +264,7 @@ def _fit(row: torch.Tensor, known: int, width: int) -> torch.Tensor:
     return torch.cat([row[:known], row.new_zeros(width - len(row)), row[known:]])
 
 
-def _lengthen(inputs: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def lengthen(inputs: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Extend the inputs of a prefix to a whole prompt ``(n,)``: what follows is plain text."""
     device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
     longer: dict[str, torch.Tensor] = {}

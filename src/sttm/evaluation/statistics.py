@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,30 @@ class Bootstrap:
         """Estimate ``tally - other`` on the same clips: every task, and their mean last."""
         values = tally.accuracies(self._once) - other.accuracies(self._once)
         return _intervals(values[0], tally.accuracies(self._times) - other.accuracies(self._times))
+
+    def ratios(self, tally: Tally, other: Tally) -> list[Estimate]:
+        """Estimate ``tally / other`` on the same clips: every task, and their mean last."""
+        values = _ratio(tally.accuracies(self._once), other.accuracies(self._once))
+        resampled = _ratio(tally.accuracies(self._times), other.accuracies(self._times))
+        return _intervals(values[0], resampled)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Args:
+        only_first, only_second: questions that only one of two runs answered rightly; those that
+            both or neither did say nothing about their difference.
+    """
+    total = only_first + only_second
+    tail = sum(comb(total, count) for count in range(min(only_first, only_second) + 1))
+    return float(min(Fraction(1), Fraction(2 * tail, 2**total)))
+
+
+def _ratio(values: Floats, others: Floats) -> Floats:
+    unknown = np.full(values.shape, np.nan)
+    ratio: Floats = np.divide(values, others, out=unknown, where=others > 0)
+    return ratio
 
 
 def _intervals(values: Floats, resampled: Floats) -> list[Estimate]:

@@ -1,0 +1,21 @@
+"""``sttm eval``: run benchmarks and report on them; a file per command."""
+
+import typer
+
+from sttm.cli.eval_report import presets, report
+from sttm.cli.eval_run import RayMayBeBare, run
+from sttm.cli.eval_submission import submission
+from sttm.cli.eval_tasks import tasks, validate
+
+evaluate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+evaluate.command("run", cls=RayMayBeBare)(run)
+evaluate.command("report")(report)
+evaluate.command("presets")(presets)
+evaluate.command("tasks")(tasks)
+evaluate.command("validate")(validate)
+evaluate.command("submission")(submission)
+
+
+@evaluate.callback()
+def options() -> None:
+    """Benchmarks: answer their questions, and report accuracy, time and tokens."""

@@ -1,0 +1,255 @@
+"""From the options of `sttm eval run` to what is to be done."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sttm.cli.loading import Loaded, load_model
+from sttm.cli.options import Wanted, parse_reduction
+from sttm.cli.output import note
+from sttm.cli.pictures import make_folder
+from sttm.errors import ConfigError
+from sttm.evaluation.specs import ALL_TOKENS, Setting, parse_spec
+
+if TYPE_CHECKING:
+    from sttm.evaluation.run.execute import Executor
+    from sttm.evaluation.run.plan import EvalPlan, VideoItems
+    from sttm.evaluation.run.presets import Preset
+    from sttm.evaluation.tasks import Item, Task
+
+_ON_ERROR = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options as they were given; see ``sttm eval run --help``."""
+
+    task: str | None
+    preset: str | None
+    data_root: Path | None
+    model: str | None
+    wanted: Wanted
+    layer: int | None
+    positions: str | None
+    fps: float | None
+    max_frames: int | None
+    rule: str | None
+    prompt: str
+    parser: str | None
+    max_new_tokens: int
+    limit: int | None
+    features: Path | None
+    seed: int
+    reproduce: bool
+    on_error: str
+    warm_up: bool
+    processes: int
+    ray: str | None
+    ray_workers: int | None
+    ray_gpus: float | None
+    out: Path | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is about to begin.
+
+    Args:
+        asked: the options, with those of the preset.
+        plan: what to run.
+        videos: what to ask.
+        bad_rows: rows of the data set that are left out, by kind of problem.
+        out: the folder.
+        loaded: the model.
+    """
+
+    asked: Asked
+    plan: "EvalPlan"
+    videos: "list[VideoItems]"
+    bad_rows: Mapping[str, int]
+    out: Path
+    loaded: Loaded
+
+    @property
+    def items(self) -> "list[Item]":
+        """All questions."""
+        return [item for video in self.videos for item in video.items]
+
+
+def prepare(asked: Asked) -> Work:
+    """Check the options and the data, and load the model last.
+
+    Raises: SttmError: something is wrong with them.
+    """
+    from sttm.evaluation.run.plan import EvalPlan, by_video
+    from sttm.evaluation.tasks import get_task
+
+    asked = _with_preset(asked)
+    if asked.task is None:
+        raise ConfigError("got no --task, expected one of `sttm eval tasks`, or a --preset.")
+    if asked.on_error not in _ON_ERROR:
+        raise ConfigError(f"--on-error: got {asked.on_error!r}, expected stop or skip.")
+    if asked.ray is not None and asked.processes > 1:
+        raise ConfigError("got --ray and --processes, expected one of them.")
+    task = get_task(asked.task)
+    setting = _setting(asked)
+    plan = EvalPlan(
+        task,
+        setting,
+        sampling=_sampling(task, asked),
+        layer=asked.layer,
+        positions=asked.positions or "auto",
+        prompt=asked.prompt,
+        parser=asked.parser,
+        max_new_tokens=asked.max_new_tokens,
+        seed=asked.seed,
+        reproduce=asked.reproduce,
+        features=asked.features,
+        warm_up=asked.warm_up,
+    )
+    items, bad_rows = _items(task, asked)
+    videos = by_video(items)
+    make_executor(asked)  # without Ray this fails now, not after loading the model
+    out = asked.out or _default_out(task, setting)
+    make_folder(out)
+    loaded = load_model(asked.model)
+    plan = _for_model(plan, loaded, asked)
+    return Work(asked, plan, videos, bad_rows, out, loaded)
+
+
+def _with_preset(asked: Asked) -> Asked:
+    if asked.preset is None:
+        return asked
+    from sttm.evaluation.run.presets import get_preset
+
+    preset = get_preset(asked.preset)
+    given = asked.wanted.given()
+    if given or asked.task not in (None, preset.task):
+        raise ConfigError(
+            f"got --preset with {', '.join(given) or '--task'}, expected it alone: it names the "
+            "task, the method and the budget. Drop the others, or the preset."
+        )
+    if preset.note:
+        note(f"{preset.name}: {preset.note}")
+    return _filled(asked, preset)
+
+
+def _filled(asked: Asked, preset: "Preset") -> Asked:
+    """Take from the preset what was not given."""
+    return replace(
+        asked,
+        task=preset.task,
+        model=asked.model or preset.model,
+        wanted=Wanted(
+            keep=preset.keep,
+            thresholds=preset.thresholds,
+            method=preset.method,
+            full=preset.method is None,
+        ),
+        layer=preset.layer if asked.layer is None else asked.layer,
+        positions=asked.positions or preset.positions,
+        rule=preset.rule,
+    )
+
+
+def _setting(asked: Asked) -> Setting:
+    wanted = asked.wanted
+    reduction = parse_reduction(wanted, model=asked.model, layer=asked.layer)
+    if reduction.method is None:
+        return ALL_TOKENS
+    spec = parse_spec(wanted.method or reduction.method.name)
+    keep = getattr(reduction.method, "keep", None)
+    label = spec.label
+    if wanted.thresholds is not None:
+        label = re.sub(r"[^\w.+/ -]", " ", f"{label} {wanted.thresholds}")
+    return Setting(label, keep, reduction.method, spec.text)
+
+
+def _sampling(task: "Task", asked: Asked) -> Any:
+    new = {"fps": asked.fps, "max_frames": asked.max_frames}
+    changed: dict[str, Any] = {name: value for name, value in new.items() if value is not None}
+    if changed and task.made:
+        raise ConfigError(
+            f"got {' and '.join('--' + name.replace('_', '-') for name in changed)} with the task "
+            f"{task.name}, expected neither: its videos are made frame by frame."
+        )
+    if asked.rule is not None:
+        changed["rule"] = asked.rule
+    return replace(task.frames, **changed) if changed else None
+
+
+def _items(task: "Task", asked: Asked) -> "tuple[list[Item], dict[str, int]]":
+    """Read the questions; with ``--on-error skip`` go on without those that are wrong."""
+    look = asked.features is None
+    bad_rows: dict[str, int] = {}
+    if asked.on_error == "stop":
+        items = task.items(asked.data_root, videos=look)
+    else:
+        found = task.read(asked.data_root, videos=look)
+        bad = [problem for problem in found.problems if problem.kind not in ("video", "count")]
+        bad_rows = dict(Counter(problem.kind for problem in bad))
+        if not found.items:
+            items = task.items(asked.data_root, videos=look)  # says what is wrong
+        for problem in bad[:3]:
+            note(f"left out: {problem.where}: {problem.text}")
+        if len(bad) > 3:
+            note(f"and {len(bad) - 3} more; `sttm eval validate {task.name}` lists them.")
+        items = found.items
+    items = items[: asked.limit]
+    if look and not task.made:
+        _tell_missing(task, items, asked)
+    return items, bad_rows
+
+
+def _tell_missing(task: "Task", items: "list[Item]", asked: Asked) -> None:
+    without = [item for item in items if item.video is None]
+    if not without:
+        return
+    videos = list(dict.fromkeys(item.video_id for item in without))
+    text = (
+        f"videos of {task.name} are missing: {len(videos)} ({', '.join(videos[:3])}"
+        f"{', ...' if len(videos) > 3 else ''}), for {len(without)} of {len(items)} questions"
+    )
+    if asked.on_error == "stop":
+        raise ConfigError(
+            f"{text}; expected all. `sttm eval validate {task.name} "
+            f"--data-root {asked.data_root}` tells how to get them; --on-error skip goes on."
+        )
+    note(f"{text}; they are not asked, and not scored.")
+
+
+def _default_out(task: "Task", setting: Setting) -> Path:
+    return Path("out/eval", task.name, re.sub(r"[^\w.+-]+", "-", str(setting)))
+
+
+def _for_model(plan: "EvalPlan", loaded: Loaded, asked: Asked) -> "EvalPlan":
+    """Fill in what depends on the model."""
+    layer = plan.layer if plan.layer is not None else loaded.layer
+    return replace(plan, layer=layer, positions=asked.positions or loaded.positions)
+
+
+def make_executor(asked: Asked) -> "Executor":
+    """Return what works the videos off, here or elsewhere.
+
+    Raises: ConfigError: Ray is asked for and not installed.
+    """
+    if asked.ray is None:
+        from sttm.evaluation.run.execute import Local
+
+        return Local(asked.processes)
+    try:
+        from sttm.distributed import RayExecutor
+    except ImportError as error:
+        raise ConfigError(
+            f"--ray: got no Ray ({error}), expected it installed: pip install 'sttm[ray]'. Without "
+            "--ray everything runs on this machine."
+        ) from error
+    executor: Executor = RayExecutor(
+        address=None if asked.ray == "here" else asked.ray,
+        workers=asked.ray_workers,
+        gpus=asked.ray_gpus,
+    )
+    return executor

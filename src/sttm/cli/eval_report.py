@@ -1,0 +1,138 @@
+"""``sttm eval report`` and ``sttm eval presets``."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sttm.cli.options import JsonOption
+from sttm.cli.output import note, results, say, show_json, show_table
+from sttm.cli.pictures import make_folder
+
+if TYPE_CHECKING:
+    from sttm.evaluation.run.load import Run
+    from sttm.evaluation.run.report import EvalReport
+
+
+# What is left of the tables in a narrow terminal; the files have all columns.
+_NARROW = (
+    *("run", "retention", "accuracy", "relative accuracy", "relative TTFT", "n"),
+    *("first", "second", "difference", "p (McNemar)", "questions"),
+)
+_WIDE = 125
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of `sttm eval run`.")
+    ],
+    full: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run with all tokens, if it is not among them or has other settings.",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Test every two runs of a task against each other.")
+    ] = False,
+    parser: Annotated[
+        str | None,
+        typer.Option(help="Read the answers anew: clean, published or official."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 2000,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")
+    ] = Path("out/report"),
+    json: JsonOption = False,
+) -> None:
+    """Sum up runs: accuracies with intervals, against all tokens, and beside the paper's rows.
+
+    Writes report.md, report.json, runs.csv, accuracies.csv and accuracy.png. Runs may still be
+    going on: what is there is summed up.
+    """
+    from sttm.evaluation.run.load import load_runs
+    from sttm.evaluation.run.report import make_report
+    from sttm.evaluation.run.write import write_report
+
+    runs = load_runs(folders, parser=parser)
+    reference = None if full is None else _reference(full, runs, parser)
+    made = make_report(runs, full=reference, compare=compare, resamples=resamples)
+    make_folder(out)
+    header = {
+        "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+        "settings": {run.name: dict(run.settings) for run in runs},
+        "runs_about": {run.name: dict(run.about) for run in runs},
+        "parser": parser,
+        "resamples": resamples,
+    }
+    files = write_report(out, made, header)
+    if json:
+        show_json({**header, **asdict(made), "files": [str(file) for file in files]})
+        return
+    _show(made)
+    for file in files:
+        say(f"wrote {file}")
+
+
+def presets(json: JsonOption = False) -> None:
+    """List the settings behind the paper's rows, for `sttm eval run --preset NAME`."""
+    from sttm.evaluation.run.presets import list_presets
+
+    found = list_presets()
+    if json:
+        show_json(found)
+        return
+    for preset in found:
+        budget = preset.thresholds or preset.keep or ""
+        how = " ".join(filter(None, (preset.method or "all tokens", budget)))
+        say(f"{preset.name:<60} {how}, layer {preset.layer}, {preset.positions}")
+    for text in dict.fromkeys(p.note for p in found if p.note and "table" not in p.note):
+        say(f"where noted: {text}")
+
+
+def _reference(full: Path, runs: "list[Run]", parser: str | None) -> "Run":
+    from sttm.evaluation.run.load import load_runs
+
+    known = next((run for run in runs if run.folder.resolve() == full.resolve()), None)
+    found = known or load_runs([full], parser=parser)[0]
+    if not found.full:
+        note(f"--full: {full} did not keep all tokens: relative to {found.settings['spec']}.")
+    for run in runs:
+        if differing := found.differs(run):
+            note(f"--full: {run.name} and {found.name} differ in {', '.join(differing)}, too.")
+    return found
+
+
+def _show(made: "EvalReport") -> None:
+    from sttm.evaluation.run.write import NOTES, comparison_table, group_tables, sections, table
+
+    for task, model in sections(made):
+        show_table(*_fitting(table(made, task, model), _NARROW), title=f"{task}, {model}")
+        for title, columns, lines in group_tables(made, task, model):
+            if results.width >= 14 + 22 * (len(columns) - 1):
+                show_table(columns, lines, title=title)
+            else:
+                say(f"{title}: in report.md, or in a wider terminal.")
+    if made.comparisons:
+        found = _fitting(comparison_table(made.comparisons), _NARROW)
+        show_table(*found, title="paired comparisons")
+    for row in made.runs:
+        for text in row.troubles():
+            note(f"{row.run}: {text}")
+    say(NOTES)
+
+
+def _fitting(
+    table: tuple[list[str], list[list[str]]], narrow: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Leave out columns where the terminal is too narrow for all."""
+    columns, lines = table
+    if results.width >= _WIDE:
+        return table
+    places = [place for place, column in enumerate(columns) if column in narrow]
+    return [columns[i] for i in places], [[line[i] for i in places] for line in lines]

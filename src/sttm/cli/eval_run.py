@@ -1,0 +1,149 @@
+"""``sttm eval run``: answer the questions of a task, and keep every answer."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from sttm.cli.eval_preparing import Asked, prepare
+from sttm.cli.eval_running import execute, finish, show
+from sttm.cli.options import (
+    JsonOption,
+    KeepOption,
+    LayerOption,
+    MaxTokensOption,
+    MethodOption,
+    ModelOption,
+    ThresholdsOption,
+    Wanted,
+)
+from sttm.cli.output import show_json
+from sttm.cli.progress import progress_bars
+
+RAY_HERE = "here"  # --ray without an address
+
+
+class RayMayBeBare(TyperCommand):
+    """A command whose option ``--ray`` needs no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put a value behind a bare ``--ray``, then parse as usual."""
+        full: list[str] = []
+        for arg, following in zip(args, [*args[1:], "-"]):
+            full.append(arg)
+            if arg == "--ray" and following.startswith("-"):
+                full.append(RAY_HERE)
+        return super().parse_args(ctx, full)
+
+
+def run(
+    task: Annotated[
+        str | None, typer.Option("--task", help="A task of `sttm eval tasks`, or a YAML file.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A row of the paper, see `sttm eval presets`; sets the rest."
+        ),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder that holds the data sets.")
+    ] = None,
+    model: ModelOption = None,
+    method: MethodOption = None,
+    keep: KeepOption = None,
+    thresholds: ThresholdsOption = None,
+    max_tokens: MaxTokensOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Keep every token.")] = False,
+    layer: LayerOption = None,
+    positions: Annotated[
+        str | None, typer.Option(help="Position policy, see `sttm models`.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="In place of the task's.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="In place of the task's.")] = None,
+    prompt: Annotated[
+        str, typer.Option(help="published (the paper's) or official (the benchmark's).")
+    ] = "published",
+    parser: Annotated[
+        str | None,
+        typer.Option(help="clean, published (quirks included) or official. Default: the task's."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first questions; more may be asked later.")
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Features of `sttm extract` in place of videos."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Set anew for every video.")] = 42,
+    reproduce: Annotated[
+        bool, typer.Option("--reproduce", help="Only algorithms that repeat every bit, or fail.")
+    ] = False,
+    on_error: Annotated[
+        str, typer.Option(help="stop or skip, when a video or question is bad.")
+    ] = "stop",
+    warm_up: Annotated[
+        bool, typer.Option(help="Time no question of a process's first forward.")
+    ] = True,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Spread videos over processes of one thread each.")
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="[ADDRESS]", help="Spread videos over a Ray cluster; alone: over here."
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Models to hold with --ray. Default: as fit.")
+    ] = None,
+    ray_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs per model with --ray. Default: 1 if any.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask all questions of a task with one model, one method and one budget.
+
+    Every answer is a line of DIR/answers.jsonl as soon as it is there. A run that was cut off goes
+    on when the same command is given again: nothing is lost or asked twice, and what went wrong is
+    tried again. `sttm eval report DIR...` sums up.
+    """
+    asked = Asked(
+        task=task,
+        preset=preset,
+        data_root=data_root,
+        model=model,
+        wanted=Wanted(keep, thresholds, max_tokens, method, full),
+        layer=layer,
+        positions=positions,
+        fps=fps,
+        max_frames=max_frames,
+        rule=None,
+        prompt=prompt,
+        parser=parser,
+        max_new_tokens=max_new_tokens,
+        limit=limit,
+        features=features,
+        seed=seed,
+        reproduce=reproduce,
+        on_error=on_error,
+        warm_up=warm_up,
+        processes=processes,
+        ray=ray,
+        ray_workers=ray_workers,
+        ray_gpus=ray_gpus,
+        out=out,
+    )
+    work = prepare(asked)
+    with progress_bars(quiet=json) as tell:
+        execute(work, tell)
+    summary = finish(work)
+    if json:
+        show_json(summary)
+    else:
+        show(work, summary)

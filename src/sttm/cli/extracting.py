@@ -1,0 +1,272 @@
+"""What ``sttm extract`` does, apart from its options."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sttm.cli.calibrate import find_files
+from sttm.cli.loading import Loaded, load_model, load_pair
+from sttm.cli.output import note, say, show_json, show_table
+from sttm.cli.progress import Tell
+from sttm.cli.spreading import ray_executor
+from sttm.errors import ConfigError, VideoError
+
+if TYPE_CHECKING:
+    from sttm.evaluation.features import Failure, StoredVideo, VideoJob
+    from sttm.evaluation.features.extract import Execute
+    from sttm.video import Sampling
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, None where they were not given."""
+
+    out: Path
+    videos: Sequence[Path]
+    task: str | None
+    data_root: Path | None
+    model: str | None
+    device_map: str | None
+    fps: float | None
+    max_frames: int | None
+    rule: str | None
+    dtype: str | None
+    attention: bool
+    stop: bool
+    processes: int
+    ray: str | None
+    ray_workers: int | None
+    ray_gpus: float | None
+
+    def sampling(self, default: Any) -> "Sampling":
+        """Fill up what was asked with what a task says."""
+        from sttm.video import Sampling
+
+        return Sampling(
+            rule=self.rule or default.rule,
+            fps=default.fps if self.fps is None else self.fps,
+            max_frames=default.max_frames if self.max_frames is None else self.max_frames,
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of the videos."""
+
+    out: Path
+    known: "Sequence[StoredVideo]"
+    new: "Sequence[StoredVideo]"
+    skipped: "Sequence[Failure]"
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of all features."""
+        return sum(video.size for video in (*self.known, *self.new))
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up, as JSON values."""
+        return {
+            "out": str(self.out),
+            "known": len(self.known),
+            "new": [
+                {"video_id": v.video_id, "file": v.file, "frames": v.frames, "bytes": v.size}
+                for v in self.new
+            ],
+            "skipped": self.skipped,
+            "bytes": self.size,
+            "seconds": self.seconds,
+        }
+
+    def show(self) -> None:
+        """Print a table of what is new, and a summary."""
+        if self.new:
+            rows = [(v.video_id, v.frames, _size(v.size), f"{v.seconds:.2f} s") for v in self.new]
+            show_table(("video", "frames", "size", "time"), rows)
+        say(
+            f"{self.out}: {len(self.new)} videos extracted in {self.seconds:.1f} s, "
+            f"{len(self.known)} were there, {len(self.skipped)} skipped; {_size(self.size)}"
+        )
+        say(f"use them with: sttm eval run --features {self.out}")
+
+
+def extract_asked(asked: Asked, tell: Tell) -> Done:
+    """Encode what is missing.
+
+    Raises: SttmError: a wrong option, no video that can be read, or nothing can be written.
+    """
+    from sttm.evaluation.features import Extraction, ExtractPlan, Failure
+    from sttm.evaluation.machine import environment
+
+    if asked.ray is not None and asked.processes > 1:
+        raise ConfigError("got --ray and --processes, expected one of them.")
+    execute = _executor(asked)  # without Ray this fails now, not after loading the model
+    jobs, sampling = _jobs(asked)
+    loaded = load_model(asked.model, asked.device_map)
+    _convert(loaded.model, asked.dtype)
+    plan = ExtractPlan(asked.out.absolute(), sampling, asked.attention)
+    start = time.perf_counter()
+    settings = plan.settings(loaded.model, loaded.processor)
+    info = {"model": loaded.name, **environment(loaded.model.device)}
+    new: list[StoredVideo] = []
+    skipped: list[Failure] = []
+    with Extraction(plan, jobs, settings, info) as extraction:
+        known = extraction.known
+        if known:
+            note(f"{asked.out} has {len(known)} of these videos already.")
+        tell("extract", len(known), len(jobs))
+        space = _Space(asked.out)
+        load = _loader(asked, loaded)
+        for outcome in extraction.run(load, stop=asked.stop, execute=execute):
+            if isinstance(outcome, Failure):
+                note(f"skipped: {outcome.error}")
+                skipped.append(outcome)
+            else:
+                for warning in outcome.warnings:
+                    note(f"{outcome.video_id}: {warning}")
+                new.append(outcome)
+            done = len(new) + len(skipped)
+            tell("extract", len(known) + done, len(jobs))
+            space.check(new, len(extraction.todo) - done)
+    if not new and not known:
+        raise VideoError(
+            f"got {len(jobs)} videos of which none can be read, expected at least one. "
+            f"The first: {skipped[0].error}"
+        )
+    return Done(asked.out, known, new, skipped, time.perf_counter() - start)
+
+
+def _jobs(asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
+    from sttm.evaluation.features import VideoJob
+    from sttm.video import Sampling
+
+    if bool(asked.videos) == (asked.task is not None):
+        raise ConfigError(
+            f"got {'videos and --task' if asked.videos else 'neither videos nor --task'}, expected "
+            "one of them: sttm extract clip.mp4 --out DIR, or sttm extract --task T --data-root D "
+            "--out DIR."
+        )
+    if asked.task is not None:
+        return _task_jobs(asked.task, asked)
+    if asked.data_root is not None:
+        raise ConfigError("got --data-root without --task, expected both. Name the task.")
+    # Workers elsewhere may have another working directory.
+    jobs = [VideoJob.of_file(path.absolute()) for path in find_files(asked.videos)]
+    return jobs, asked.sampling(Sampling())
+
+
+def _task_jobs(name: str, asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
+    from sttm.evaluation.features import VideoJob
+    from sttm.evaluation.tasks import get_task
+
+    task = get_task(name)
+    jobs: dict[str, VideoJob] = {}
+    for item in task.items(asked.data_root):
+        if item.video_id not in jobs:
+            jobs[item.video_id] = VideoJob(item.video_id, partial(task.video, item), item.video)
+    return list(jobs.values()), asked.sampling(task.frames)
+
+
+def _loader(asked: Asked, loaded: Loaded) -> Any:
+    """Give what is loaded to a worker in this process; others load by themselves."""
+    if asked.ray is None and asked.processes == 1:
+        return lambda: (loaded.model, loaded.processor)
+    return partial(load_in_worker, asked.model, asked.device_map, asked.dtype)
+
+
+def load_in_worker(model: str | None, device_map: str | None, dtype: str | None) -> tuple[Any, Any]:
+    """Load a model and its processor as they are loaded here."""
+    loaded = load_pair(model, device_map)
+    _convert(loaded[0], dtype)
+    return loaded
+
+
+def _convert(model: Any, dtype: str | None) -> None:
+    import torch
+
+    if dtype is not None:
+        model.to(getattr(torch, dtype))
+
+
+def _executor(asked: Asked) -> "Execute":
+    if asked.ray is None:
+        from sttm.evaluation.features.extract import here
+
+        return partial(here, processes=asked.processes)
+    execute: Execute = ray_executor(asked.ray, workers=asked.ray_workers, gpus=asked.ray_gpus)
+    return execute
+
+
+class _Space:
+    """Warns, once, when the videos to come will not fit on the disk."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._warned = False
+
+    def check(self, new: "Sequence[StoredVideo]", left: int) -> None:
+        """Compare what is needed, by the average so far, with what is free."""
+        if self._warned or not new or not left:
+            return
+        needed = left * sum(video.size for video in new) / len(new)
+        free = shutil.disk_usage(self._out).free
+        if needed > free:
+            self._warned = True
+            note(
+                f"the other {left} videos need about {_size(needed)}, but {self._out} has only "
+                f"{_size(free)} free. When it is full this stops; nothing stored is lost."
+            )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What ``--verify`` found."""
+
+    videos: int
+    problems: Sequence[str]
+
+
+def verify_folder(out: Path, tell: Tell) -> Checked:
+    """Read every file of a folder again.
+
+    Raises: ConfigError: no such folder.
+    """
+    from sttm.evaluation.features import verify
+    from sttm.evaluation.features.manifest import Manifest
+
+    total, problems = len(Manifest.read(out).videos), []
+    for done, (_, problem) in enumerate(verify(out), start=1):
+        tell("verify", done, total)
+        if problem:
+            problems.append(problem)
+    return Checked(total, problems)
+
+
+def show_checked(out: Path, checked: Checked, *, json: bool) -> None:
+    """Print what is wrong.
+
+    Raises: VideoError: something is.
+    """
+    if json:
+        show_json(checked)
+    else:
+        for problem in checked.problems:
+            say(problem)
+        say(f"{out}: {checked.videos} videos, {len(checked.problems)} with problems")
+    if checked.problems:
+        raise VideoError(
+            f"{out}: got {len(checked.problems)} damaged or missing files of {checked.videos}, "
+            "expected none. Delete them and run the same `sttm extract` again."
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,166 @@
+"""Answer all questions about one video on one prefill; what goes wrong is an answer, too."""
+
+import os
+import random
+import time
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sttm.chat.records import Encoded
+from sttm.errors import BudgetError, SttmError, VideoError
+from sttm.evaluation.clock import wait
+from sttm.evaluation.features import FeatureFolder
+from sttm.evaluation.run.plan import EvalPlan, VideoItems
+from sttm.evaluation.run.records import EvalAnswer, answered, failed
+from sttm.evaluation.runner import Runner, TimedAnswer
+from sttm.evaluation.tasks import Item
+from sttm.video import Video, read_video
+
+# What may go wrong with one video while others are fine.
+_Trouble = (SttmError, torch.OutOfMemoryError, MemoryError)
+
+
+class EvalRunner:
+    """A model that is ready to answer; one per process.
+
+    Args:
+        plan: what to run.
+        model: a supported transformers video model.
+        processor: its processor.
+    Raises: ConfigError, UnsupportedModelError: see `sttm.attach`; or the features do not fit.
+    """
+
+    def __init__(self, plan: EvalPlan, model: Any, processor: Any) -> None:
+        if plan.reproduce:
+            _use_reproducible()
+        self.plan = plan
+        self.warm = not plan.warm_up
+        self._runner = Runner(
+            model,
+            processor,
+            [plan.setting],
+            layer=plan.layer,
+            positions=plan.positions,
+            max_new_tokens=plan.max_new_tokens,
+        )
+        self._features: FeatureFolder | None = None
+        if plan.features is not None:
+            self._features = FeatureFolder.open(plan.features, model, sampling=plan.frames)
+            self._features.check_method(plan.setting.method)
+
+    def encode(self, item: Item) -> Encoded:
+        """Decode and encode the video of an item, or load its features.
+
+        Raises: SttmError: the video or the features are not there, or cannot be read.
+        """
+        task, sampling = self.plan.task, self.plan.frames
+        if self._features is not None:
+            chat, video_id = self._runner.chat, item.video_id
+            encoded = self._features.encoded(chat, video_id)
+            context = task.context(item, encoded.source.timestamps)
+            return self._features.encoded(chat, video_id, context=context) if context else encoded
+        video = task.video(item)
+        if not isinstance(video, Video):
+            video = read_video(
+                video, fps=sampling.fps, max_frames=sampling.max_frames, rule=sampling.rule
+            )
+        return self._runner.encode(video, context=task.context(item, video.timestamps))
+
+    def answers(self, encoded: Encoded, prompts: Sequence[str]) -> Iterator[TimedAnswer]:
+        """Answer questions one by one; the first ones of a process twice, to warm up."""
+        if not self.warm:
+            self.warm = True
+            for _ in self._runner.answers(encoded, self.plan.setting, prompts[:1]):
+                pass
+        yield from self._runner.answers(encoded, self.plan.setting, prompts)
+
+
+def answer_video(
+    runner: EvalRunner, plan: EvalPlan, video: VideoItems, known: Container[str]
+) -> Iterator[EvalAnswer]:
+    """Answer what is not known yet about one video.
+
+    The video is decoded, encoded and prefilled once. What goes wrong with it (the file is missing
+    or damaged, the method refuses it, memory runs out) becomes answers with an ``error``: it is for
+    the caller to go on or to stop.
+
+    Args:
+        runner: of ``plan.runner``.
+        plan: what to run.
+        video: the video and all its questions.
+        known: ids of the questions that are answered already.
+    Yields: an answer per question that is not known, as soon as it is there.
+    """
+    todo = [item for item in video.items if item.question_id not in known]
+    done = 0
+    try:
+        for answer in _answers(runner, plan, todo):
+            done += 1
+            yield answer
+    except _Trouble as error:
+        kind, message = _kind(error, todo[done], plan), " ".join(str(error).split())
+        for item in todo[done:]:
+            yield failed(item, kind, message)
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+
+
+def _answers(runner: EvalRunner, plan: EvalPlan, todo: Sequence[Item]) -> Iterator[EvalAnswer]:
+    if not todo:
+        return
+    task = plan.task
+    _seed(plan.seed)
+    prompts = [task.prompt(item, plan.prompt) for item in todo]
+    start = time.perf_counter()
+    encoded = runner.encode(todo[0])
+    wait()
+    video_s = time.perf_counter() - start
+    answers = runner.answers(encoded, prompts)
+    for place, (item, found) in enumerate(zip(todo, answers, strict=True)):
+        parsed = task.parse(found.text, item, plan.parser) if found.text.strip() else None
+        yield answered(
+            item,
+            found,
+            parsed=parsed,
+            right=task.right(parsed, item),
+            tokens_in=encoded.tokens,
+            video_s=video_s,
+            first=place == 0,
+        )
+
+
+def _kind(error: BaseException, item: Item, plan: EvalPlan) -> str:
+    """Name what went wrong, for counting."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, BudgetError):
+        return "budget out of reach"
+    if isinstance(error, VideoError):
+        if plan.features is not None:
+            return "missing or unreadable features"
+        missing = not plan.task.made and (item.video is None or not is_there(item))
+        return "missing video" if missing else "unreadable video"
+    return "refused"
+
+
+def is_there(item: Item) -> bool:
+    """Whether the video's file, or the zip that it is in, exists."""
+    video = item.video
+    return video is not None and any(path.is_file() for path in (video, *video.parents))
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _use_reproducible() -> None:
+    """Make torch use only algorithms that give the same bits every time, or fail."""
+    # cuBLAS reads this when its first product is computed.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,141 @@
+"""What to run: a task, a method at a budget, and everything else that answers depend on."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sttm.errors import ConfigError, unknown_name
+from sttm.evaluation.machine import fingerprint
+from sttm.evaluation.specs import Setting
+from sttm.evaluation.tasks import Item, Task
+from sttm.video import Sampling
+
+if TYPE_CHECKING:
+    from sttm.evaluation.run.answer import EvalRunner
+
+SEED = 42  # as published
+
+
+@dataclass(frozen=True)
+class VideoItems:
+    """All questions about one video.
+
+    Args:
+        video_id: the video.
+        items: the questions, in the order of the task.
+    """
+
+    video_id: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What to run; picklable, so that processes and other machines can share the work.
+
+    Args:
+        task: the questions, how they are put and how answers are read.
+        setting: the method at a budget.
+        sampling: frames to sample; None for the task's own.
+        layer: see `sttm.attach`.
+        positions: see `sttm.attach`.
+        prompt: style of the prompt, of ``task.prompts``.
+        parser: how answers are read; None for the task's own.
+        max_new_tokens: of an answer; greedy.
+        seed: of torch, numpy and Python, set anew for every video.
+        reproduce: use only algorithms that give the same bits every time.
+        features: folder of extracted features to use in place of videos.
+        warm_up: answer the first question of each process twice, and time only the second.
+    Raises: ConfigError: a style or parser that the task does not have, or a number out of range.
+    """
+
+    task: Task
+    setting: Setting
+    sampling: Sampling | None = None
+    layer: int | None = None
+    positions: str = "auto"
+    prompt: str = "published"
+    parser: str | None = None
+    max_new_tokens: int = 32
+    seed: int = SEED
+    reproduce: bool = False
+    features: Path | None = None
+    warm_up: bool = True
+
+    def __post_init__(self) -> None:
+        if self.prompt not in self.task.prompts:
+            raise unknown_name("prompt style", self.prompt, self.task.prompts)
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens: got {self.max_new_tokens}, expected at least 1.")
+        if self.seed < 0:
+            raise ConfigError(f"seed: got {self.seed}, expected at least 0.")
+        self.task.parse("", Item(self.task.name, "", "", None, "", ("", "")), self.parser)
+
+    @property
+    def frames(self) -> Sampling:
+        """The sampling in force."""
+        return self.task.frames if self.sampling is None else self.sampling
+
+    def identity(self, name: str, model: Any) -> dict[str, Any]:
+        """Tell what an answer depends on beside its question; a journal's settings."""
+        return {
+            "benchmark": "eval",
+            "task": self.task.name,
+            "task_version": self.task.version,
+            "task_definition": _digest(self.task.model_dump_json(by_alias=True)),
+            "model": name,
+            "weights": fingerprint(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "method": self.setting.label,
+            "spec": self.setting.spec,
+            "keep": self.setting.keep,
+            "options": _options(self.setting),
+            "layer": None if self.setting.method is None else self.layer,
+            "positions": self.positions,
+            "sampling": asdict(self.frames),
+            "prompt": self.prompt,
+            "parser": self.parser or self.task.parsing.default,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "reproduce": self.reproduce,
+            "features": self.features is not None,
+        }
+
+    def runner(self, model: Any, processor: Any) -> "EvalRunner":
+        """Get ready to answer, once per process."""
+        from sttm.evaluation.run.answer import EvalRunner
+
+        return EvalRunner(self, model, processor)
+
+
+def by_video(items: Iterable[Item]) -> list[VideoItems]:
+    """Group questions by video, videos in the order in which they first come.
+
+    Raises: ConfigError: two questions have one id.
+    """
+    found: dict[str, list[Item]] = {}
+    seen: set[str] = set()
+    for item in items:
+        if item.question_id in seen:
+            raise ConfigError(
+                f"{item.task}: got the question id {item.question_id!r} twice, expected each once: "
+                "answers are kept by it. Make the ids of the data set unique."
+            )
+        seen.add(item.question_id)
+        found.setdefault(item.video_id, []).append(item)
+    return [VideoItems(video_id, tuple(some)) for video_id, some in found.items()]
+
+
+def _options(setting: Setting) -> dict[str, Any]:
+    """Every field of the method, so that a changed default is another setting."""
+    if setting.method is None:
+        return {}
+    # vars() would miss nothing here, but asdict() also opens nested records.
+    fields: dict[str, Any] = asdict(setting.method)  # type: ignore[call-overload]
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

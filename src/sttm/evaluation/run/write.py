@@ -1,0 +1,282 @@
+"""Lay out a report: tables for people, Markdown, CSV, JSON and a plot."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from sttm.evaluation.files import write_json, write_text
+from sttm.evaluation.plot import Panel, Point, draw_panels
+from sttm.evaluation.results import markdown_table
+from sttm.evaluation.run.published import PublishedRow
+from sttm.evaluation.run.report import AccuracyRow, Comparison, EvalReport, RunRow
+from sttm.evaluation.specs import ALL
+
+FORMAT = 1
+COLUMNS = (
+    "run",
+    "method",
+    "keep",
+    "retention",
+    "accuracy",
+    "relative accuracy",
+    "TTFT",
+    "relative TTFT",
+    "end to end",
+    "n",
+)
+NOTES = (
+    "Accuracy in %, with 95 % intervals from resampling videos; relative numbers in % of the run "
+    "with all tokens, on the questions that both answered. Retention is the mean over questions of "
+    "video tokens kept / video tokens. TTFT is the mean time of the language model's first "
+    "forward, reduction included, without decoding and the vision tower; end to end is from the "
+    "file to the last token, as if every question had come alone. An interval without width means "
+    "that all resamples agree, as where every answer is right, not that nothing is uncertain."
+)
+PAPER_NOTE = "Rows in italics are the paper's, measured by its authors on one A100-80G (72B: four)."
+
+_SETTINGS = (
+    *("task_version", "spec", "options", "layer", "positions", "sampling", "prompt", "parser"),
+    *("max_new_tokens", "seed", "reproduce", "dtype", "weights", "features"),
+)
+_MACHINE = ("commit", "code", "device", "cpu", "threads", "load_average", "torch", "transformers")
+
+Cells = list[str]
+
+
+def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) -> list[Path]:
+    """Write ``report.json``, ``runs.csv``, ``accuracies.csv``, ``report.md``, ``accuracy.png``.
+
+    Args:
+        folder: an existing folder.
+        report: the rows.
+        header: how they came about; goes into the JSON as it is.
+    Returns: the files.
+    Raises: ConfigError: one of them cannot be written.
+    """
+    files = [folder / name for name in ("report.json", "runs.csv", "accuracies.csv", "report.md")]
+    write_json(files[0], {"format": FORMAT, **header, **asdict(report)})
+    write_text(files[1], _csv([_flat(row) for row in report.runs]))
+    write_text(files[2], _csv([asdict(row) for row in report.accuracies]))
+    write_text(files[3], markdown(report, header))
+    files.append(folder / "accuracy.png")
+    draw_panels(_panels(report), files[-1], "accuracy")
+    return files
+
+
+def sections(report: EvalReport) -> list[tuple[str, str]]:
+    """List tasks with models, in order."""
+    return list(dict.fromkeys((row.task, row.model) for row in report.runs))
+
+
+def table(report: EvalReport, task: str, model: str) -> tuple[Cells, list[Cells]]:
+    """Lay out the runs of one task and model, each with the paper's row below it."""
+    lines = []
+    for row in _of(report, task, model):
+        lines.append(_line(row))
+        if row.published is not None:
+            lines.append(_published_line(row.published))
+    return list(COLUMNS), lines
+
+
+def group_tables(report: EvalReport, task: str, model: str) -> list[tuple[str, Cells, list[Cells]]]:
+    """Lay out accuracies by metric and group: a title, the columns, and a line per run."""
+    names = [row.run for row in _of(report, task, model)]
+    rows = [row for row in report.accuracies if row.run in names]
+    tables = []
+    whole = [row for row in rows if not row.group]
+    metrics = list(dict.fromkeys(row.metric for row in whole))
+    if len(metrics) > 1:
+        tables.append(_by_run("all metrics", whole, names, metrics, "metric"))
+    # Groups of another metric count the same questions, unless it counts something else.
+    for metric in metrics:
+        units = {row.unit for row in rows if row.metric in (metric, metrics[0])}
+        if metric != metrics[0] and len(units) == 1:
+            continue
+        groups = dict.fromkeys(row.group for row in rows if row.metric == metric and row.group)
+        for group in groups:
+            some = [row for row in rows if (row.metric, row.group) == (metric, group)]
+            values = list(dict.fromkeys(row.value for row in some))
+            tables.append(_by_run(f"{metric}, by {group}", some, names, values, "value"))
+    return tables
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> tuple[Cells, list[Cells]]:
+    """Lay out the paired tests."""
+    columns = ["first", "second", "difference", "only first right", "only second right"]
+    columns += ["p (McNemar)", "questions", "videos", "other settings that differ"]
+    lines = []
+    for one in comparisons:
+        ends = _ends(one.ci_low, one.ci_high, signed=True)
+        difference = "-" if one.difference is None else f"{100 * one.difference:+.1f}{ends}"
+        counts = [str(one.only_first), str(one.only_second)]
+        where = [str(one.questions), str(one.videos), ", ".join(one.differs) or "none"]
+        lines.append([one.first, one.second, difference, *counts, _p_value(one.p_value), *where])
+    return columns, lines
+
+
+def markdown(report: EvalReport, header: Mapping[str, Any]) -> str:
+    """Write all tables as Markdown, with how they came about."""
+    parts = ["# Evaluation\n"]
+    if header.get("command"):
+        parts.append(f"`{header['command']}`\n")
+    parts.append(NOTES + "\n")
+    for task, model in sections(report):
+        parts.append(f"## {task}, {model}\n")
+        columns, lines = table(report, task, model)
+        parts.append(markdown_table(columns, [_italic(line) for line in lines]))
+        if any(row.published for row in _of(report, task, model)):
+            parts.append(PAPER_NOTE + "\n")
+        troubles = [
+            f"- {row.run}: {text}\n" for row in _of(report, task, model) for text in row.troubles()
+        ]
+        if troubles:
+            parts.append("".join(troubles))
+        for title, columns, lines in group_tables(report, task, model):
+            parts.append(f"### {title}\n")
+            parts.append(markdown_table(columns, lines))
+    if report.comparisons:
+        parts.append("## Paired comparisons\n")
+        parts.append(markdown_table(*comparison_table(report.comparisons)))
+    if header.get("settings"):
+        parts.append("## How the answers came about\n")
+        parts.append("".join(_origins(header)))
+    return "\n".join(parts)
+
+
+def _origins(header: Mapping[str, Any]) -> Iterator[str]:
+    """Say for every run what it depends on, and which machine and code answered."""
+    for name, settings in header["settings"].items():
+        machine = header.get("runs_about", {}).get(name, {}).get("machine", {})
+        words = [f"{key} {settings[key]}" for key in _SETTINGS if key in settings]
+        words += [f"{key} {machine[key]}" for key in _MACHINE if key in machine]
+        yield f"- {name}: {', '.join(words)}\n"
+
+
+def _of(report: EvalReport, task: str, model: str) -> list[RunRow]:
+    return [row for row in report.runs if (row.task, row.model) == (task, model)]
+
+
+def _line(row: RunRow) -> Cells:
+    summary = row.summary
+    relative = _number(row.relative_accuracy) + _ends(row.relative_low, row.relative_high)
+    is_full = row.full == row.run
+    return [
+        row.run,
+        row.method,
+        "-" if row.keep is None else f"{row.keep:g}",
+        _number(summary.retention),
+        _number(row.accuracy) + _ends(row.ci_low, row.ci_high),
+        "100.0" if is_full else relative,
+        _seconds(summary.ttft_s),
+        _number(row.relative_ttft),
+        _seconds(summary.seconds),
+        str(summary.answered),
+    ]
+
+
+def _published_line(row: PublishedRow) -> Cells:
+    mark = " (?)" if row.doubt else ""
+    return [
+        f"{row.source}{mark}",
+        row.method,
+        f"{row.budget / 100:g}",
+        _number(_published_retention(row)),
+        _number(row.accuracy),
+        _number(row.relative_accuracy),
+        _seconds(row.ttft_s),
+        _number(row.relative_ttft),
+        "-",
+        "-",
+    ]
+
+
+def _published_retention(row: PublishedRow) -> float | None:
+    """Return R.NV; where it is not printed, the ratio of the mean counts is not the same thing."""
+    return 1.0 if row.method == ALL else row.retention
+
+
+def _by_run(
+    title: str, rows: Sequence[AccuracyRow], names: Sequence[str], values: Sequence[str], by: str
+) -> tuple[str, Cells, list[Cells]]:
+    found = {(row.run, getattr(row, by)): row for row in rows}
+    lines = []
+    for name in names:
+        cells = [found.get((name, value)) for value in values]
+        lines.append([name, *("-" if cell is None else _accuracy(cell) for cell in cells)])
+    return title, ["run", *values], lines
+
+
+def _accuracy(row: AccuracyRow) -> str:
+    text = _number(row.accuracy) + _ends(row.ci_low, row.ci_high)
+    return text if row.accuracy is None else f"{text} ({row.n})"
+
+
+def _panels(report: EvalReport) -> list[Panel]:
+    panels = []
+    for task, model in sections(report):
+        rows = _of(report, task, model)
+        points = [
+            Point(row.method, row.summary.retention, row.accuracy, row.ci_low, row.ci_high)
+            for row in rows
+            if row.accuracy is not None
+        ]
+        beside = [
+            Point(row.published.method, row.published.budget / 100, row.published.accuracy)
+            for row in rows
+            if row.published is not None and row.published.method != ALL
+        ]
+        panels.append(Panel(f"{task}, {Path(model).name}", points, beside))
+    return panels
+
+
+def _flat(row: RunRow) -> dict[str, Any]:
+    """Write a run in one line: counts and means instead of records."""
+    names = [field.name for field in fields(row) if field.name not in ("summary", "published")]
+    flat = {name: getattr(row, name) for name in names}
+    summary = asdict(row.summary)
+    summary["errors"] = sum(row.summary.errors.values())
+    paper = row.published
+    flat |= summary
+    flat["paper_accuracy"] = None if paper is None else paper.accuracy
+    flat["paper_relative_accuracy"] = None if paper is None else paper.relative_accuracy
+    flat["paper_ttft_s"] = None if paper is None else paper.ttft_s
+    flat["paper_tokens_out"] = None if paper is None else paper.tokens
+    flat["paper_doubt"] = None if paper is None else paper.doubt
+    return flat
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _italic(line: Cells) -> Cells:
+    published = line[0].startswith("arXiv")
+    return [f"*{cell}*" for cell in line] if published else line
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _ends(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    if low is None or high is None:
+        return ""
+    form = "+.1f" if signed else ".1f"
+    return f" [{100 * low:{form}}, {100 * high:{form}}]"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

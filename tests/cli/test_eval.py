@@ -1,0 +1,271 @@
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sttm.evaluation.tasks.task import FOLDER
+
+from .conftest import Run
+from .marks import needs_nano
+
+SMALL = ("--max-new-tokens", 4)
+MAIN = [sys.executable, "-c", "from sttm.cli import main; main()"]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    """The needle task with three short scenes."""
+    content = yaml.safe_load((FOLDER / "needle.yaml").read_text())
+    content["scenes"] = {"frames": 4, "count": 3}
+    path = tmp_path / "short.yaml"
+    path.write_text(yaml.safe_dump({"name": "short", **content}))
+    return path
+
+
+@pytest.fixture
+def own(tmp_path: Path, clip: Path) -> Path:
+    """A user's own questions: about a missing video, a good one, and a damaged one."""
+    (tmp_path / "damaged.mp4").write_bytes(b"no video" * 99)
+    lines = [
+        {"video": video, "question": "Which?", "options": ["one", "two"], "answer": "A"}
+        for video in ("missing.mp4", str(clip), str(clip), "damaged.mp4")
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text(
+        "".join(json.dumps({**line, "id": str(i)}) + "\n" for i, line in enumerate(lines))
+    )
+    return path
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()[1:]]
+
+
+def ask(run: Run, task: Path, out: Path, *more: object) -> dict[str, Any]:
+    result = run("eval", "run", "--task", task, *SMALL, *more, "--out", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@needs_nano
+def test_run_and_report(run: Run, task: Path, tmp_path: Path) -> None:
+    full, merged, random = (tmp_path / name for name in ("full", "merged", "random"))
+    found = ask(run, task, full, "--full")
+    assert found["answered"] == found["questions"] == len(lines(full))
+    assert found["retention"] == 1
+    assert ask(run, task, merged, "--keep", "0.3")["retention"] == pytest.approx(76 / 256)
+    ask(run, task, random, "--method", "random", "--keep", "0.1", "--limit", 5)
+    assert len(lines(random)) == 5
+
+    given = ("eval", "report", full, merged, random, "--compare", "--out", tmp_path / "report")
+    result = run(*given, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [row["full"] for row in report["runs"]] == ["full"] * 3
+    assert [row["common"] for row in report["runs"]] == [len(lines(full))] * 2 + [5]
+    assert len(report["comparisons"]) == 3
+    assert (tmp_path / "report" / "accuracy.png").is_file()
+    shown = run(*given)
+    assert "paired comparisons" in shown.stdout
+
+    # The first questions are kept when more are asked.
+    before = lines(random)
+    ask(run, task, random, "--method", "random", "--keep", "0.1", "--limit", 8)
+    assert lines(random)[:5] == before
+    assert len(lines(random)) == 8
+
+
+@needs_nano
+def test_a_changed_setting_is_refused(run: Run, task: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ask(run, task, out, "--keep", "0.3", "--limit", 1)
+    before = (out / "answers.jsonl").read_bytes()
+    changes = (("--keep", "0.2"), ("--keep", "0.3", "--layer", 1), ("--keep", "0.3", "--seed", 1))
+    for change in changes:
+        result = run("eval", "run", "--task", task, *SMALL, *change, "--limit", 1, "--out", out)
+        assert result.exit_code == 2
+        assert "cannot be mixed" in result.stderr
+    assert (out / "answers.jsonl").read_bytes() == before
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    limit = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+@needs_nano
+def test_kill_and_resume(run: Run, task: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    ask(run, task, whole, "--keep", "0.3")
+    given = ["eval", "run", "--task", str(task), *map(str, SMALL), "--keep", "0.3"]
+    path = cut / "answers.jsonl"
+
+    def some() -> bool:
+        return path.is_file() and path.read_bytes().count(b"\n") >= 4
+
+    with subprocess.Popen(
+        [*MAIN, *given, "--out", str(cut)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        wait_for(some, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    left = path.read_text().splitlines()
+    assert 4 <= len(left) < 1 + len(lines(whole))
+    # As if it had been killed in the middle of a line, too.
+    with path.open("a") as file:
+        file.write('{"question_id": "cut-4-')
+
+    result = run(*given, "--out", cut)
+    assert f"has {len(left) - 1} answers already" in result.stderr
+    assert path.read_text().splitlines()[: len(left)] == left
+    key = "question_id"
+    assert [line[key] for line in lines(cut)] == [line[key] for line in lines(whole)]
+    assert [line["text"] for line in lines(cut)] == [line["text"] for line in lines(whole)]
+
+
+@needs_nano
+def test_a_full_disk_stops_the_run_and_loses_nothing(run: Run, task: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = ["eval", "run", "--task", str(task), *map(str, SMALL), "--keep", "0.3"]
+    ask(run, task, out, "--keep", "0.3", "--limit", 2)
+    before = (out / "answers.jsonl").read_bytes()
+    room = len(before) + 1000
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        result = run(*given, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 2
+    assert "run the same command again" in result.stderr
+    after = (out / "answers.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert after.endswith(b"}\n")
+    assert len(after) <= room
+    ask(run, task, out, "--keep", "0.3")
+    ids = [line["question_id"] for line in lines(out)]
+    assert len(set(ids)) == len(ids) > 3
+
+
+@needs_nano
+def test_on_error_stop(run: Run, own: Path, tmp_path: Path) -> None:
+    given = ("eval", "run", "--task", "custom", "--data-root", own, *SMALL, "--keep", "0.3")
+    result = run(*given, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "videos of custom are missing: 1 (missing)" in result.stderr
+    assert "--on-error skip goes on" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+    text = own.read_text().splitlines(keepends=True)
+    own.write_text("".join(text[1:]))
+    result = run(*given, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "unreadable video" in result.stderr
+    assert [line["error"] for line in lines(tmp_path / "run")] == [None, None, "unreadable video"]
+
+
+@needs_nano
+def test_on_error_skip(run: Run, own: Path, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with own.open("a") as file:
+        file.write(json.dumps({"id": "1", "video": str(clip), "question": "?", "answer": "x"}))
+        file.write('\n{"id": "9", "video": "no"\n')
+    given = ("eval", "run", "--task", "custom", "--data-root", own, *SMALL, "--keep", "0.3")
+    assert run(*given, "--out", out).exit_code == 2
+    result = run(*given, "--on-error", "skip", "--out", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["errors"] == {"missing video": 1, "unreadable video": 1}
+    assert (found["answered"], found["metrics"]["micro"]["n"]) == (2, 2)
+    assert found["metrics"]["micro"]["missing"] == 2
+    assert sum(found["left_out"].values()) == 2
+    assert {line["right"] for line in lines(out) if line["error"]} == {None}
+
+    shown = run(*given, "--on-error", "skip", "--out", out)
+    assert "2 with errors are tried again" in shown.stderr
+    assert "1 not scored: missing video" in shown.stderr
+
+    # The video is there now: its question is asked, and nothing else.
+    (tmp_path / "missing.mp4").write_bytes(clip.read_bytes())
+    assert run(*given, "--on-error", "skip", "--out", out, "--json").exit_code == 0
+    answered = [line["question_id"] for line in lines(out) if line["error"] is None]
+    assert sorted(answered) == ["0", "1", "2"]
+    report = run("eval", "report", out, "--out", tmp_path / "report")
+    assert "2 malformed rows of the data set left out" in report.stderr
+
+
+@needs_nano
+def test_features_give_the_answers_of_videos(run: Run, own: Path, tmp_path: Path) -> None:
+    text = own.read_text().splitlines(keepends=True)
+    own.write_text("".join(text[1:3]))
+    features = tmp_path / "features"
+    data = ("--task", "custom", "--data-root", own)
+    result = run("extract", *data, "--out", features)
+    assert result.exit_code == 0, result.stderr
+    found = []
+    for name, more in (("videos", ()), ("features", ("--features", features))):
+        given = ("eval", "run", *data, *SMALL, "--keep", "0.3", *more, "--out", tmp_path / name)
+        assert run(*given).exit_code == 0
+        found.append([(line["text"], line["tokens_out"]) for line in lines(tmp_path / name)])
+    assert found[0] == found[1]
+
+
+@needs_nano
+@pytest.mark.slow
+def test_two_processes_give_the_same(run: Run, task: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        ask(run, task, out, "--keep", "0.3", "--processes", processes)
+        found.append({line["question_id"]: line["text"] for line in lines(out)})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "got no --task"),
+        (("--task", "neddle"), "Did you mean 'needle'"),
+        (("--task", "needle", "--method", "stmt"), "Did you mean 'sttm'"),
+        (("--task", "needle", "--keep", "0.3", "--full"), "expected one of them"),
+        (("--task", "needle", "--prompt", "offical"), "prompt style"),
+        (("--task", "needle", "--parser", "x"), "parser"),
+        (("--task", "needle", "--on-error", "ignore"), "stop or skip"),
+        (("--task", "needle", "--fps", "2"), "frame by frame"),
+        (("--task", "needle", "--ray", "--processes", "2"), "expected one of them"),
+        (("--task", "vnbench"), "data root"),
+        (("--preset", "sttm-paper/llava-video-7b/vnbench/31"), "Did you mean"),
+        (("--preset", "sttm-paper/llava-video-7b/vnbench/30", "--keep", "0.3"), "it alone"),
+        (("--preset", "sttm-paper/llava-video-7b/vnbench/30"), "data root"),
+    ],
+)
+def test_bad_options(run: Run, tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+    result = run("eval", "run", *options, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_reports(run: Run, tmp_path: Path) -> None:
+    result = run("eval", "report", tmp_path)
+    assert result.exit_code == 2
+    assert "expected the folder of an `sttm eval run`" in result.stderr
+
+
+def test_presets(run: Run) -> None:
+    found = json.loads(run("eval", "presets", "--json").stdout)
+    row = next(p for p in found if p["name"] == "sttm-paper/llava-onevision-7b/nextqa/50")
+    assert (row["thresholds"], row["layer"]) == (".95/.65", 2)
+    assert "sttm-paper/llava-video-72b/videomme/30" in run("eval", "presets").stdout

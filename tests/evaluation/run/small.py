@@ -1,0 +1,92 @@
+"""Small tasks, runs and answers."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sttm.evaluation.journal import Journal
+from sttm.evaluation.run.plan import EvalPlan
+from sttm.evaluation.run.records import ANSWERS, EvalAnswer, Times
+from sttm.evaluation.specs import make_settings
+from sttm.evaluation.tasks import Item, Task, get_task
+
+SCENES = {"frames": 4, "count": 2}
+
+
+@cache
+def nano() -> tuple[Any, Any]:
+    import sttm.nano
+
+    return sttm.nano.load()
+
+
+def needle() -> Task:
+    """Two short scenes."""
+    content = get_task("needle").model_dump(by_alias=True)
+    return Task.model_validate({**content, "scenes": SCENES})
+
+
+def needle_plan(method: str = "sttm", keep: float = 0.5, **changes: Any) -> EvalPlan:
+    (setting,) = make_settings([method], [keep])
+    return EvalPlan(needle(), setting, **{"layer": 0, "max_new_tokens": 4, **changes})
+
+
+def items(
+    task: str, videos: Sequence[str], per_video: int, groups: Sequence[dict[str, str]]
+) -> list[Item]:
+    """Questions whose right answer is always A."""
+    return [
+        Item(
+            task,
+            f"{video}-{number}",
+            video,
+            None,
+            "Which?",
+            ("one", "two"),
+            "A",
+            groups[place % len(groups)],
+        )
+        for place, video in enumerate(videos)
+        for number in range(per_video)
+    ]
+
+
+def answer(item: Item, text: str, *, ttft: float = 1.0, kept: int = 30) -> EvalAnswer:
+    return EvalAnswer(
+        item.question_id,
+        item.video_id,
+        item.question,
+        item.options,
+        item.answer,
+        item.groups,
+        item.extra,
+        text=text,
+        parsed=text or None,
+        right=text == item.answer,
+        tokens_in=100,
+        tokens_out=kept,
+        new_tokens=1,
+        times=Times("first", 2.0, ttft, ttft + 0.5, ttft + 2.5),
+    )
+
+
+def store(
+    folder: Path, task: Task, answers: Iterable[EvalAnswer], *, method: str = "sttm", **more: Any
+) -> Path:
+    """Write a run's folder as `sttm eval run` does."""
+    folder.mkdir()
+    settings = {
+        "benchmark": "eval",
+        "task": task.name,
+        "task_definition": task.name,
+        "model": "nano",
+        "method": method,
+        "spec": method,
+        "keep": 1.0 if method == "all" else 0.3,
+        **more,
+    }
+    info = {"task": task.model_dump(mode="json", by_alias=True)}
+    with Journal(folder / ANSWERS, settings, info, EvalAnswer) as journal:
+        journal.add(answers)
+    return folder

@@ -1,0 +1,235 @@
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sttm.chat import VideoChat
+from sttm.chat.records import Encoded
+from sttm.errors import BudgetError, ConfigError
+from sttm.evaluation.run.answer import EvalRunner, answer_video
+from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video
+from sttm.evaluation.run.records import EvalAnswer
+from sttm.evaluation.runner import TimedAnswer
+from sttm.evaluation.tasks import get_task
+from sttm.nano.clips import make_clip, write_clip
+from tests.cli.marks import needs_nano
+
+from .small import items, nano, needle_plan
+
+pytestmark = needs_nano
+
+
+def answers(plan: EvalPlan, known: frozenset[str] = frozenset()) -> list[EvalAnswer]:
+    runner = plan.runner(*nano())
+    videos = by_video(plan.task.items(None))
+    return [answer for video in videos for answer in answer_video(runner, plan, video, known)]
+
+
+def texts(found: Sequence[EvalAnswer]) -> dict[str, str | None]:
+    return {answer.question_id: answer.text for answer in found}
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often videos were encoded and prefilled."""
+    calls = {"encode": 0, "prefill": 0}
+    for name in calls:
+        original = getattr(VideoChat, name)
+
+        def count(*args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
+            calls[_name] += 1
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(VideoChat, name, count)
+    return calls
+
+
+def test_one_prefill_serves_all_questions_of_a_video(counted: dict[str, int]) -> None:
+    plan = needle_plan(warm_up=False)
+    found = answers(plan)
+    assert counted == {"encode": 2, "prefill": 2}
+    assert len(found) == len(plan.task.items(None)) > 4
+    seen: set[str] = set()
+    for each in found:
+        assert each.times is not None
+        assert each.times.prefill == ("shared" if each.video_id in seen else "first")
+        if each.video_id in seen:
+            assert each.times.paid_s < each.times.seconds
+        else:
+            assert each.times.paid_s == pytest.approx(each.times.seconds, abs=1e-5)
+        assert 0 < each.times.ttft_s < each.times.answer_s
+        assert (each.tokens_in, each.tokens_out, each.error) == (256, 128, None)
+        seen.add(each.video_id)
+
+
+def test_answers_are_those_of_a_chat(counted: dict[str, int]) -> None:
+    plan = needle_plan()
+    found = texts(answers(plan))
+    assert counted["prefill"] == 3  # one to warm up
+    chat = VideoChat(*nano(), plan.setting.method, layer=0)
+    for video in by_video(plan.task.items(None)):
+        frames = plan.task.video(video.items[0])
+        watched = chat.watch(frames)
+        for item in video.items:
+            assert found[item.question_id] == watched.ask(item.question, max_new_tokens=4).text
+
+
+def test_what_is_known_is_not_asked_and_the_rest_stays_the_same() -> None:
+    plan = needle_plan(warm_up=False)
+    whole = answers(plan)
+    known = frozenset(answer.question_id for answer in whole[:3])
+    rest = answers(plan, known)
+    assert texts(rest) == texts(whole[3:])
+    assert rest[0].times is not None
+    assert rest[0].times.prefill == "first"
+
+
+def test_a_query_aware_method_prefills_for_every_question(counted: dict[str, int]) -> None:
+    plan = needle_plan("fastv", warm_up=False)
+    found = answers(replace(plan, layer=1))
+    assert counted == {"encode": 2, "prefill": 0}
+    assert {answer.times.prefill for answer in found if answer.times} == {"own"}
+    assert all(answer.tokens_out == 128 for answer in found)
+
+
+def test_a_folder_without_features_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="folder without features"):
+        needle_plan(features=tmp_path).runner(*nano())
+
+
+def custom(*videos: Path | None) -> list[VideoItems]:
+    made = items("custom", [str(i) for i in range(len(videos))], 2, [{}])
+    return by_video(replace(item, video=videos[int(item.video_id)]) for item in made)
+
+
+def test_bad_videos_become_errors_and_others_answers(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(make_clip(50_000_000, 4), clip)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(b"no video at all" * 100)
+    plan = replace(needle_plan(), task=get_task("custom"))
+    runner = plan.runner(*nano())
+    videos = custom(None, tmp_path / "none.mp4", damaged, clip)
+    found = [a for video in videos for a in answer_video(runner, plan, video, frozenset())]
+    assert [answer.error for answer in found] == [
+        *["missing video"] * 4,
+        *["unreadable video"] * 2,
+        None,
+        None,
+    ]
+    assert all(answer.right is None and answer.message for answer in found[:6])
+    assert "damaged.mp4" in str(found[4].message)
+    assert found[7].text is not None
+
+
+class Odd(EvalRunner):
+    """Answers nothing, or fails."""
+
+    error: BaseException | None = None
+
+    def answers(self, encoded: Encoded, prompts: Sequence[str]) -> Iterator[TimedAnswer]:
+        first, *_ = super().answers(encoded, prompts[:1])
+        yield replace(first, text="  ")
+        if self.error is not None:
+            raise self.error
+        for _ in prompts[1:]:
+            yield replace(first, text="")
+
+
+def test_an_empty_answer_is_wrong_and_no_answer() -> None:
+    plan = needle_plan()
+    video = by_video(plan.task.items(None))[0]
+    found = list(answer_video(Odd(plan, *nano()), plan, video, frozenset()))
+    assert len(found) == len(video.items)
+    assert all((a.error, a.parsed, a.right) == (None, None, False) for a in found)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (BudgetError("keep: too few"), "budget out of reach"),
+        (ConfigError("grid: odd"), "refused"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+    ],
+)
+def test_trouble_in_the_middle_of_a_video_keeps_what_was_answered(
+    error: BaseException, kind: str
+) -> None:
+    plan = needle_plan()
+    runner = Odd(plan, *nano())
+    runner.error = error
+    video = by_video(plan.task.items(None))[0]
+    found = list(answer_video(runner, plan, video, frozenset()))
+    assert [answer.question_id for answer in found] == [i.question_id for i in video.items]
+    assert [answer.error for answer in found] == [None, *[kind] * (len(video.items) - 1)]
+
+
+def test_another_error_is_not_hidden() -> None:
+    plan = needle_plan()
+    runner = Odd(plan, *nano())
+    runner.error = ZeroDivisionError("a bug")
+    video = by_video(plan.task.items(None))[0]
+    with pytest.raises(ZeroDivisionError):
+        list(answer_video(runner, plan, video, frozenset()))
+
+
+def test_a_plan_travels() -> None:
+    plan = needle_plan()
+    copy = pickle.loads(pickle.dumps(plan))
+    assert copy == plan
+    model = nano()[0]
+    assert copy.identity("nano", model) == plan.identity("nano", model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"prompt": "offical"}, "prompt style"),
+        ({"parser": "strict"}, "parser"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_plans(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        needle_plan(**changes)
+
+
+def test_every_setting_is_in_the_identity() -> None:
+    model = nano()[0]
+    plan = needle_plan()
+    base = plan.identity("nano", model)
+    changes: list[dict[str, Any]] = [
+        {"layer": 1},
+        {"positions": "survived"},
+        {"parser": "published"},
+        {"max_new_tokens": 5},
+        {"seed": 1},
+        {"reproduce": True},
+        {"features": Path("x")},
+        {"setting": needle_plan(keep=0.3).setting},
+        {"setting": needle_plan("sttm:root_level=0").setting},
+        {"task": get_task("needle")},
+        {"sampling": replace(plan.frames, max_frames=3)},
+    ]
+    for change in changes:
+        assert replace(plan, **change).identity("nano", model) != base, change
+
+
+def test_reproduce_uses_only_algorithms_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "x")
+    try:
+        needle_plan(reproduce=True).runner(*nano())
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_two_questions_of_one_id_are_refused() -> None:
+    one = items("custom", ["a"], 1, [{}])
+    with pytest.raises(ConfigError, match="'a-0' twice"):
+        by_video([*one, *one])
