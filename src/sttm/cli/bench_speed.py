@@ -4,13 +4,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sttm.cli.options import JsonOption, read_keep
+from sttm.cli.options import Dtype, JsonOption, read_keep
 from sttm.cli.output import milliseconds, percent, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import progress_bars
@@ -41,14 +40,6 @@ _FOOTNOTE = (
     "tower is left out. Medians after a warm-up, settings in turn. Peak memory is beyond weights "
     "and features. Ideal: floating-point operations alone. * the count was forced."
 )
-
-
-class Dtype(StrEnum):
-    """Of weights and activations."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 def speed(

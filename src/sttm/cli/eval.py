@@ -3,9 +3,10 @@
 import typer
 
 from sttm.cli.eval_report import presets, report
-from sttm.cli.eval_run import RayMayBeBare, run
+from sttm.cli.eval_run import run
 from sttm.cli.eval_submission import submission
 from sttm.cli.eval_tasks import tasks, validate
+from sttm.cli.spreading import RayMayBeBare
 
 evaluate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 evaluate.command("run", cls=RayMayBeBare)(run)

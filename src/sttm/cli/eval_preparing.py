@@ -11,6 +11,7 @@ from sttm.cli.loading import Loaded, load_model
 from sttm.cli.options import Wanted, parse_reduction
 from sttm.cli.output import note
 from sttm.cli.pictures import make_folder
+from sttm.cli.spreading import ray_executor
 from sttm.errors import ConfigError
 from sttm.evaluation.specs import ALL_TOKENS, Setting, parse_spec
 
@@ -31,6 +32,8 @@ class Asked:
     preset: str | None
     data_root: Path | None
     model: str | None
+    device_map: str | None
+    dtype: str | None
     wanted: Wanted
     layer: int | None
     positions: str | None
@@ -115,7 +118,7 @@ def prepare(asked: Asked) -> Work:
     make_executor(asked)  # without Ray this fails now, not after loading the model
     out = asked.out or _default_out(task, setting)
     make_folder(out)
-    loaded = load_model(asked.model)
+    loaded = load_model(asked.model, asked.device_map, asked.dtype)
     plan = _for_model(plan, loaded, asked)
     return Work(asked, plan, videos, bad_rows, out, loaded)
 
@@ -240,16 +243,5 @@ def make_executor(asked: Asked) -> "Executor":
         from sttm.evaluation.run.execute import Local
 
         return Local(asked.processes)
-    try:
-        from sttm.distributed import RayExecutor
-    except ImportError as error:
-        raise ConfigError(
-            f"--ray: got no Ray ({error}), expected it installed: pip install 'sttm[ray]'. Without "
-            "--ray everything runs on this machine."
-        ) from error
-    executor: Executor = RayExecutor(
-        address=None if asked.ray == "here" else asked.ray,
-        workers=asked.ray_workers,
-        gpus=asked.ray_gpus,
-    )
+    executor: Executor = ray_executor(asked.ray, workers=asked.ray_workers, gpus=asked.ray_gpus)
     return executor

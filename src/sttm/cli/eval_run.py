@@ -1,14 +1,15 @@
 """``sttm eval run``: answer the questions of a task, and keep every answer."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from sttm.cli.eval_preparing import Asked, prepare
 from sttm.cli.eval_running import execute, finish, show
 from sttm.cli.options import (
+    DeviceMapOption,
+    DtypeOption,
     JsonOption,
     KeepOption,
     LayerOption,
@@ -20,21 +21,7 @@ from sttm.cli.options import (
 )
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
-
-RAY_HERE = "here"  # --ray without an address
-
-
-class RayMayBeBare(TyperCommand):
-    """A command whose option ``--ray`` needs no value."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put a value behind a bare ``--ray``, then parse as usual."""
-        full: list[str] = []
-        for arg, following in zip(args, [*args[1:], "-"]):
-            full.append(arg)
-            if arg == "--ray" and following.startswith("-"):
-                full.append(RAY_HERE)
-        return super().parse_args(ctx, full)
+from sttm.cli.spreading import ProcessesOption, RayGpusOption, RayOption, RayWorkersOption
 
 
 def run(
@@ -51,6 +38,8 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Folder that holds the data sets.")
     ] = None,
     model: ModelOption = None,
+    device_map: DeviceMapOption = None,
+    dtype: DtypeOption = None,
     method: MethodOption = None,
     keep: KeepOption = None,
     thresholds: ThresholdsOption = None,
@@ -87,21 +76,10 @@ def run(
     warm_up: Annotated[
         bool, typer.Option(help="Time no question of a process's first forward.")
     ] = True,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Spread videos over processes of one thread each.")
-    ] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray", metavar="[ADDRESS]", help="Spread videos over a Ray cluster; alone: over here."
-        ),
-    ] = None,
-    ray_workers: Annotated[
-        int | None, typer.Option(min=1, help="Models to hold with --ray. Default: as fit.")
-    ] = None,
-    ray_gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs per model with --ray. Default: 1 if any.")
-    ] = None,
+    processes: ProcessesOption = 1,
+    ray: RayOption = None,
+    ray_workers: RayWorkersOption = None,
+    ray_gpus: RayGpusOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")
     ] = None,
@@ -118,6 +96,8 @@ def run(
         preset=preset,
         data_root=data_root,
         model=model,
+        device_map=device_map,
+        dtype=None if dtype is None else dtype.value,
         wanted=Wanted(keep, thresholds, max_tokens, method, full),
         layer=layer,
         positions=positions,

@@ -38,7 +38,7 @@ def execute(work: Work, tell: Tell) -> None:
         load = (
             (lambda: (work.loaded.model, work.loaded.processor))
             if here
-            else partial(load_pair, asked.model)
+            else partial(load_pair, asked.model, asked.device_map, asked.dtype)
         )
         for answer in run(plan, load, work.videos, dict(journal.known), execute=executor):
             journal.add([answer])

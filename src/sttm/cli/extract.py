@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sttm.cli.extracting import Asked, extract_asked, show_checked, verify_folder
-from sttm.cli.options import DeviceMapOption, JsonOption, ModelOption, OutOption
+from sttm.cli.options import DeviceMapOption, DtypeOption, JsonOption, ModelOption, OutOption
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
 from sttm.cli.spreading import ProcessesOption, RayGpusOption, RayOption, RayWorkersOption
@@ -18,14 +18,6 @@ class _OnError(StrEnum):
 
     SKIP = "skip"
     STOP = "stop"
-
-
-class _Dtype(StrEnum):
-    """Of the model, and so of its features."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 class _Rule(StrEnum):
@@ -60,9 +52,7 @@ def extract(
     rule: Annotated[
         _Rule | None, typer.Option(help="Sampling rule. Default: the task's, or llava.")
     ] = None,
-    dtype: Annotated[
-        _Dtype | None, typer.Option(help="Of the model. Default: the checkpoint's.")
-    ] = None,
+    dtype: DtypeOption = None,
     with_attention: Annotated[
         bool,
         typer.Option(

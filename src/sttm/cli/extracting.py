@@ -106,8 +106,7 @@ def extract_asked(asked: Asked, tell: Tell) -> Done:
         raise ConfigError("got --ray and --processes, expected one of them.")
     execute = _executor(asked)  # without Ray this fails now, not after loading the model
     jobs, sampling = _jobs(asked)
-    loaded = load_model(asked.model, asked.device_map)
-    _convert(loaded.model, asked.dtype)
+    loaded = load_model(asked.model, asked.device_map, asked.dtype)
     plan = ExtractPlan(asked.out.absolute(), sampling, asked.attention)
     start = time.perf_counter()
     settings = plan.settings(loaded.model, loaded.processor)
@@ -175,21 +174,7 @@ def _loader(asked: Asked, loaded: Loaded) -> Any:
     """Give what is loaded to a worker in this process; others load by themselves."""
     if asked.ray is None and asked.processes == 1:
         return lambda: (loaded.model, loaded.processor)
-    return partial(load_in_worker, asked.model, asked.device_map, asked.dtype)
-
-
-def load_in_worker(model: str | None, device_map: str | None, dtype: str | None) -> tuple[Any, Any]:
-    """Load a model and its processor as they are loaded here."""
-    loaded = load_pair(model, device_map)
-    _convert(loaded[0], dtype)
-    return loaded
-
-
-def _convert(model: Any, dtype: str | None) -> None:
-    import torch
-
-    if dtype is not None:
-        model.to(getattr(torch, dtype))
+    return partial(load_pair, asked.model, asked.device_map, asked.dtype)
 
 
 def _executor(asked: Asked) -> "Execute":

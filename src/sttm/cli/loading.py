@@ -48,19 +48,20 @@ class Loaded:
         return chat
 
 
-def load_model(name: str | None, where: str | None = None) -> Loaded:
+def load_model(name: str | None, where: str | None = None, dtype: str | None = None) -> Loaded:
     """Load a model by its hub id or folder; nano if there is no name, and say so.
 
     Args:
         name: hub id or folder; LLaVA-NeXT's own layout is mapped while it is read.
         where: as in ``--device-map``; see `sttm.checkpoints.Placement`.
+        dtype: as in ``--dtype``; None for the checkpoint's.
     Raises:
         ConfigError: no such model or device, or the hub cannot be reached.
         UnsupportedModelError: a model of another kind.
     """
     if name is None:
         note("no --model given: nano answers, the bundled model, which knows only its own clips.")
-        return load_nano()
+        return load_nano(dtype)
     from sttm.checkpoints import Placement
 
     placement = Placement(where)
@@ -69,32 +70,35 @@ def load_model(name: str | None, where: str | None = None) -> Loaded:
             f"{name} is in LLaVA-NeXT's layout: mapped while it is read, without newline tokens. "
             "`sttm convert` does it once, and has options."
         )
-    return _load(name, placement)
+    return _load(name, placement, dtype)
 
 
-def load_pair(name: str | None, where: str | None = None) -> tuple[Any, Any]:
+def load_pair(
+    name: str | None, where: str | None = None, dtype: str | None = None
+) -> tuple[Any, Any]:
     """Load a model and its processor without a note; for worker processes.
 
     Args and raises: see `load_model`.
     """
     from sttm.checkpoints import Placement
 
-    loaded = load_nano() if name is None else _load(name, Placement(where))
+    loaded = load_nano(dtype) if name is None else _load(name, Placement(where), dtype)
     return loaded.model, loaded.processor
 
 
-def load_nano() -> Loaded:
+def load_nano(dtype: str | None = None) -> Loaded:
     """Load the bundled model.
 
     Raises: ConfigError: it was not installed.
     """
+    import torch
     from transformers.utils import logging
 
     from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load
 
     logging.disable_progress_bar()
     try:
-        model, processor = load()
+        model, processor = load(getattr(torch, dtype or "float32"))
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
     return Loaded(BUNDLED, model, processor, NANO_LAYER, NANO_POSITIONS)
@@ -132,11 +136,11 @@ def _check_supported(name: str) -> bool:
     return False
 
 
-def _load(name: str, placement: "Placement") -> Loaded:
+def _load(name: str, placement: "Placement", dtype: str | None) -> Loaded:
     from sttm.checkpoints import load
 
     try:
-        model, processor = load(name, placement=placement)
+        model, processor = load(name, placement=placement, dtype=dtype or "auto")
     except ConfigError as error:
         raise ConfigError(f"--model: {error}") from error
     return Loaded(name, model, processor)

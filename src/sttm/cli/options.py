@@ -2,6 +2,7 @@
 
 from dataclasses import Field, dataclass, fields
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,17 @@ DeviceMapOption = Annotated[
         "every layer, under torchrun); or one device, e.g. cuda:1, cpu. Default: auto.",
     ),
 ]
+
+
+class Dtype(StrEnum):
+    """Of weights and activations."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+DtypeOption = Annotated[Dtype | None, typer.Option(help="Of the model. Default: the checkpoint's.")]
 KeepOption = Annotated[
     str | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from sttm.errors import ConfigError
 
@@ -23,6 +24,19 @@ RayWorkersOption = Annotated[
 RayGpusOption = Annotated[
     float | None, typer.Option(min=0, help="GPUs per model with --ray. Default: 1 if any.")
 ]
+
+
+class RayMayBeBare(TyperCommand):
+    """A command whose option ``--ray`` needs no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put a value behind a bare ``--ray``, then parse as usual."""
+        full: list[str] = []
+        for arg, following in zip(args, [*args[1:], "-"]):
+            full.append(arg)
+            if arg == "--ray" and following.startswith("-"):
+                full.append(RAY_HERE)
+        return super().parse_args(ctx, full)
 
 
 def ray_executor(address: str, *, workers: int | None, gpus: float | None) -> Any:
