@@ -21,13 +21,16 @@ ORDER = (
     "video",
     "models",
     "attachment",
+    "checkpoints",
     "chat",
     "nano",
     "view",
     "evaluation",
+    "distributed",
     "cli",
+    "integrations",
 )
-KNOWS_TRANSFORMERS = {"models", "attachment", "chat", "nano", "evaluation", "cli"}
+KNOWS_TRANSFORMERS = {"models", "attachment", "checkpoints", "chat", "nano", "evaluation", "cli"}
 HEAVY = ("transformers", "ray", "vllm", "gradio", "fastapi", "av", "matplotlib")
 
 

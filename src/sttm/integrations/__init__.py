@@ -1,0 +1,1 @@
+"""Where sttm plugs into other people's programs."""
