@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from sttm.evaluation.journal import AnswerRecord
-from sttm.evaluation.needle import FIRST_SEED, TASKS, NeedlePlan, is_right
+from sttm.evaluation.needle import TASKS, NeedlePlan, is_right
 from sttm.evaluation.report import Report, Row, summarize
 from sttm.evaluation.results import write_results
 from sttm.evaluation.specs import make_settings
+from sttm.nano.scenes import FIRST_SEED
 
 from .test_journal import RECORD
 

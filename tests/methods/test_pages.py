@@ -1,35 +1,44 @@
-"""The examples of the methods' pages run, and their tables list every field."""
+"""Every method has a page; its example runs and its table is whole. So does the guide."""
 
-import inspect
+import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sttm.methods import get_method
+from sttm.methods import get_method, list_methods
 
-PAGES = Path(__file__).parents[2] / "docs" / "methods"
-NAMES = ("dycoke1", "evs", "octree", "prunevid", "single", "tome", "uniform", "vidcom2")
+DOCS = Path(__file__).parents[2] / "docs"
+NAMES = [info.name for info in list_methods() if info.name != "identity"]
 
-pytestmark = pytest.mark.skipif(not PAGES.is_dir(), reason="the documentation is not here")
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
 
 
-def page(name: str) -> str:
-    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_example_runs(name: str) -> None:
-    example = re.findall(r"```python\n(.*?)```", page(name), flags=re.DOTALL)
+def test_the_page(name: str) -> None:
+    page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
-    exec(example[0], names)
+    exec(examples(page)[0], names)
     assert {"plan", "merged"} <= set(names)
+    method: Any = get_method(name, **({"size": (1, 1)} if name == "single" else {"keep": 0.5}))
+    table = re.findall(r"^\| `(\w+)` \| ([^ ]+)[^|]* \|", page, flags=re.MULTILINE)
+    fields = dataclasses.fields(method)
+    assert [row[0] for row in table] == [field.name for field in fields]
+    for (option, shown), field in zip(table, fields, strict=True):
+        required = field.default is dataclasses.MISSING
+        default = "required" if required else str(field.default)
+        assert shown.strip('`":') == default, option
+    assert f"methods/{name}.md" in (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_table_lists_every_field(name: str) -> None:
-    options = {"size": (1, 1)} if name == "single" else {"keep": 0.5}
-    method = get_method(name, **options)
-    fields = list(inspect.signature(type(method)).parameters)
-    assert re.findall(r"^\| `(\w+)` \|", page(name), flags=re.MULTILINE) == fields
-    assert f"methods/{name}.md" in (PAGES.parents[1] / "mkdocs.yml").read_text(encoding="utf-8")
+def test_the_guide_runs() -> None:
+    guide = (DOCS / "adding-a-method.md").read_text(encoding="utf-8")
+    text = "\n".join(examples(guide)).replace("@register\n", "")
+    names: dict[str, object] = {}
+    exec(text, names)
+    assert {"EverySecond", "MostAttended"} <= set(names)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sttm.evaluation.thresholds import Thresholds
 
 _NEAR = 0.01  # of the share of tokens; a few videos cannot meet it to the last token
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 
 
 def calibrate(
@@ -53,8 +52,10 @@ def calibrate(
 
     Each video is encoded once. Use what it writes with --thresholds FILE.json.
     """
+    from sttm.video.files import find_videos
+
     target = _target(keep)
-    files = find_files(videos)
+    files = find_videos(videos)
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out: got {out}, whose folder does not exist. Create it first.")
     loaded = load_model(model)
@@ -88,23 +89,6 @@ def _target(text: str) -> float:
     if isinstance(share, int) or not 0 < share <= 1:
         raise ConfigError(f"--keep: got {text!r}, expected a share such as 0.3 or 30%.")
     return share
-
-
-def find_files(videos: Sequence[Path]) -> list[Path]:
-    """Replace folders by the video files in them."""
-    files: list[Path] = []
-    for path in videos:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-        if not inside:
-            raise ConfigError(
-                f"{path}: got a folder without video files, expected some that end in one of "
-                f"{', '.join(VIDEO_SUFFIXES)}. Name the files themselves."
-            )
-        files += inside
-    return list(dict.fromkeys(files))
 
 
 def _calibrate(

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sttm.cli.calibrate import find_files
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.output import note, say, show_json, show_table
 from sttm.cli.progress import Tell
@@ -142,6 +141,7 @@ def extract_asked(asked: Asked, tell: Tell) -> Done:
 def _jobs(asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
     from sttm.evaluation.features import VideoJob
     from sttm.video import Sampling
+    from sttm.video.files import find_videos
 
     if bool(asked.videos) == (asked.task is not None):
         raise ConfigError(
@@ -154,7 +154,7 @@ def _jobs(asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
     if asked.data_root is not None:
         raise ConfigError("got --data-root without --task, expected both. Name the task.")
     # Workers elsewhere may have another working directory.
-    jobs = [VideoJob.of_file(path.absolute()) for path in find_files(asked.videos)]
+    jobs = [VideoJob.of_file(path.absolute()) for path in find_videos(asked.videos)]
     return jobs, asked.sampling(Sampling())
 
 

@@ -12,5 +12,8 @@ def methods(json: JsonOption = False) -> None:
     if json:
         show_json(found)
         return
-    rows = [(m.name, "yes" if m.query_aware else "no", m.summary) for m in found]
-    show_table(("name", "query-aware", "what it does"), rows)
+    rows = [
+        (m.name, "yes" if m.query_aware else "no", ", ".join(m.needs) or "-", m.summary)
+        for m in found
+    ]
+    show_table(("name", "query-aware", "needs", "what it does"), rows)

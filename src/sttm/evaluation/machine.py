@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 PACKAGE = Path(__file__).parent.parent
-_NO_PART = ("cli", "evaluation", "view")
+_NO_PART = ("cli", "view")
 _SAMPLED = 4096  # elements of each parameter that go into a fingerprint
 
 
@@ -33,13 +33,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def code_digest() -> str:
-    """Return a short digest of the package's source, without what only shows or sums up."""
+def code_digest(package: Path = PACKAGE) -> str:
+    """Return a short digest of the package's source, without what only shows."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path.relative_to(PACKAGE).parts[0] in _NO_PART:
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] in _NO_PART:
             continue
-        digest.update(path.relative_to(PACKAGE).as_posix().encode())
+        digest.update(path.relative_to(package).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -13,9 +13,8 @@ from sttm.evaluation.parallel import Worker, work
 from sttm.evaluation.runner import Runner
 from sttm.evaluation.specs import Setting
 from sttm.nano.questions import SCENE_TASKS, Question, scene_questions
-from sttm.nano.scenes import SCENE_KINDS, make_scene
+from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 
-FIRST_SEED = 50_000_000  # scenes from here on are in no training of nano and no report of it
 TASKS: tuple[str, ...] = SCENE_TASKS
 KINDS: tuple[str, ...] = SCENE_KINDS
 
@@ -45,7 +44,7 @@ class NeedlePlan:
         frames: lengths of clips.
         samples: clips of each length; dealt to the kinds in turn.
         kinds: of scenes.
-        seed: offset from `FIRST_SEED`.
+        seed: offset from `sttm.nano.scenes.FIRST_SEED`.
         layer: see `sttm.attach`.
         positions: see `sttm.attach`.
         max_new_tokens: of an answer.

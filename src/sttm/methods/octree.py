@@ -1,6 +1,6 @@
 """Octree: merge cubes of time and space whose parts are alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.octree import (
     Octree,
@@ -58,13 +59,9 @@ class OctreeMerge:
                 f"threshold: got {self.threshold!r} together with keep={self.keep!r}, expected one "
                 "or the other: a budget follows the scores by itself."
             )
-        value = self.threshold
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and -1.0 <= value <= 1.0):
-            raise ConfigError(f"threshold: got {value!r}, expected a cosine in [-1, 1].")
-        level = self.root_level
-        if isinstance(level, bool) or not isinstance(level, int) or level < 0:
-            raise ConfigError(f"root_level: got {level!r}, expected an integer >= 0.")
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, -1.0, 1.0)
+        check_count("root_level", self.root_level, least=0)
 
     @torch.no_grad()
     def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
@@ -94,4 +91,4 @@ class OctreeMerge:
 
 def _to_plan(tree: Octree, label: torch.Tensor) -> MergePlan:
     plan = MergePlan.from_groups(*labelled_groups(label), root_shares(tree))
-    return MergePlan(plan.group, plan.weight, plan.anchor, {"levels": tuple(tree.sizes)})
+    return replace(plan, info={"levels": tuple(tree.sizes)})

@@ -1,6 +1,6 @@
 """PruneVid's merging of spatial-temporal tokens, without its pruning inside the language model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.segments import fewer_segments, frame_means, more_segments, segment_starts, stillness
@@ -82,13 +83,10 @@ class PruneVidMerge:
                 "expected one or the other: a budget decides the numbers of clusters."
             )
         if self.cluster_ratio is not None:
-            _check_range("cluster_ratio", self.cluster_ratio, 0.0)
-        _check_range("segment_ratio", self.segment_ratio, 0.0)
-        if self.still_threshold != -1.0:
-            _check_range("still_threshold", self.still_threshold, -1.0)
-        count = self.neighbours
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ConfigError(f"neighbours: got {count!r}, expected an integer >= 1.")
+            check_number("cluster_ratio", self.cluster_ratio, 0.0, 1.0, above=True)
+        check_number("segment_ratio", self.segment_ratio, 0.0, 1.0, above=True)
+        check_number("still_threshold", self.still_threshold, -1.0, 1.0)
+        check_count("neighbours", self.neighbours)
 
     @torch.no_grad()
     def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
@@ -106,9 +104,8 @@ class PruneVidMerge:
         budget = None if self.keep is None else token_budget(self.keep, grid.num_tokens)
         split = self._split(x, grid, budget)
         label = self._labels(x, grid, split, _cluster_counts(split, budget, self.cluster_ratio))
-        plan = MergePlan.from_groups(*labelled_groups(label))
         info = {"segments": split.starts, "still": split.still.sum(dim=1)}
-        return MergePlan(plan.group, plan.weight, plan.anchor, info)
+        return replace(MergePlan.from_groups(*labelled_groups(label)), info=info)
 
     def _split(self, x: torch.Tensor, grid: VideoGrid, budget: int | None) -> _Split:
         """Cut the video into segments with still places, so that the budget can be met."""
@@ -180,9 +177,3 @@ def _cluster_counts(split: _Split, budget: int | None, ratio: float | None) -> l
         clusters = least + shares(sizes - least, budget - int(least.sum()), sizes - least)
     per_segment = copies.reshape(-1, 2).sum(dim=1).tolist()
     return [part.tolist() for part in torch.split(clusters, per_segment)]
-
-
-def _check_range(name: str, value: object, low: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low < float(str(value)) <= 1.0:
-        raise ConfigError(f"{name}: got {value!r}, expected a number in ({low:g}, 1].")

@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 
 from sttm.budget import check_keep, token_budget
-from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.checks import check_count
 from sttm.methods.registry import register
+from sttm.ops.selection import kept_groups
 from sttm.plan import MergePlan
 
 
@@ -31,8 +32,7 @@ class RandomTokens:
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed!r}, expected an integer >= 0.")
+        check_count("seed", self.seed, least=0)
 
     def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
         """Plan to keep exactly ``floor(keep * N)`` tokens, at least one.
@@ -47,6 +47,4 @@ class RandomTokens:
         generator = torch.Generator().manual_seed(self.seed)
         count = token_budget(self.keep, grid.num_tokens)
         chosen = torch.randperm(grid.num_tokens, generator=generator)[:count].sort().values
-        group = torch.full((grid.num_tokens,), -1)
-        group[chosen] = torch.arange(count)
-        return MergePlan.from_groups(group, chosen).to(x.device)
+        return MergePlan.from_groups(*kept_groups(chosen, grid.num_tokens)).to(x.device)

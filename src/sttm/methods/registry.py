@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from sttm.errors import ConfigError, unknown_name
-from sttm.methods.base import Method
+from sttm.methods.base import Method, needs_of
 
 _METHODS: dict[str, type[Method]] = {}
 MethodClass = TypeVar("MethodClass", bound=type[Method])
@@ -20,11 +20,13 @@ class MethodInfo:
         name: the name for `get_method`.
         summary: one sentence.
         query_aware: whether plans depend on the question.
+        needs: the attention it asks for, see `sttm.methods.Evidence`.
     """
 
     name: str
     summary: str
     query_aware: bool
+    needs: tuple[str, ...]
 
 
 def register(cls: MethodClass) -> MethodClass:
@@ -73,6 +75,11 @@ def get_method(name: str, **options: Any) -> Method:
 def list_methods() -> tuple[MethodInfo, ...]:
     """List every registered method, by name."""
     return tuple(
-        MethodInfo(name, (inspect.getdoc(cls) or "").split("\n", 1)[0], cls.query_aware)
+        MethodInfo(
+            name=name,
+            summary=(inspect.getdoc(cls) or "").split("\n", 1)[0],
+            query_aware=cls.query_aware,
+            needs=tuple(sorted(needs_of(cls))),
+        )
         for name, cls in sorted(_METHODS.items())
     )

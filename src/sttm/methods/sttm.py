@@ -9,6 +9,7 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.checks import check_count
 from sttm.methods.registry import register
 from sttm.ops.components import connected_components, forest_roots, published_groups
 from sttm.ops.links import Links, find_links, parent_links, spanning_forest
@@ -93,11 +94,11 @@ class STTM:
     def __post_init__(self) -> None:
         _check_threshold("spatial_threshold", self.spatial_threshold)
         _check_threshold("temporal_threshold", self.temporal_threshold)
-        _check_integer("root_level", self.root_level, -1)
+        check_count("root_level", self.root_level, -1)
         _check_choice("linking", self.linking, get_args(Linking))
         _check_choice("parent", self.parent, get_args(Parent))
         if self.per_head is not None:
-            _check_integer("per_head", self.per_head, 1)
+            check_count("per_head", self.per_head, 1)
         if not isinstance(self.weighted, bool):
             raise ConfigError(f"weighted: got {self.weighted!r}, expected True or False.")
         if self.parent != "most_similar" and self.linking != "directed":
@@ -314,11 +315,6 @@ def _check_threshold(name: str, value: object) -> None:
             f"{name}: got {value!r}, expected a cosine in [-1, 1], 'auto', or None to switch the "
             "step off."
         )
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}.")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """ToMe over a whole video: bipartite soft matching until the count is met."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -55,7 +55,7 @@ class ToMe:
             merged = _next_groups(plan.apply(wide), plan.num_out - count)
             plan = MergePlan.from_groups(*labelled_groups(merged[plan.group]))
             rounds += 1
-        return MergePlan(plan.group, plan.weight, plan.anchor, {"rounds": rounds})
+        return replace(plan, info={"rounds": rounds})
 
 
 def _next_groups(x: torch.Tensor, surplus: int) -> torch.Tensor:

@@ -1,14 +1,16 @@
 """VidCom2: distinctive frames get more tokens, and keep their most distinctive ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from sys import float_info
 from typing import ClassVar
 
 import torch
 
 from sttm.budget import check_keep, token_budget
-from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.checks import check_number
 from sttm.methods.registry import register
+from sttm.ops.assignment import part_of
 from sttm.ops.distinctiveness import gaussian_likeness, steady_channels
 from sttm.ops.selection import kept_groups, most_per_row, shares
 from sttm.plan import MergePlan
@@ -43,12 +45,8 @@ class VidCom2:
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        if not _is_number(self.temperature) or not 0.0 < self.temperature < float("inf"):
-            raise ConfigError(f"temperature: got {self.temperature!r}, expected a number > 0.")
-        if not _is_number(self.channel_ratio) or not 0.0 < self.channel_ratio <= 1.0:
-            raise ConfigError(
-                f"channel_ratio: got {self.channel_ratio!r}, expected a number in (0, 1]."
-            )
+        check_number("temperature", self.temperature, 0.0, float_info.max, above=True)
+        check_number("channel_ratio", self.channel_ratio, 0.0, 1.0, above=True)
 
     @torch.no_grad()
     def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
@@ -63,7 +61,7 @@ class VidCom2:
         grid.check(x)
         count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
         if self.channel_ratio < 1.0:
-            x = steady_channels(x, max(1, int(self.channel_ratio * x.shape[1])))
+            x = steady_channels(x, max(1, part_of(x.shape[1], self.channel_ratio)))
         like_video, like_frame = gaussian_likeness(x, grid.frames)
         uniqueness = -like_video.mean(dim=1, dtype=torch.float64)
         lead = torch.softmax(uniqueness / self.temperature, dim=0)
@@ -71,8 +69,4 @@ class VidCom2:
         frame_tokens = shares(1.0 + lead - lead.mean(), count, room)
         kept = most_per_row(-(like_video + like_frame), frame_tokens).flatten().nonzero().squeeze(1)
         plan = MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))
-        return MergePlan(plan.group, plan.weight, plan.anchor, {"frame_tokens": frame_tokens})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return replace(plan, info={"frame_tokens": frame_tokens})

@@ -35,6 +35,7 @@ from sttm.nano.clips import (
 )
 from sttm.nano.glyphs import LETTERS, SHAPES, glyph_width
 
+FIRST_SEED = 50_000_000  # scenes from here on are in no training of nano and no report of it
 SCENE_KINDS: tuple[str, ...] = ("static", "pan", "texture", "cut")
 LARGE_SIZES: tuple[int, ...] = (40, 48)  # heights of large needles in a frame of 128 pixels
 TEMPOS: tuple[str, ...] = ("brief", "long", "whole", "mixed")

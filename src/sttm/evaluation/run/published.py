@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
+from sttm.evaluation.specs import ALL
+
 FULL = 100  # the budget that keeps every token, in %
-ALL = "all"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sttm.errors import ConfigError, VideoError
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".gif")
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip
 _DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError)
@@ -34,7 +33,7 @@ class Media:
         damaged: zips that cannot be read.
     """
 
-    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, suffixes: Collection[str]) -> None:
         self._suffixes = suffixes
         self.damaged: list[Path] = []
         self._places: dict[str, list[_Place]] = {}

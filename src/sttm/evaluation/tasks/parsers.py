@@ -20,7 +20,6 @@ PUBLISHED_PREFIXES = (
     "The best option isThe correct option is",
     "Best answer:Best option:",
 )
-_PUBLISHED_WORDS = 10
 
 _THOUGHT = re.compile(r"<think>.*?</think>|^.*</think>", re.DOTALL | re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?[^}]*\}|<answer>\s*\(?([A-J])\b", re.I)

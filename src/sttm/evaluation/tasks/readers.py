@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sttm.evaluation.tasks.items import LETTERS
-from sttm.evaluation.tasks.media import VIDEO_SUFFIXES
 from sttm.evaluation.tasks.reading import Draft, ReaderFactory, RowReader
 from sttm.evaluation.tasks.tables import Row, RowError
+from sttm.video.files import VIDEO_SUFFIXES
 
 SHORT, MEDIUM = 60, 120  # seconds: the authors of STTM call shorter videos "short" and "medium"
 NOT_AVAILABLE = "N/A"  # pads the options of LongVideoBench's parquet files

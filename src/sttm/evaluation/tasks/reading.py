@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sttm.evaluation.tasks.items import LETTERS, Item
-from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, VIDEO_SUFFIXES, Media
+from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, Media
 from sttm.evaluation.tasks.tables import FileError, Row, RowError, rows_of
+from sttm.video.files import VIDEO_SUFFIXES
 
 ProblemKind = Literal["file", "row", "duplicate", "answer", "video", "count"]
 

@@ -4,10 +4,8 @@ from pydantic import BaseModel, ConfigDict
 
 from sttm.evaluation.tasks.items import Item
 from sttm.nano.questions import scene_questions
-from sttm.nano.scenes import SCENE_KINDS, make_scene
+from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 from sttm.video import Sampling, Video
-
-FIRST_SEED = 50_000_000  # scenes from here on are in no training of nano
 
 
 class Scenes(BaseModel):
