@@ -39,6 +39,10 @@ class SavedCacheError(SttmError):
     """A saved video cache is damaged, of another version, or belongs to another model."""
 
 
+class WriteError(SttmError):
+    """A file cannot be written: the disk is full, or the place does not take it."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that is not in a registry, with the nearest known one.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sttm.errors import ConfigError
+from sttm.errors import ConfigError, WriteError
 from sttm.evaluation.journal import AnswerRecord, Journal, read_journal
 
 RECORD = AnswerRecord(
@@ -110,7 +110,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Choose another --out"):
+    with pytest.raises(WriteError, match="Choose another place"):
         Journal(tmp_path / "none" / "answers.jsonl", SETTINGS, {}, AnswerRecord)
 
 
@@ -122,7 +122,7 @@ def test_a_full_disk_keeps_what_is_there(tmp_path: Path) -> None:
         held = os.dup(journal._file.fileno())
         with Path("/dev/full").open("wb") as full:
             os.dup2(full.fileno(), journal._file.fileno())
-        with pytest.raises(ConfigError, match=r"No space left.*2 before it are kept"):
+        with pytest.raises(WriteError, match=r"No space left.*2 answers are there and kept"):
             journal.add(MANY[2:])
         assert len(journal.known) == 2
         os.dup2(held, journal._file.fileno())
@@ -140,7 +140,7 @@ def test_a_line_that_was_written_in_part_is_taken_back(tmp_path: Path) -> None:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
         try:
-            with pytest.raises(ConfigError, match="Make room, then run the same command"):
+            with pytest.raises(WriteError, match="Make room, then run the same command"):
                 journal.add(MANY[1:])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,7 +1,6 @@
 """Answers on disk as they come, so that a run that was cut off goes on where it stood."""
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sttm.errors import ConfigError
+from sttm.evaluation.files import cannot_write
 from sttm.evaluation.specs import Keep
 
 FORMAT = 1
@@ -88,7 +88,9 @@ class Journal(Generic[R]):
         info: what else to note in the header, e.g. the commit.
         record: the class of the answers.
         replaceable: whether a known answer may still be replaced by another, e.g. an error.
-    Raises: ConfigError: the file is of other settings, is no journal, or cannot be written.
+    Raises:
+        ConfigError: the file is of other settings, or is no journal.
+        WriteError: it cannot be written.
 
     Attributes:
         known: the answers in the file.
@@ -120,14 +122,12 @@ class Journal(Generic[R]):
                 self._resume(header)
                 undo.pop_all()
         except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot be written ({error.strerror}). Choose another --out."
-            ) from error
+            raise cannot_write(path, error) from error
 
     def add(self, answers: Iterable[R]) -> None:
         """Append answers; they are with the operating system when this returns.
 
-        Raises: ConfigError: they cannot be written, e.g. the disk is full; the file then holds what
+        Raises: WriteError: they cannot be written, e.g. the disk is full; the file then holds what
             it held before.
         """
         new = [answer for answer in answers if self._is_new(answer)]
@@ -135,12 +135,8 @@ class Journal(Generic[R]):
         try:
             self._write(lines.encode())
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            do = "Make room" if full else "Check the disk"
-            raise ConfigError(
-                f"{self.path}: cannot be written ({error.strerror}). Expected room for an answer; "
-                f"the {len(self.known)} before it are kept. {do}, then run the same command again."
-            ) from error
+            kept = f"{len(self.known)} answers are there and kept."
+            raise cannot_write(self.path, error, kept) from error
         self.known.update((answer.key, answer) for answer in new)
 
     def _is_new(self, answer: R) -> bool:

@@ -26,7 +26,7 @@ def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> li
         report: the rows.
         header: how they came about; goes into the JSON as it is.
     Returns: the files.
-    Raises: ConfigError: one of them cannot be written.
+    Raises: WriteError: one of them cannot be written.
     """
     files = [folder / name for name in ("results.json", "results.csv", "results.md")]
     write_json(files[0], {"format": FORMAT, **header, **asdict(report)})

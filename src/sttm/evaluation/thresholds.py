@@ -69,7 +69,7 @@ class Thresholds:
         Args:
             path: the file.
             info: what else to note, e.g. the machine.
-        Raises: ConfigError: it cannot be written.
+        Raises: WriteError: it cannot be written.
         """
         write_json(path, {"format": FORMAT, **asdict(self), **info})
 

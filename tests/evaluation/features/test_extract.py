@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import sttm
-from sttm.errors import ConfigError, UnsupportedModelError, VideoError
+from sttm.errors import ConfigError, UnsupportedModelError, VideoError, WriteError
 from sttm.evaluation.features import (
     Extraction,
     ExtractPlan,
@@ -211,7 +211,7 @@ def test_the_disk_is_full(
         return write(*args, **kwargs)
 
     monkeypatch.setattr("sttm.evaluation.files.os.fdopen", full)
-    with pytest.raises(ConfigError, match=r"No space left on device.*Make room and run"):
+    with pytest.raises(WriteError, match=r"No space left on device.*Make room, then run"):
         extract(tmp_path, jobs)
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["clip%200.safetensors"]

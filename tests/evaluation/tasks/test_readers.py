@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sttm.errors import ConfigError, VideoError
+from sttm.errors import ConfigError, VideoError, WriteError
 from sttm.evaluation.tasks import Item, get_task
 from sttm.evaluation.tasks.media import take_out
 
@@ -110,7 +110,7 @@ def test_a_zip_that_cannot_be_unpacked_for_want_of_room(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfileobj", full)
-    with pytest.raises(ConfigError, match=r"No space left.*unzip '.*videos_chunked_01.zip'"):
+    with pytest.raises(WriteError, match=r"No space left.*unzip '.*videos_chunked_01.zip'"):
         task.video(item)
     assert not list((tmp_path / "videomme/.videos").rglob("*.*"))
 

@@ -1,6 +1,5 @@
 """Encode videos once, for any number of runs: a file of features for each."""
 
-import errno
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +36,6 @@ from sttm.plan import MergePlan
 from sttm.video import Sampling, Video, VideoWarning, read_video
 
 Loader = Callable[[], tuple[Any, Any]]
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -168,14 +166,14 @@ class Extractor:
 def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
     """Decode and encode one video, and store its features: the whole file or nothing.
 
-    Raises: VideoError: the video cannot be read. ConfigError: the features cannot be written.
+    Raises: VideoError: the video cannot be read. WriteError: the features cannot be written.
     """
     plan, start = extractor.plan, time.perf_counter()
     found = job.find()
     video = found if isinstance(found, Video) else _read(found, plan.sampling)
     content = extractor.encode(video)
     file = file_name(job.video_id)
-    _put(plan.out / file, content)
+    write_bytes(plan.out / file, content, kept="The videos before it are kept.")
     status = found.stat() if isinstance(found, Path) else None
     return StoredVideo(
         video_id=job.video_id,
@@ -198,20 +196,6 @@ def _read(path: Path, sampling: Sampling) -> Video:
         return read_video(
             path, fps=sampling.fps, max_frames=sampling.max_frames, rule=sampling.rule
         )
-
-
-def _put(path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except ConfigError as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in _FULL:
-            raise
-        raise ConfigError(
-            f"{path}: cannot be written ({cause.strerror}), expected room for {len(content)} "
-            "bytes. The videos before it are kept. Make room and run the same command again, or "
-            "choose another --out."
-        ) from error
 
 
 class Extraction:
@@ -263,7 +247,7 @@ class Extraction:
             stop: at the first video that cannot be read.
             execute: where that is; elsewhere than here, plan, ``load`` and jobs are pickled.
         Yields: each video as it is stored, and each that cannot be read.
-        Raises: VideoError: a video cannot be read, and ``stop`` is set. ConfigError: the
+        Raises: VideoError: a video cannot be read, and ``stop`` is set. WriteError: the
             features cannot be written.
         """
         if not self.todo:

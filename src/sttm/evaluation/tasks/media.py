@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sttm.errors import ConfigError, VideoError
+from sttm.errors import VideoError
+from sttm.evaluation.files import cannot_write
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip
@@ -101,7 +102,7 @@ def take_out(path: Path) -> Path:
 
     Raises:
         VideoError: no such file, or the zip is damaged.
-        ConfigError: there is no room or no permission to write it.
+        WriteError: there is no room or no permission to write it.
     """
     if path.is_file():
         return path
@@ -140,7 +141,8 @@ def _extract(archive: Path, member: str, target: Path) -> None:
             f"{archive}: {member} cannot be read ({error}). Download the zip again."
         ) from error
     except OSError as error:
-        raise ConfigError(
-            f"{target}: cannot be written ({error.strerror}). Unpack the zips where there is room: "
-            f"unzip '{archive}' -d FOLDER, and make the data root a folder that holds FOLDER."
-        ) from error
+        kept = (
+            f"Videos are taken out of {archive.name} there; unpacked where there is room they need "
+            f"not be: unzip '{archive}' -d FOLDER, with the data root a folder that holds FOLDER."
+        )
+        raise cannot_write(target, error, kept) from error
