@@ -1,5 +1,7 @@
 """Exact budgets against their literal twin, and what they promise, over random videos."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -218,3 +220,41 @@ def test_a_cap_leaves_thresholds_alone_below_it(max_tokens: float | int) -> None
         assert torch.equal(free.group, capped.group)
     else:
         assert capped.info["tokens_after_spatial"] <= free.info["tokens_after_spatial"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    some=st.lists(videos(), min_size=1, max_size=2),
+    gap=st.sampled_from([None, 0.0, 0.2, 0.7]),
+    root_level=st.integers(-1, 2),
+)
+def test_the_counts_of_all_points_are_those_of_each(
+    some: list[Video], gap: float | None, root_level: int
+) -> None:
+    trees = [
+        grow(x, grid.frames, used_sizes(grid.height, grid.width, root_level), Pooling())
+        for x, grid in some
+    ]
+    path = BudgetPath(trees, parent_links, gap)
+    walked = [path.at(rank).num_tokens for rank in range(len(path) + 1)]
+    assert BudgetPath(trees, parent_links, gap).counts().tolist() == walked
+
+
+def test_the_first_point_is_taken_where_counts_rise_again() -> None:
+    """Found by trying: a bisection over the ranks goes past the first point for some budgets."""
+    grid = VideoGrid(6, 5, 7)
+    x = make_video("smooth", grid, 16, 22)
+    path = BudgetPath([grow(x, 6, used_sizes(5, 7, 1), Pooling())], parent_links, GAP)
+    counts = path.counts().tolist()
+    assert any(a < b for a, b in itertools.pairwise(counts))
+    passed = 0
+    for budget in range(min(counts), grid.num_tokens):
+        first = next(rank for rank, count in enumerate(counts) if count <= budget)
+        passed += path._bisect(budget, 0) != first
+        found = path.reach(budget)
+        assert found is not None
+        # Cells that are fewer than the budget: the last one is opened again.
+        last = path.at(first)
+        opened = last.num_cells < budget
+        assert found.spatial == (path.at(first - 1) if opened else last).spatial
+    assert passed

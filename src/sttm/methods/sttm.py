@@ -169,21 +169,15 @@ class STTM:
                     f"per_head: got {self.per_head} heads for {x.shape[1]} channels, expected a "
                     "divisor."
                 )
-        merges = self._merge_within(videos) if self.keep is not None else self._merge_free(videos)
-        return [self._to_plan(tree, merge) for tree, merge in merges]
-
-    def _merge_free(
-        self, videos: Sequence[tuple[torch.Tensor, VideoGrid]]
-    ) -> list[tuple[Quadtree, _Merge]]:
-        """Merge by thresholds, and come down from them if that leaves more than the cap."""
         trees = [self._grow(x, grid, self._sizes(grid)) for x, grid in videos]
+        if self.keep is not None:
+            return self._merge_within(videos, trees)
         merges = [self._merge(tree, self._thresholds) for tree in trees]
         if self.max_tokens is not None:
             tokens = sum(_num_tokens(merge.root) for merge in merges)
-            budget = self._budget(self.max_tokens, videos)
-            if tokens > budget:
-                return self._merge_within(videos)
-        return list(zip(trees, merges, strict=True))
+            if tokens > self._budget(self.max_tokens, videos):
+                return self._merge_within(videos, trees)
+        return [self._to_plan(tree, merge) for tree, merge in zip(trees, merges, strict=True)]
 
     def _budget(self, keep: float | int, videos: Sequence[tuple[torch.Tensor, VideoGrid]]) -> int:
         budget = token_budget(keep, sum(grid.num_tokens for _, grid in videos))
@@ -210,35 +204,36 @@ class STTM:
         return grow(x, grid.frames, sizes, pooling)
 
     def _merge_within(
-        self, videos: Sequence[tuple[torch.Tensor, VideoGrid]]
-    ) -> list[tuple[Quadtree, _Merge]]:
+        self, videos: Sequence[tuple[torch.Tensor, VideoGrid]], trees: list[Quadtree]
+    ) -> list[MergePlan]:
         """Meet the budget exactly; go on to 1x1 cells only if it is needed."""
         keep = self.max_tokens if self.keep is None else self.keep
         assert keep is not None
         budget = self._budget(keep, videos)
-        pyramids = [[self._sizes(grid) for _, grid in videos]]
-        if self.spatial_threshold is not None and self.root_level >= 0:
-            pyramids.append(
-                [level_sizes(grid.height, grid.width, to_single=True) for _, grid in videos]
-            )
-        spatial, temporal = self._thresholds
-        gap = None if temporal is None else (spatial or 0.0) - temporal
-        for pyramid in pyramids:
+        point = self._reach(trees, budget)
+        if point is None and self.spatial_threshold is not None and self.root_level >= 0:
             trees = [
-                self._grow(x, grid, sizes) for (x, grid), sizes in zip(videos, pyramid, strict=True)
+                self._grow(x, grid, level_sizes(grid.height, grid.width, to_single=True))
+                for x, grid in videos
             ]
-            path = BudgetPath(trees, self._forest, gap)
-            first = 0 if self.keep is not None or spatial is None else path.rank_of(spatial)
-            point = path.reach(budget, first)
-            if point is not None:
-                return [
-                    (tree, self._used(tree, point, number)) for number, tree in enumerate(trees)
-                ]
+            point = self._reach(trees, budget)
+        if point is not None:
+            return [
+                self._to_plan(tree, self._used(tree, point, number))
+                for number, tree in enumerate(trees)
+            ]
         name = "max_tokens" if self.keep is None else "keep"
         raise BudgetError(
             f"{name}: got {keep!r}, {budget} tokens for {', '.join(str(g) for _, g in videos)}, "
             f"expected more: {self} cannot reach so few. Allow more tokens, or both merging steps."
         )
+
+    def _reach(self, trees: list[Quadtree], budget: int) -> Point | None:
+        spatial, temporal = self._thresholds
+        gap = None if temporal is None else (spatial or 0.0) - temporal
+        path = BudgetPath(trees, self._forest, gap, parents=self.linking == "directed")
+        first = 0 if self.keep is not None or spatial is None else path.rank_of(spatial)
+        return path.reach(budget, first)
 
     def _used(self, tree: Quadtree, point: Point, number: int) -> _Merge:
         cells, links = point.cuts[number], point.links[number]

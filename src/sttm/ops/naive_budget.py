@@ -158,17 +158,13 @@ class Search:
 
     def reach(self, budget: int) -> list[list[int]] | None:
         """Return the groups of every video, as cells' representatives painted on tokens."""
-        low, high = 0, len(self.ranked)
-        if self.tokens(low) <= budget:
-            high = low
-        elif self.tokens(high) > budget:
+        if self.settings.linking == "directed":
+            ranks = range(len(self.ranked) + 1)
+            high = next((rank for rank in ranks if self.tokens(rank) <= budget), None)
+        else:
+            high = self.bisect(budget)
+        if high is None:
             return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.tokens(middle) <= budget:
-                high = middle
-            else:
-                low = middle
         cells = self.cells(high)
         surplus = sum(len(c) for c in cells) - budget
         if surplus < 0:
@@ -180,6 +176,21 @@ class Search:
             self.paint(emitted, [link for v, link in links if v == video])
             for video, emitted in enumerate(cells)
         ]
+
+    def bisect(self, budget: int) -> int | None:
+        """Return a rank that has few enough tokens, next to one that has too many."""
+        low, high = 0, len(self.ranked)
+        if self.tokens(low) <= budget:
+            return low
+        if self.tokens(high) > budget:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.tokens(middle) <= budget:
+                high = middle
+            else:
+                low = middle
+        return high
 
     def open_last(self, rank: int, budget: int) -> tuple[list[list[Cell]], list[tuple[int, Link]]]:
         """Open the cell merged last, and link those of its parts that are most similar to it."""

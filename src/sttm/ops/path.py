@@ -4,7 +4,8 @@ A point of the path is a spatial threshold ``s`` with the temporal threshold ``s
 published settings lie about on such a diagonal). Between two neighbouring cell scores the cut does
 not change, so the path has one stretch per cell: at rank ``r`` the ``r`` most uniform cells are
 merged, and the temporal threshold may go down to ``score[r] - gap``. An exact count is met from
-below: the first stretch that can reach it, and of its links only the most similar.
+below: the first stretch that can reach it, and of its links only the most similar. The counts are
+no staircase: a merged cell may lose more links than it saves cells.
 
 Source: STTM names exact budgets as future work; this is our own.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sttm.ops.links import LinkMemory, Links, find_links
+from sttm.ops.profile import cell_counts, emission_spans, linked_counts
 from sttm.ops.quadtree import Cut, Quadtree, cut, parts_of
 
 # Reduces links to some that form a forest, so that each of them removes exactly one token.
@@ -55,12 +57,17 @@ class BudgetPath:
         trees: the scored pyramids of the videos that share the budget.
         forest: chooses the links that count.
         gap: spatial minus temporal threshold; None: no links between frames.
+        parents: whether the forest gives every cell that has links to the frame before one of
+            them. Then the counts at all ranks are known at once; otherwise points are tried.
     """
 
-    def __init__(self, trees: Sequence[Quadtree], forest: Forest, gap: float | None) -> None:
+    def __init__(
+        self, trees: Sequence[Quadtree], forest: Forest, gap: float | None, *, parents: bool = True
+    ) -> None:
         self._trees = trees
         self._forest = forest
         self._gap = gap
+        self._parents = parents
         self._memories = [LinkMemory(tree) for tree in trees]
         # Equal scores: finer cells first, then by video and place.
         depth = max(tree.num_levels for tree in trees)
@@ -80,6 +87,8 @@ class BudgetPath:
         rank = torch.empty_like(index)
         rank[index] = torch.arange(len(index), device=device)
         self._ranked = self._rank_trees(rank)
+        floors = torch.cat([ordered.double() - (gap or 0.0), ordered.new_full((1,), -1.0)])
+        self._floors = floors.float().clamp(min=-1.0)
 
     def __len__(self) -> int:
         """Cells that can be merged."""
@@ -108,40 +117,59 @@ class BudgetPath:
         cuts = [cut(tree, 1 - rank) for tree in self._ranked]
         if self._gap is None:
             return Point(cuts, self._no_links(), spatial, None)
-        floor = self._scores[rank] - self._gap if rank < len(self) else -1.0
+        floor = float(self._floors[rank])
         links = [
             self._forest(find_links(tree, cells, memory).at_least(floor), cells.num_cells)
             for tree, cells, memory in zip(self._trees, cuts, self._memories, strict=True)
         ]
         return Point(cuts, links, spatial, floor)
 
-    def reach(self, budget: int, first: int = 0) -> Point | None:
-        """Return the point of exactly ``budget`` tokens.
+    def counts(self) -> torch.Tensor:
+        """Return ``(len(self) + 1,)`` int64: the tokens at the end of every stretch."""
+        spans = [
+            emission_spans(tree, [-scores for scores in ranked.scores[1:]], len(self))
+            for tree, ranked in zip(self._trees, self._ranked, strict=True)
+        ]
+        cells = cell_counts(spans, len(self))
+        if self._gap is None:
+            return cells
+        return cells - linked_counts(self._trees, spans, self._memories, self._floors)
 
-        Bisects for a stretch that reaches the budget behind one that does not.
+    def reach(self, budget: int, first: int = 0) -> Point | None:
+        """Return the point of exactly ``budget`` tokens: in the first stretch that can reach it.
 
         Args:
             budget: tokens of all videos together.
             first: the path begins here, unless the cut there has fewer cells than the budget.
-        Returns: None if even the end of the path has more tokens.
+        Returns: None if no stretch has so few tokens.
         """
+        if first and self.at(first).num_cells < budget:
+            first = 0
+        rank = self._look_up(budget, first) if self._parents else self._bisect(budget, first)
+        return None if rank is None else self._trim(self.at(rank), rank, budget)
+
+    def _look_up(self, budget: int, first: int) -> int | None:
+        """Return the first rank, from ``first`` on, with at most ``budget`` tokens."""
+        few = (self.counts()[first:] <= budget).nonzero()
+        return first + int(few[0]) if len(few) else None
+
+    def _bisect(self, budget: int, first: int) -> int | None:
+        """Return a rank with at most ``budget`` tokens that is ``first`` or behind one with more.
+
+        Where counts rise again that need not be the first one.
+        """
+        if self.at(first).num_tokens <= budget:
+            return first
         low, high = first, len(self)
-        point = self.at(low)
-        if point.num_cells < budget:
-            low, point = 0, self.at(0)
-        if point.num_tokens <= budget:
-            return self._trim(point, low, budget)
-        point = self.at(high)
-        if point.num_tokens > budget:
+        if self.at(high).num_tokens > budget:
             return None
         while high - low > 1:
             middle = (low + high) // 2
-            found = self.at(middle)
-            if found.num_tokens <= budget:
-                high, point = middle, found
+            if self.at(middle).num_tokens <= budget:
+                high = middle
             else:
                 low = middle
-        return self._trim(point, high, budget)
+        return high
 
     def _trim(self, point: Point, rank: int, budget: int) -> Point:
         """Use only as many of the point's links as the budget asks for, most similar first."""

@@ -207,7 +207,7 @@ def cut(tree: Quadtree, threshold: float | None) -> Cut:
     if threshold is not None and root > 0:
         level = torch.where(tree.scores[root] >= threshold, root, 0)
         for finer in range(root - 1, -1, -1):
-            level = level[:, _parent_cells(tree.sizes[finer]).to(device)]
+            level = level[:, parent_cells(tree.sizes[finer]).to(device)]
             if finer > 0:
                 stops = (level == 0) & (tree.scores[finer] >= threshold)
                 level = torch.where(stops, finer, level)
@@ -223,7 +223,7 @@ def cut(tree: Quadtree, threshold: float | None) -> Cut:
     )
 
 
-def _parent_cells(size: tuple[int, int]) -> torch.Tensor:
+def parent_cells(size: tuple[int, int]) -> torch.Tensor:
     """Return ``(h*w,)``: the parent's raster index of every cell of a level of this size."""
     height, width = size
     rows, columns = parent_index(height), parent_index(width)
