@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ from sttm.plan import MergePlan
 SEED = 0
 KEYS = ("plan_ms", "apply_ms", "both_ms", "both_cpu_ms", "naive_ms", "naive_cpu_ms")
 METHOD = STTM(spatial_threshold=0.80, temporal_threshold=0.60)
-BUDGET = STTM(keep=0.30)
+BUDGETS = {
+    "plan_keep_30_ms": STTM(keep=0.30),
+    "plan_keep_5_ms": STTM(keep=0.05),
+    "plan_cap_5_ms": STTM(spatial_threshold=0.80, temporal_threshold=0.60, max_tokens=0.05),
+}
 # Frames that share one scene, and the noise that leaves about a quarter of the tokens.
 SCENE_FRAMES = 8
 NOISE = 0.55
@@ -139,7 +144,10 @@ def measure(frames: int, options: argparse.Namespace) -> dict[str, Any]:
         "apply_ms": median_ms(lambda: plan.apply(x), options.repeats, device),
         "both_ms": median_ms(both, options.repeats, device),
         "both_cpu_ms": median_ms(both, options.repeats, device, time.process_time),
-        "plan_keep_ms": median_ms(lambda: BUDGET.plan(x, grid), 1, device),
+        **{
+            name: median_ms(partial(method.plan, x, grid), options.repeats, device)
+            for name, method in BUDGETS.items()
+        },
         "peak_extra_mib": peak_extra_mib(both, device),
         "input_mib": round(x.numel() * x.element_size() / 2**20, 1),
     }
@@ -212,7 +220,7 @@ def main() -> None:
         "environment": {**environment(torch.device(options.device)), "seed": SEED},
         "settings": {
             "method": repr(METHOD),
-            "budget_method": repr(BUDGET),
+            "budgets": {name: repr(method) for name, method in BUDGETS.items()},
             "side": options.side,
             "channels": options.channels,
             "dtype": options.dtype,
