@@ -46,6 +46,16 @@ def test_needle(run: Run, tmp_path: Path) -> None:
 
 
 @needs_nano
+def test_a_refused_run_does_not_spoil_its_folder(run: Run, tmp_path: Path) -> None:
+    given = ("bench", "needle", *SMALL, "--out", tmp_path)
+    refused = run(*given, "--positions", "bogus")
+    assert refused.exit_code == 2
+    assert "bogus" in refused.stderr
+    corrected = run(*given)
+    assert corrected.exit_code == 0, corrected.stderr
+
+
+@needs_nano
 @pytest.mark.slow
 def test_needle_in_two_processes_gives_the_same(run: Run, tmp_path: Path) -> None:
     for processes in (1, 2):
