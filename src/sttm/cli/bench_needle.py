@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sttm.budget import read_keep
 from sttm.cli.loading import Loaded, load_model, load_pair
-from sttm.cli.options import JsonOption, LayerOption, ModelOption, read_keep
+from sttm.cli.options import JsonOption, LayerOption, ModelOption
 from sttm.cli.output import note, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
@@ -89,7 +90,7 @@ def needle(
     from sttm.evaluation.needle import KINDS, NeedlePlan
     from sttm.evaluation.specs import find_reference, make_settings
 
-    settings = make_settings(methods, [read_keep(text) for text in keep])
+    settings = make_settings(methods, [read_keep(text, "--keep") for text in keep])
     against = None if against is None else find_reference(against, settings)
     # Wrong options show before the model is loaded.
     plan = NeedlePlan(

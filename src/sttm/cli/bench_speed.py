@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sttm.cli.options import Dtype, JsonOption, read_keep
+from sttm.budget import read_keep, written_keep
+from sttm.cli.options import Dtype, JsonOption
 from sttm.cli.output import milliseconds, percent, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import progress_bars
@@ -82,7 +83,7 @@ def speed(
 
     plan = SpeedPlan(
         shape=shape,
-        settings=tuple(speed_settings(methods, [read_keep(text) for text in keep])),
+        settings=tuple(speed_settings(methods, [read_keep(text, "--keep") for text in keep])),
         frames=tuple(frames),
         layer=layer,
         repeats=repeats,
@@ -141,7 +142,7 @@ def _header(plan: "SpeedPlan") -> dict[str, Any]:
 def _cells(row: "SpeedRow") -> list[str]:
     return [
         row.method + ("" if row.own_count else " *"),
-        "-" if row.keep is None else f"{row.keep:g}",
+        "-" if row.keep is None else written_keep(row.keep),
         str(row.tokens_out),
         milliseconds(row.merge_s),
         milliseconds(row.ttft_s),
