@@ -1,7 +1,5 @@
 """``sttm bench needle``: right answers about generated scenes, against how much is kept."""
 
-import shlex
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ import typer
 from sttm.budget import read_keep
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.options import JsonOption, LayerOption, ModelOption
-from sttm.cli.output import note, results, say, show_json, show_table
+from sttm.cli.output import command_line, note, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
 from sttm.errors import ConfigError
@@ -168,7 +166,7 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     tell("intervals", 1, 1)
     header = {
         "benchmark": "needle",
-        "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+        "command": command_line(),
         "settings": {
             **identity,
             "frames": list(plan.frames),

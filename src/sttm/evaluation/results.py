@@ -30,7 +30,7 @@ def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> li
     Raises: WriteError: one of them cannot be written.
     """
     files = [folder / name for name in ("results.json", "results.csv", "results.md")]
-    write_json(files[0], {"format": FORMAT, **header, **asdict(report)})
+    write_json(files[0], {"format": FORMAT, **header, **asdict(report)}, compact=True)
     write_text(files[1], _csv([*report.rows, *report.by_kind]))
     write_text(files[2], markdown(report, header))
     files.append(folder / "accuracy.png")

@@ -98,7 +98,7 @@ class Thresholds:
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(map(str, first["loc"])) or "the content"
             raise ConfigError(
-                f"{path}: got {str(first['input'])[:40]!r} as {where} ({first['msg']}), expected "
+                f"{path}: got {first['input']!r:.40} as {where} ({first['msg']}), expected "
                 f"thresholds that `sttm calibrate` wrote, format {FORMAT}. Calibrate again."
             ) from error
 
