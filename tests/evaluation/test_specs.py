@@ -1,3 +1,7 @@
+import json
+from typing import Any
+
+import numpy as np
 import pytest
 
 import sttm
@@ -71,6 +75,14 @@ def test_budgets_that_are_nearly_the_same_are_two() -> None:
     settings = make_settings(["sttm"], [0.1234567, 0.1234568])
     assert [s.keep for s in settings] == [0.1234567, 0.1234568]
     assert len({str(s) for s in settings}) == 2
+
+
+def test_budgets_of_numpy_become_plain() -> None:
+    keeps: list[Any] = [np.float32(0.3), np.int64(5)]
+    settings = make_settings(["random"], keeps)
+    assert json.dumps([s.keep for s in settings]) == "[0.3, 5]"
+    with pytest.raises(sttm.ConfigError, match="twice"):
+        make_settings(["random"], [*keeps, 0.3])
 
 
 def test_all_tokens_as_the_reference_must_be_asked_for() -> None:

@@ -126,7 +126,7 @@ def make_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting
     """
     specs = [parse_spec(text) for text in methods]
     check_labels(specs)
-    check_budgets(keeps)
+    keeps = check_budgets(keeps)
     settings = [ALL_TOKENS] if 1.0 in [k for k in keeps if isinstance(k, float)] else []
     budgets: list[Keep | None] = [k for k in keeps if not (isinstance(k, float) and k == 1.0)]
     for spec in specs:
@@ -170,16 +170,17 @@ def check_labels(specs: Sequence[MethodSpec]) -> None:
         )
 
 
-def check_budgets(keeps: Sequence[Keep]) -> None:
+def check_budgets(keeps: Sequence[Keep]) -> list[Keep]:
     """Refuse what is no budget, and one that comes twice.
 
+    Returns: the budgets as numbers of Python.
     Raises: ConfigError: either of them.
     """
-    for keep in keeps:
-        check_keep(keep)
-    twice = _twice([repr(keep) for keep in keeps])  # the count 1 and the share 1.0 differ
+    plain = [check_keep(keep) for keep in keeps]
+    twice = _twice([repr(keep) for keep in plain])  # the count 1 and the share 1.0 differ
     if twice:
         raise ConfigError(f"keep: got {', '.join(twice)} twice, expected every budget once.")
+    return plain
 
 
 def check_frames(frames: Sequence[int]) -> None:

@@ -196,7 +196,7 @@ def speed_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Settin
     """
     specs = [parse_spec(text) for text in methods]
     check_labels(specs)
-    check_budgets(keeps)
+    keeps = check_budgets(keeps)
     settings = [ALL_TOKENS]
     for text, spec in zip(methods, specs, strict=True):
         if spec.swept or dict(spec.options)["keep"] is not None:
