@@ -1,38 +1,71 @@
 import json
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import sttm
-from sttm.cli.output import show_error, show_table
+from sttm.cli import app
+from sttm.cli.output import command_line, show_error, show_table
 from sttm.errors import VideoError
 
 from .conftest import Run
 
-COMMANDS = ("demo", "ask", "show", "calibrate", "methods", "models")
-BENCHMARKS = ("needle", "speed")
+Words = tuple[str, ...]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(run: Run, command: str) -> None:
-    result = run(command, "--help")
+def find_commands(command: Any, path: Words = ()) -> Iterator[tuple[Words, Any]]:
+    """Walk the application: every command and group, with the words that call it."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from find_commands(inner, (*path, name))
+
+
+ALL = dict(find_commands(typer.main.get_command(app)))
+GROUPS = [path for path, command in ALL.items() if hasattr(command, "commands")]
+COMMANDS = [path for path in ALL if path not in GROUPS]
+
+
+def test_the_application_was_walked() -> None:
+    assert {(), ("bench",), ("eval",)} <= set(GROUPS)
+    assert {("ask",), ("convert",), ("bench", "needle"), ("eval", "run")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(run: Run, path: Words) -> None:
+    result = run(*path, "--help")
     assert result.exit_code == 0
+    assert ALL[path].help
     assert "--json" in result.stdout
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_explains_itself(run: Run, name: str) -> None:
-    result = run("bench", name, "--help")
-    assert result.exit_code == 0
-    assert "--json" in result.stdout
-    assert name in run("bench", "--help").stdout
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: " ".join(path) or "sttm")
+def test_every_group_lists_its_commands(run: Run, path: Words) -> None:
+    shown = run(*path, "--help").stdout
+    assert all(name in shown for name in ALL[path].commands)
 
 
-def test_the_application_lists_its_commands(run: Run) -> None:
-    shown = run("--help").stdout
-    assert all(command in shown for command in (*COMMANDS, "bench"))
+def test_options_are_explained() -> None:
+    silent = [
+        (" ".join(path), option.name)
+        for path, command in ALL.items()
+        for option in command.params
+        if not option.help
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("given", [["bench", "needle", "--out", "a b"], ["--json"]])
+def test_the_command_line_can_be_given_again(
+    monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/sttm", *given])
+    assert shlex.split(command_line()) == ["sttm", *given]
 
 
 def test_version(run: Run) -> None:

@@ -46,6 +46,16 @@ def test_needle(run: Run, tmp_path: Path) -> None:
 
 
 @needs_nano
+def test_a_refused_run_does_not_spoil_its_folder(run: Run, tmp_path: Path) -> None:
+    given = ("bench", "needle", *SMALL, "--out", tmp_path)
+    refused = run(*given, "--positions", "bogus")
+    assert refused.exit_code == 2
+    assert "bogus" in refused.stderr
+    corrected = run(*given)
+    assert corrected.exit_code == 0, corrected.stderr
+
+
+@needs_nano
 @pytest.mark.slow
 def test_needle_in_two_processes_gives_the_same(run: Run, tmp_path: Path) -> None:
     for processes in (1, 2):
@@ -69,6 +79,7 @@ def test_needle_in_two_processes_gives_the_same(run: Run, tmp_path: Path) -> Non
         (("--keep", "0.3", "0.3"), "twice"),
         (("--kinds", "static", "moving"), "kinds"),
         (("--against", "tome"), "Expected one of the compared"),
+        (("--against", "all", "--keep", ".5"), "Add 1 to them: --keep 1"),
         (("--frames", "8", "8"), "frames"),
     ],
 )
@@ -97,7 +108,10 @@ def test_speed(run: Run, tmp_path: Path) -> None:
         (("--shape", "llava-onevision-05b"), "Did you mean 'llava-onevision-0.5b'"),
         (("--methods", "stmt"), "Did you mean 'sttm'"),
         (("--keep", "0"), "keep"),
+        (("--keep", ".5", ".5"), "keep: got 0.5 twice"),
+        (("--frames", "4", "4"), "frames: got 4, 4"),
         (("--layer", "99"), "layer"),
+        (("--device", "bogus"), "expected cpu, cuda"),
         (("--shape", "llava-video-72b", "--frames", "4096"), "GiB that are free"),
     ],
 )

@@ -42,12 +42,17 @@ def test_the_table(run: Run, clip: Path, tmp_path: Path) -> None:
 
 @needs_nano
 def test_no_video_can_be_read(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "text.mp4").write_text("this is no video")
-    out = tmp_path / "thresholds.json"
-    result = run("calibrate", tmp_path / "text.mp4", tmp_path / "none.mp4", "--out", out)
+    text, none, out = tmp_path / "text.mp4", tmp_path / "none.mp4", tmp_path / "thresholds.json"
+    text.write_text("this is no video")
+    result = run("calibrate", text, none, "--out", out)
     assert result.exit_code == 2
     assert "none can be read" in result.stderr
+    assert result.stderr.count(str(text)) == result.stderr.count(str(none)) == 1
     assert not out.exists()
+    alone = run("calibrate", none, "--out", out)
+    assert alone.exit_code == 2
+    assert alone.stderr.count(str(none)) == 1
+    assert "skipped" not in alone.stderr
 
 
 @pytest.mark.parametrize(
@@ -57,12 +62,18 @@ def test_no_video_can_be_read(run: Run, tmp_path: Path) -> None:
         (("--keep", "512"), "a share such as 0.3"),
         (("--keep", "lots"), "a share such as 0.3"),
         (("--out", "nowhere/thresholds.json"), "does not exist"),
+        (("--out", "."), "a folder, expected a file"),
+        (("--diagonal", "-1"), "diagonal"),
+        (("--diagonal", "nan"), "diagonal"),
     ],
 )
-def test_bad_options(run: Run, clip: Path, options: tuple[str, ...], told: str) -> None:
+def test_bad_options_show_before_anything_is_loaded(
+    run: Run, clip: Path, options: tuple[str, ...], told: str
+) -> None:
     result = run("calibrate", clip, *options)
     assert result.exit_code == 2
     assert told in result.stderr
+    assert "nano" not in result.stderr
 
 
 def test_an_empty_folder(run: Run, tmp_path: Path) -> None:

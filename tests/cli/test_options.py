@@ -31,6 +31,19 @@ def test_budgets(text: str, keep: float | int) -> None:
 @pytest.mark.parametrize("text", ["1", "1.0", "100%"])
 def test_all_of_it_is_no_merging(text: str) -> None:
     assert method_of(keep=text) is None
+    assert method_of(method=f"sttm:keep={text}") is None
+
+
+@pytest.mark.parametrize("text", ["0.3", "30%", "512"])
+def test_a_budget_means_the_same_in_a_spec(text: str) -> None:
+    assert method_of(method=f"sttm:keep={text}") == method_of(keep=text)
+    assert method_of(method=f"sttm:max_tokens={text}") == method_of(max_tokens=text)
+
+
+@pytest.mark.parametrize("text", ["0", "lots", "101%", "true"])
+def test_bad_budgets_in_a_spec(text: str) -> None:
+    with pytest.raises(sttm.ConfigError, match="keep: got"):
+        method_of(method=f"sttm:keep={text}")
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "0%", "-3", "1.5", "101%", "nan", "inf", "0.3/0.2"])
@@ -70,6 +83,15 @@ def test_contradictions() -> None:
         method_of("0.3", "0.8/0.6")
     with pytest.raises(sttm.ConfigError, match="--keep and --max-tokens"):
         method_of("0.3", max_tokens="100")
+    for keep in (".5", "1"):
+        with pytest.raises(
+            sttm.ConfigError, match=r"got keep in --method sttm:keep=\.3 and --keep"
+        ):
+            method_of(keep, method="sttm:keep=.3")
+    with pytest.raises(sttm.ConfigError, match=r"got max_tokens in --method .* and --max-tokens"):
+        method_of(max_tokens="9", method="sttm:max_tokens=8")
+    with pytest.raises(sttm.ConfigError, match=r"spatial_threshold in --method .* --thresholds"):
+        method_of(thresholds="0.8/0.6", method="sttm:spatial_threshold=0.7")
     with pytest.raises(sttm.ConfigError, match="--full and --keep"):
         parse_reduction(Wanted("0.3", full=True), model=None)
     with pytest.raises(sttm.ConfigError, match="only sttm has thresholds"):

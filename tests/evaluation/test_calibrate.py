@@ -114,29 +114,64 @@ def test_no_videos(tmp_path: Path) -> None:
         calibrate(FeatureStore(tmp_path), 0.3, diagonal=0.2)
 
 
+MADE = Thresholds(
+    model="nano",
+    layer=0,
+    spatial_threshold=0.85,
+    temporal_threshold=0.65,
+    diagonal=0.2,
+    target=0.3,
+    mean_retention=0.299,
+    videos=(VideoRetention("a.mp4", 8, 512, 153, 0.299),),
+)
+
+
 def test_thresholds_on_disk(tmp_path: Path) -> None:
-    made = Thresholds(
-        model="nano",
-        layer=0,
-        spatial_threshold=0.85,
-        temporal_threshold=0.65,
-        diagonal=0.2,
-        target=0.3,
-        mean_retention=0.299,
-        videos=(VideoRetention("a.mp4", 8, 512, 153, 0.299),),
-    )
     path = tmp_path / "thresholds.json"
-    made.write(path, {"fps": 1.0})
+    MADE.write(path, {"fps": 1.0})
     assert json.loads(path.read_text())["format"] == 1
     read = Thresholds.read(path)
     assert read.method() == sttm.STTM(spatial_threshold=0.85, temporal_threshold=0.65)
     assert (read.model, read.layer) == ("nano", 0)
+    assert read.videos == list(MADE.videos)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "[]", '{"format": 2}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("spatial_threshold", None),
+        ("spatial_threshold", "auto"),
+        ("spatial_threshold", "0.8"),
+        ("temporal_threshold", 7),
+        ("temporal_threshold", float("nan")),
+        ("temporal_threshold", True),
+        ("layer", "x"),
+        ("layer", -1),
+        ("model", 3),
+        ("videos", "none"),
+        ("videos", [{"video": "a.mp4"}]),
+        ("format", "1"),
+    ],
+)
+def test_damaged_thresholds_are_refused(tmp_path: Path, field: str, value: object) -> None:
+    path = tmp_path / "thresholds.json"
+    MADE.write(path, {})
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    told = rf"thresholds\.json: got .* as {field}.*Calibrate again"
+    with pytest.raises(sttm.ConfigError, match=told):
+        Thresholds.read(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "hello", "[]", "null", "true", "7", "NaN", '"0.8"', '{"format": 2}', '{"format": 1}'],
+)
 def test_other_files_are_no_thresholds(tmp_path: Path, text: str) -> None:
     path = tmp_path / "thresholds.json"
     path.write_text(text)
+    with pytest.raises(sttm.ConfigError, match=r"thresholds\.json: got .*Calibrate again"):
+        Thresholds.read(path)
+    path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(sttm.ConfigError, match="Calibrate again"):
         Thresholds.read(path)
     with pytest.raises(sttm.ConfigError, match="cannot be read"):

@@ -79,6 +79,23 @@ def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     assert known(path) == MANY  # a refused file is not held
 
 
+def test_a_file_without_answers_takes_other_settings(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    refused = {**SETTINGS, "positions": "bogus"}
+    # While it is held, nobody else may begin it anew.
+    with (
+        Journal(path, refused, {"commit": "abc"}, AnswerRecord),
+        pytest.raises(ConfigError, match="another run"),
+    ):
+        Journal(path, SETTINGS, {}, AnswerRecord)
+    with Journal(path, SETTINGS, {"commit": "def"}, AnswerRecord) as journal:
+        assert journal.info == {"commit": "def"}
+        journal.add(MANY)
+    stored = read_journal(path, AnswerRecord)
+    assert (stored.settings, stored.info) == (SETTINGS, {"commit": "def"})
+    assert list(stored.answers.values()) == MANY
+
+
 def test_what_is_noted_may_differ(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     write(path, MANY)

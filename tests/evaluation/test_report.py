@@ -99,6 +99,7 @@ def test_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in files)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["rows"][0]["method"] == "all"
+    assert len((tmp_path / "results.json").read_text().splitlines()) == 1
     assert {"rows", "by_kind", "differences", "tasks", "settings", "format"} <= set(found)
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))

@@ -1,3 +1,7 @@
+import json
+from typing import Any
+
+import numpy as np
 import pytest
 
 import sttm
@@ -34,6 +38,12 @@ def test_methods_times_budgets() -> None:
     assert [str(s) for s in settings] == ["sttm 0.5", "sttm 64", "random 0.5", "random 64"]
 
 
+def test_a_budget_in_a_spec_is_written_as_an_option() -> None:
+    settings = make_settings(["a=sttm:keep=1", "b=sttm:keep=30%", "c=sttm:keep=2"], [0.5])
+    assert [s.method for s in settings] == [sttm.STTM(keep=k) for k in (1.0, 0.3, 2)]
+    assert parse_spec("sttm:max_tokens=1").build(None) == sttm.STTM(max_tokens=1.0)
+
+
 def test_one_token_is_not_all_of_them() -> None:
     assert [s.keep for s in make_settings(["random"], [1])] == [1]
     assert make_settings(["random"], [1.0]) == [ALL_TOKENS]
@@ -52,12 +62,33 @@ def test_one_token_is_not_all_of_them() -> None:
         ([""], [0.5], "expected NAME"),
         (["all=sttm"], [0.5], "another word than"),
         (["sttm", "sttm"], [0.5], "twice"),
-        (["sttm"], [0.5, 0.5], "twice"),
+        (["sttm"], [0.5, 0.5], "keep: got 0.5 twice, expected every budget once"),
+        (["sttm:keep=lots"], [0.5], "keep: got 'lots'"),
     ],
 )
 def test_bad_specs(methods: list[str], keeps: list[float], told: str) -> None:
     with pytest.raises(sttm.ConfigError, match=told):
         make_settings(methods, keeps)
+
+
+def test_budgets_that_are_nearly_the_same_are_two() -> None:
+    settings = make_settings(["sttm"], [0.1234567, 0.1234568])
+    assert [s.keep for s in settings] == [0.1234567, 0.1234568]
+    assert len({str(s) for s in settings}) == 2
+
+
+def test_budgets_of_numpy_become_plain() -> None:
+    keeps: list[Any] = [np.float32(0.3), np.int64(5)]
+    settings = make_settings(["random"], keeps)
+    assert json.dumps([s.keep for s in settings]) == "[0.3, 5]"
+    with pytest.raises(sttm.ConfigError, match="twice"):
+        make_settings(["random"], [*keeps, 0.3])
+
+
+def test_all_tokens_as_the_reference_must_be_asked_for() -> None:
+    with pytest.raises(sttm.ConfigError, match="Add 1 to them: --keep 1"):
+        find_reference("all", make_settings(["sttm"], [0.5]))
+    assert find_reference("all", make_settings(["sttm"], [1.0, 0.5])) == "all"
 
 
 def test_a_reference_must_be_there() -> None:

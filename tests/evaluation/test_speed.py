@@ -100,6 +100,11 @@ def test_peak_memory_sees_a_large_tensor() -> None:
         ({"layer": 3}, "layer"),
         ({"repeats": 0}, "repeats"),
         ({"frames": ()}, "frames"),
+        ({"frames": (0,)}, "frames"),
+        ({"frames": (4, 4)}, "frames: got 4, 4, expected different"),
+        ({"device": "bogus"}, "device: got 'bogus', expected cpu, cuda"),
+        ({"device": "meta"}, "device: got 'meta'"),
+        ({"device": "cuda:99"}, "device: got cuda:99, but PyTorch finds"),
     ],
 )
 def test_bad_plans(changes: dict[str, object], told: str) -> None:
@@ -108,6 +113,15 @@ def test_bad_plans(changes: dict[str, object], told: str) -> None:
         SpeedPlan(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_method_twice() -> None:
-    with pytest.raises(sttm.ConfigError, match="twice"):
-        speed_settings(["sttm", "sttm"], [0.5])
+@pytest.mark.parametrize(
+    ("methods", "keeps", "told"),
+    [
+        (["sttm", "sttm"], [0.5], "methods: got sttm twice"),
+        (["a=sttm", "a=sttm:keep=none"], [0.5], "methods: got a twice"),
+        (["sttm", "random"], [0.5, 0.3, 0.5], "keep: got 0.5 twice"),
+        (["sttm"], [0.0], "keep: got 0.0"),
+    ],
+)
+def test_bad_settings(methods: list[str], keeps: list[float], told: str) -> None:
+    with pytest.raises(sttm.ConfigError, match=told):
+        speed_settings(methods, keeps)

@@ -1,7 +1,5 @@
 """``sttm bench needle``: right answers about generated scenes, against how much is kept."""
 
-import shlex
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sttm.budget import read_keep
 from sttm.cli.loading import Loaded, load_model, load_pair
-from sttm.cli.options import JsonOption, LayerOption, ModelOption, read_keep
-from sttm.cli.output import note, results, say, show_json, show_table
+from sttm.cli.options import JsonOption, LayerOption, ModelOption
+from sttm.cli.output import command_line, note, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
 from sttm.errors import ConfigError
@@ -89,7 +88,7 @@ def needle(
     from sttm.evaluation.needle import KINDS, NeedlePlan
     from sttm.evaluation.specs import find_reference, make_settings
 
-    settings = make_settings(methods, [read_keep(text) for text in keep])
+    settings = make_settings(methods, [read_keep(text, "--keep") for text in keep])
     against = None if against is None else find_reference(against, settings)
     # Wrong options show before the model is loaded.
     plan = NeedlePlan(
@@ -167,7 +166,7 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     tell("intervals", 1, 1)
     header = {
         "benchmark": "needle",
-        "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+        "command": command_line(),
         "settings": {
             **identity,
             "frames": list(plan.frames),

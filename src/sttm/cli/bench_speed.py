@@ -1,7 +1,5 @@
 """``sttm bench speed``: time and memory at the shapes of published models."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -9,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sttm.cli.options import Dtype, JsonOption, read_keep
-from sttm.cli.output import milliseconds, percent, results, say, show_json, show_table
+from sttm.budget import read_keep, written_keep
+from sttm.cli.options import Dtype, JsonOption
+from sttm.cli.output import command_line, milliseconds, percent, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import progress_bars
 
@@ -82,7 +81,7 @@ def speed(
 
     plan = SpeedPlan(
         shape=shape,
-        settings=tuple(speed_settings(methods, [read_keep(text) for text in keep])),
+        settings=tuple(speed_settings(methods, [read_keep(text, "--keep") for text in keep])),
         frames=tuple(frames),
         layer=layer,
         repeats=repeats,
@@ -123,7 +122,7 @@ def _header(plan: "SpeedPlan") -> dict[str, Any]:
     return {
         "format": 1,
         "benchmark": "speed",
-        "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+        "command": command_line(),
         "settings": {
             "shape": plan.shape,
             "layer": shape.layer if plan.layer is None else plan.layer,
@@ -141,7 +140,7 @@ def _header(plan: "SpeedPlan") -> dict[str, Any]:
 def _cells(row: "SpeedRow") -> list[str]:
     return [
         row.method + ("" if row.own_count else " *"),
-        "-" if row.keep is None else f"{row.keep:g}",
+        "-" if row.keep is None else written_keep(row.keep),
         str(row.tokens_out),
         milliseconds(row.merge_s),
         milliseconds(row.ttft_s),
@@ -156,6 +155,7 @@ def _cells(row: "SpeedRow") -> list[str]:
 
 def _write(out: Path, header: dict[str, Any], rows: Sequence["SpeedRow"]) -> list[Path]:
     from sttm.evaluation.files import write_json, write_text
+    from sttm.evaluation.results import markdown_table
 
     files = [out / "speed.json", out / "speed.md"]
     write_json(files[0], {**header, "rows": [asdict(row) for row in rows]})
@@ -170,8 +170,7 @@ def _write(out: Path, header: dict[str, Any], rows: Sequence["SpeedRow"]) -> lis
     ]
     for count in dict.fromkeys(row.frames for row in rows):
         some = [_cells(row) for row in rows if row.frames == count]
-        lines = [list(_COLUMNS), ["---"] * len(_COLUMNS), *some]
         parts.append(f"## {count} frames\n")
-        parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        parts.append(markdown_table(_COLUMNS, some))
     write_text(files[1], "\n".join(parts))
     return files

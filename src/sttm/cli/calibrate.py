@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sttm.budget import read_keep
 from sttm.cli.loading import Loaded, load_model
 from sttm.cli.options import (
     FpsOption,
@@ -15,7 +16,6 @@ from sttm.cli.options import (
     LayerOption,
     MaxFramesOption,
     ModelOption,
-    read_keep,
 )
 from sttm.cli.output import note, percent, say, show_json, show_table
 from sttm.cli.progress import Tell, progress_bars
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sttm.evaluation.calibrate import FeatureStore, Recording
     from sttm.evaluation.thresholds import Thresholds
 
+_FILE = "thresholds.json"
 _NEAR = 0.01  # of the share of tokens; a few videos cannot meet it to the last token
 
 
@@ -45,19 +46,21 @@ def calibrate(
     ] = 0.2,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE.json", help="Where to write them.")
-    ] = Path("thresholds.json"),
+    ] = Path(_FILE),
     json: JsonOption = False,
 ) -> None:
     """Find the thresholds that keep a wanted share of the tokens of your videos, on average.
 
     Each video is encoded once. Use what it writes with --thresholds FILE.json.
     """
+    from sttm.evaluation.calibrate import check_aim
     from sttm.video.files import find_videos
 
+    # Wrong options show before any video is encoded.
     target = _target(keep)
+    check_aim(target, diagonal)
+    _check_out(out)
     files = find_videos(videos)
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out: got {out}, whose folder does not exist. Create it first.")
     loaded = load_model(model)
     with progress_bars(quiet=json) as tell:
         found = _calibrate(loaded, files, _Settings(target, layer, fps, max_frames, diagonal), tell)
@@ -85,10 +88,17 @@ class _Settings:
 
 
 def _target(text: str) -> float:
-    share = read_keep(text)
+    share = read_keep(text, "--keep")
     if isinstance(share, int) or not 0 < share <= 1:
         raise ConfigError(f"--keep: got {text!r}, expected a share such as 0.3 or 30%.")
     return share
+
+
+def _check_out(path: Path) -> None:
+    if path.is_dir():
+        raise ConfigError(f"--out: got {path}, a folder, expected a file, e.g. {path / _FILE}.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--out: got {path}, whose folder does not exist. Create it first.")
 
 
 def _calibrate(
@@ -139,6 +149,8 @@ def _record(
         try:
             decoded = decode(path, settings.fps, settings.max_frames, _nothing)
         except VideoError as error:
+            if len(files) == 1:
+                raise
             note(f"skipped: {error}")
             skipped.append(str(error))
             continue
@@ -147,8 +159,8 @@ def _record(
     tell("encode videos", len(files), len(files))
     if not names:
         raise VideoError(
-            f"got {len(files)} videos of which none can be read, expected at least one. "
-            f"The first: {skipped[0]}"
+            f"got {len(files)} videos of which none can be read, expected at least one. The notes "
+            "above say what is wrong with each."
         )
     return names, skipped
 

@@ -1,15 +1,16 @@
 """Options that several commands share, and what they mean."""
 
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sttm.budget import read_keep, written_keep
 from sttm.errors import ConfigError
-from sttm.evaluation.specs import Value, parse_spec
+from sttm.evaluation.specs import MethodSpec, Value, parse_spec
 from sttm.evaluation.thresholds import Thresholds
 from sttm.methods import STTM, Method, get_method
 from sttm.methods.sttm import DEFAULT_SPATIAL, DEFAULT_TEMPORAL
@@ -163,21 +164,22 @@ def parse_reduction(wanted: Wanted, *, model: str | None, layer: int | None = No
     spec = parse_spec(wanted.method or STTM.name)
     if spec.name != STTM.name:
         _refuse_sttm_options(spec.name, wanted)
-    options: dict[str, Value] = dict(spec.options)
     calibrated = None
+    given: dict[str, Value] = {}
     if wanted.thresholds is not None:
         spatial, temporal, calibrated = _read_thresholds(wanted.thresholds)
         if spatial is None and temporal is None:
             return Reduction(None, layer)
-        options |= {"spatial_threshold": spatial, "temporal_threshold": temporal}
+        given |= {"spatial_threshold": spatial, "temporal_threshold": temporal}
     if wanted.max_tokens is not None:
-        options["max_tokens"] = read_keep(wanted.max_tokens, "--max-tokens")
+        given["max_tokens"] = read_keep(wanted.max_tokens, "--max-tokens")
     if wanted.keep is not None:
-        options["keep"] = read_keep(wanted.keep)
-        if options["keep"] == 1 and isinstance(options["keep"], float):
-            return Reduction(None, layer)
-    elif model is None and not options and spec.name == STTM.name:
+        given["keep"] = read_keep(wanted.keep, "--keep")
+    options = _with_spec(given, spec, wanted)
+    if not options and model is None and spec.name == STTM.name:
         options["keep"] = NANO_KEEP
+    if isinstance(options.get("keep"), float) and options["keep"] == 1:
+        return Reduction(None, layer)
     try:
         return Reduction(get_method(spec.name, **options), layer, calibrated)
     except ConfigError as error:
@@ -203,6 +205,19 @@ def _refuse_contradictions(wanted: Wanted) -> None:
             )
 
 
+def _with_spec(given: Mapping[str, Value], spec: MethodSpec, wanted: Wanted) -> dict[str, Value]:
+    """Join the options of the command line with those of ``--method``; none may be in both."""
+    own = dict(spec.options)
+    twice = sorted(given.keys() & own.keys())
+    if twice:
+        others = " and ".join(name for name in wanted.given() if name != "--method")
+        raise ConfigError(
+            f"got {', '.join(twice)} in --method {wanted.method} and {others}, expected one of "
+            "them. Drop the other."
+        )
+    return {**own, **given}
+
+
 def _two_decimals(value: float) -> str:
     """Write at least two decimals, and four where they are needed."""
     return f"{value:.2f}" if round(value, 2) == value else f"{value:.4f}".rstrip("0")
@@ -215,28 +230,6 @@ def _refuse_sttm_options(name: str, wanted: Wanted) -> None:
             f"got {' and '.join(sorted(own))} with --method {name}, expected --keep: only sttm "
             "has thresholds."
         )
-
-
-def read_keep(text: str, option: str = "--keep") -> float | int:
-    """Read a budget: a share such as 0.3 or 30%, or a count such as 512; 1 is the share.
-
-    Args:
-        text: the budget.
-        option: what to call it.
-    Raises: ConfigError: something else; its range is checked where it is used.
-    """
-    stripped = text.strip()
-    try:
-        number = Decimal(stripped.removesuffix("%").strip())
-    except InvalidOperation:
-        number = Decimal("nan")
-    if not number.is_finite():
-        raise ConfigError(
-            f"{option}: got {text!r}, expected a share such as 0.3 or 30%, or a count such as 512."
-        )
-    if stripped.endswith("%"):
-        return float(number / 100)
-    return int(number) if number > 1 and number == number.to_integral_value() else float(number)
 
 
 def _read_thresholds(text: str) -> tuple[float | None, float | None, Thresholds | None]:
@@ -264,12 +257,12 @@ def describe_method(method: Method | None) -> str:
         return "all tokens"
     keep = getattr(method, "keep", None)
     if keep is not None:
-        return f"{method.name}, keep {keep:g}"
+        return f"{method.name}, keep {written_keep(keep)}"
     if not isinstance(method, STTM):
         return method.name
     steps = (method.spatial_threshold, method.temporal_threshold)
     defaults = (DEFAULT_SPATIAL, DEFAULT_TEMPORAL)
     used = [default if step == "auto" else step for step, default in zip(steps, defaults)]
     shown = "/".join(_NO_STEP if step is None else _two_decimals(step) for step in used)
-    cap = "" if method.max_tokens is None else f", at most {method.max_tokens:g}"
+    cap = "" if method.max_tokens is None else f", at most {written_keep(method.max_tokens)}"
     return f"{method.name}, thresholds {shown}{cap}"

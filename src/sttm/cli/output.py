@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +50,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
 def show_json(value: object) -> None:
     """Print one JSON value; dataclasses become objects."""
     typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def command_line() -> str:
+    """Write the command that runs, as it was given, so that a shell reads it back the same."""
+    return shlex.join(["sttm", *sys.argv[1:]])
 
 
 def milliseconds(seconds: float) -> str:

@@ -172,6 +172,17 @@ def method_at(place: float, diagonal: float) -> STTM:
     return STTM(spatial_threshold=spatial, temporal_threshold=temporal)
 
 
+def check_aim(target: float, diagonal: float) -> None:
+    """Refuse what `calibrate` cannot look for.
+
+    Raises: ConfigError: a number out of range.
+    """
+    if not 0.0 < target <= 1.0:
+        raise ConfigError(f"keep: got {target}, expected a share in (0, 1], e.g. 0.3.")
+    if not 0.0 <= diagonal <= 2.0:
+        raise ConfigError(f"diagonal: got {diagonal}, expected 0 to 2; published: 0.2.")
+
+
 def calibrate(
     store: FeatureStore, target: float, *, diagonal: float, progress: Progress | None = None
 ) -> tuple[STTM, float]:
@@ -187,10 +198,7 @@ def calibrate(
     Returns: the method, and the mean retention that it leaves.
     Raises: ConfigError: nothing in the store, or a number out of range.
     """
-    if not 0.0 < target <= 1.0:
-        raise ConfigError(f"keep: got {target}, expected a share in (0, 1], e.g. 0.3.")
-    if not 0.0 <= diagonal <= 2.0:
-        raise ConfigError(f"diagonal: got {diagonal}, expected 0 to 2; published: 0.2.")
+    check_aim(target, diagonal)
     if not len(store):
         raise ConfigError("calibrate: got no video, expected at least one.")
     end = HIGHEST + diagonal

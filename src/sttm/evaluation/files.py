@@ -54,6 +54,7 @@ def write_bytes(path: Path, content: bytes, kept: str = "") -> None:
         raise cannot_write(path, error, kept) from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file; see `write_bytes`."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+    """Write a JSON file, on one line if ``compact``; see `write_bytes`."""
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    write_text(path, json.dumps(value, allow_nan=False, **layout) + "\n")

@@ -80,7 +80,8 @@ class Journal(Generic[R]):
 
     The first line tells the settings, every other one holds an answer. A last line that was cut
     off by a kill is dropped: its question is asked again. Of two lines with one key the later one
-    counts.
+    counts. A file without answers takes the new first line: a run that was refused after it had
+    begun the file leaves nothing that could contradict the next one.
 
     Args:
         path: the file; made if it is not there.
@@ -172,12 +173,13 @@ class Journal(Generic[R]):
         lines = whole.decode("utf-8", errors="replace").splitlines() if whole else []
         if cut:
             self._file.truncate(len(whole) + bool(whole))
-        if not lines:
+        if lines:
+            found = _object(self.path, 1, lines[0])
+            _check_format(self.path, found)
+        if len(lines) < 2:
             self._file.truncate(0)
             self._write(json.dumps(header).encode() + b"\n")
             return
-        found = _object(self.path, 1, lines[0])
-        _check_format(self.path, found)
         self._check(found, header)
         self.info = found.get("info", {})
         self.known = _records(self.path, lines, self._record)

@@ -11,7 +11,7 @@ from sttm.evaluation.journal import AnswerKey, AnswerRecord
 from sttm.evaluation.machine import fingerprint
 from sttm.evaluation.parallel import Worker, work
 from sttm.evaluation.runner import Runner
-from sttm.evaluation.specs import Setting
+from sttm.evaluation.specs import Setting, check_frames
 from sttm.nano.questions import SCENE_TASKS, Question, scene_questions
 from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 
@@ -70,8 +70,7 @@ class NeedlePlan:
         for name, least in (("samples", 1), ("seed", 0), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least {least}.")
-        if not self.frames or min(self.frames) < 1 or len(set(self.frames)) < len(self.frames):
-            raise ConfigError(f"frames: got {self.frames}, expected different numbers from 1 on.")
+        check_frames(self.frames)
 
     def clips(self) -> list[ClipId]:
         """List the clips, the shortest first."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sttm.budget import written_keep
 from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import draw
 from sttm.evaluation.report import Difference, Report, Row
@@ -29,7 +30,7 @@ def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> li
     Raises: WriteError: one of them cannot be written.
     """
     files = [folder / name for name in ("results.json", "results.csv", "results.md")]
-    write_json(files[0], {"format": FORMAT, **header, **asdict(report)})
+    write_json(files[0], {"format": FORMAT, **header, **asdict(report)}, compact=True)
     write_text(files[1], _csv([*report.rows, *report.by_kind]))
     write_text(files[2], markdown(report, header))
     files.append(folder / "accuracy.png")
@@ -62,7 +63,7 @@ def table(
     lines = []
     for method, keep in dict.fromkeys((row.method, row.keep) for row in here):
         own = [row for row in here if (row.method, row.keep) == (method, keep)]
-        line = [method, "-" if keep is None else f"{keep:g}", _number(own[0].retention)]
+        line = [method, "-" if keep is None else written_keep(keep), _number(own[0].retention)]
         line += [_number(row.accuracy) for row in own[:-1]] * per_task
         line.append(_interval(own[-1]))
         if to_all:
@@ -81,7 +82,8 @@ def difference_table(report: Report, frames: int, against: str) -> tuple[Cells, 
     keeps = list(dict.fromkeys(d.keep for d in here))
     methods = list(dict.fromkeys(d.method for d in here))
     found: dict[tuple[str, Keep | None], Difference] = {(d.method, d.keep): d for d in here}
-    columns = [f"less {against}", *("-" if keep is None else f"keep {keep:g}" for keep in keeps)]
+    budgets = ["-" if keep is None else f"keep {written_keep(keep)}" for keep in keeps]
+    columns = [f"less {against}", *budgets]
     lines = [[m, *(_signed(found.get((m, keep))) for keep in keeps)] for m in methods]
     return columns, lines
 

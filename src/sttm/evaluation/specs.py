@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from sttm.budget import check_keep
+from sttm.budget import check_keep, read_keep, written_keep
 from sttm.errors import ConfigError
 from sttm.methods import Method, get_method
 
@@ -13,6 +13,7 @@ ALL = "all"  # label of the run that keeps every token
 Value = bool | int | float | str | None
 Keep = int | float
 
+_BUDGETS = ("keep", "max_tokens")  # options that are written as --keep is
 _WORDS: dict[str, Value] = {"none": None, "true": True, "false": False}
 _LABEL = re.compile(r"[\w.+/ -]+")
 
@@ -76,7 +77,7 @@ class Setting:
         return (
             self.label
             if self.keep is None or self.method is None
-            else f"{self.label} {self.keep:g}"
+            else f"{self.label} {written_keep(self.keep)}"
         )
 
 
@@ -87,14 +88,15 @@ def parse_spec(text: str) -> MethodSpec:
     """Read ``NAME``, ``NAME:option=value,option=value`` or ``LABEL=`` one of these.
 
     Values are numbers, ``true``, ``false``, ``none``, or words. With ``keep=`` among the options
-    the method runs once, at this budget (``keep=none``: at thresholds, say).
+    the method runs once, at this budget (``keep=none``: at thresholds, say). Budgets are written
+    as for ``--keep``, see `sttm.budget.read_keep`: 1 is all tokens.
 
     Raises: ConfigError: a text of another form.
     """
     head, _, tail = text.strip().partition(":")
     label, equals, name = head.rpartition("=")
     options = [part.partition("=") for part in tail.split(",")] if tail else []
-    known = {key.strip(): _read(value.strip()) for key, _, value in options}
+    known = {key.strip(): _read(key.strip(), value.strip()) for key, _, value in options}
     malformed = any(not key.strip() or not sign for key, sign, _ in options)
     if not name.strip() or malformed or len(known) < len(options):
         raise ConfigError(
@@ -123,10 +125,8 @@ def make_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting
     Raises: ConfigError: a bad spec, budget or option, or one that comes twice.
     """
     specs = [parse_spec(text) for text in methods]
-    for keep in keeps:
-        check_keep(keep)
-    _refuse_twice("methods", [spec.label for spec in specs])
-    _refuse_twice("keep", [f"{keep:g}" for keep in keeps])
+    check_labels(specs)
+    keeps = check_budgets(keeps)
     settings = [ALL_TOKENS] if 1.0 in [k for k in keeps if isinstance(k, float)] else []
     budgets: list[Keep | None] = [k for k in keeps if not (isinstance(k, float) and k == 1.0)]
     for spec in specs:
@@ -143,6 +143,11 @@ def find_reference(label: str, settings: Sequence[Setting]) -> str:
     Raises: ConfigError: nothing has it.
     """
     labels = list(dict.fromkeys(setting.label for setting in settings))
+    if label == ALL and ALL not in labels:
+        raise ConfigError(
+            "against: got 'all', but all tokens are not among the budgets. Add 1 to them: --keep 1 "
+            "and the others."
+        )
     if label not in labels:
         close = get_close_matches(label, labels, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -152,18 +157,53 @@ def find_reference(label: str, settings: Sequence[Setting]) -> str:
     return label
 
 
-def _refuse_twice(what: str, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def check_labels(specs: Sequence[MethodSpec]) -> None:
+    """Refuse two methods under one label.
+
+    Raises: ConfigError: a label comes twice.
+    """
+    twice = _twice([spec.label for spec in specs])
     if twice:
         raise ConfigError(
-            f"{what}: got {', '.join(twice)} twice, expected each once. Give specs that differ "
+            f"methods: got {', '.join(twice)} twice, expected each once. Give specs that differ "
             "labels of their own: LABEL=NAME:option=value."
         )
 
 
-def _read(text: str) -> Value:
+def check_budgets(keeps: Sequence[Keep]) -> list[Keep]:
+    """Refuse what is no budget, and one that comes twice.
+
+    Returns: the budgets as numbers of Python.
+    Raises: ConfigError: either of them.
+    """
+    plain = [check_keep(keep) for keep in keeps]
+    twice = _twice([repr(keep) for keep in plain])  # the count 1 and the share 1.0 differ
+    if twice:
+        raise ConfigError(f"keep: got {', '.join(twice)} twice, expected every budget once.")
+    return plain
+
+
+def check_frames(frames: Sequence[int]) -> None:
+    """Refuse lengths of videos that are not different numbers from 1 on.
+
+    Raises: ConfigError: they are not.
+    """
+    if not frames or min(frames) < 1 or len(set(frames)) < len(frames):
+        raise ConfigError(
+            f"frames: got {', '.join(map(str, frames)) or 'none'}, expected different numbers from "
+            "1 on."
+        )
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _read(key: str, text: str) -> Value:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
+    if key in _BUDGETS:
+        return read_keep(text, key)
     for kind in (int, float):
         try:
             return kind(text)

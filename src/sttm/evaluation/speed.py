@@ -18,7 +18,17 @@ from sttm.budget import token_budget
 from sttm.errors import ConfigError
 from sttm.evaluation.memory import check_memory, peak_memory
 from sttm.evaluation.shapes import Shape, build, find_shape, prompt
-from sttm.evaluation.specs import ALL, ALL_TOKENS, Keep, Setting, make_settings, parse_spec
+from sttm.evaluation.specs import (
+    ALL,
+    ALL_TOKENS,
+    Keep,
+    Setting,
+    check_budgets,
+    check_frames,
+    check_labels,
+    make_settings,
+    parse_spec,
+)
 from sttm.grid import VideoGrid
 from sttm.methods import Method
 from sttm.methods.base import DecodePruning, Evidence, needs_of
@@ -159,12 +169,22 @@ class SpeedPlan:
         shape = find_shape(self.shape)
         if self.repeats < 1:
             raise ConfigError(f"repeats: got {self.repeats}, expected at least 1.")
-        if not self.frames or min(self.frames) < 1:
-            raise ConfigError(f"frames: got {self.frames}, expected numbers from 1 on.")
+        check_frames(self.frames)
         if self.layer is not None and not 0 <= self.layer < shape.layers:
             raise ConfigError(f"layer: got {self.layer}, expected 0 to {shape.layers - 1}.")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError("device: got cuda, but PyTorch finds no GPU. Use --device cpu.")
+        _check_device(self.device)
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # PyTorch's own for a name that it does not know
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: got {name!r}, expected cpu, cuda, or one GPU such as cuda:1.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"device: got {name}, but PyTorch finds {found} GPUs. Use --device cpu.")
 
 
 def speed_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting]:
@@ -174,18 +194,17 @@ def speed_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Settin
 
     Raises: ConfigError: see `make_settings`.
     """
+    specs = [parse_spec(text) for text in methods]
+    check_labels(specs)
+    keeps = check_budgets(keeps)
     settings = [ALL_TOKENS]
-    for text in methods:
-        spec = parse_spec(text)
+    for text, spec in zip(methods, specs, strict=True):
         if spec.swept or dict(spec.options)["keep"] is not None:
             swept = [s for s in make_settings([text], keeps) if s.method is not None]
         else:
             budgets = [keep for keep in keeps if keep != 1.0 or isinstance(keep, int)]
             swept = [Setting(spec.label, keep, spec.build(None), spec.text) for keep in budgets]
         settings += swept
-    keys = [setting.key for setting in settings]
-    if len(set(keys)) < len(keys):
-        raise ConfigError("methods: got one twice, expected each once. Give them labels: A=NAME.")
     return settings
 
 

@@ -1,16 +1,21 @@
 """Thresholds on disk: what a calibration found, and for which model."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sttm.errors import ConfigError
 from sttm.evaluation.files import write_json
 from sttm.methods import STTM
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
+
+Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,10 @@ class VideoRetention:
     """
 
     video: str
-    frames: int
-    tokens_in: int
-    tokens_out: int
-    retention: float
+    frames: Count
+    tokens_in: Count
+    tokens_out: Count
+    retention: Share
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,12 @@ class Thresholds:
     """
 
     model: str
-    layer: int
-    spatial_threshold: float
-    temporal_threshold: float
+    layer: Count
+    spatial_threshold: Cosine
+    temporal_threshold: Cosine
     diagonal: float
-    target: float
-    mean_retention: float
+    target: Share
+    mean_retention: Share
     videos: Sequence[VideoRetention]
     skipped: Sequence[str] = ()
 
@@ -80,18 +85,27 @@ class Thresholds:
         Raises: ConfigError: no such file, or another content.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except OSError as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error.strerror}), expected thresholds that "
                 "`sttm calibrate` wrote."
             ) from error
-        except ValueError:
-            found = None
-        names = {field.name for field in fields(cls)}
-        if not isinstance(found, dict) or found.get("format") != FORMAT or not names <= set(found):
+        try:
+            _Header.model_validate_json(content)
+            return TypeAdapter(cls).validate_json(content, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the content"
             raise ConfigError(
-                f"{path}: got another content, expected thresholds that `sttm calibrate` wrote, "
-                f"format {FORMAT}. Calibrate again."
-            )
-        return cls(**{name: found[name] for name in names})
+                f"{path}: got {first['input']!r:.40} as {where} ({first['msg']}), expected "
+                f"thresholds that `sttm calibrate` wrote, format {FORMAT}. Calibrate again."
+            ) from error
+
+
+class _Header(BaseModel):
+    """What tells the file from others."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal[1]

@@ -1,0 +1,163 @@
+"""What docs/benchmarks.md says was measured is what is in benchmarks/results."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import sttm
+from sttm.evaluation.needle import KINDS, TASKS, ClipId
+from sttm.evaluation.results import markdown_table
+from sttm.methods import list_methods
+from sttm.methods.base import Evidence
+from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load
+from sttm.nano.scenes import FIRST_SEED
+from tests.cli.marks import needs_nano
+
+ROOT = Path(__file__).parents[2]
+PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "results" / "needle"
+BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
+BELOW = " ↓"
+
+needs_files = pytest.mark.skipif(
+    not (PAGE.is_file() and RESULTS.is_dir()), reason="documentation or results are not here"
+)
+
+
+@cache
+def results() -> Any:
+    return json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
+
+
+def accuracy(method: str, keep: float, *, kind: str = "all", pan: bool = True) -> float:
+    rows = {
+        row["task"]: row["accuracy"]
+        for row in (*results()["rows"], *results()["by_kind"])
+        if (row["kind"], row["method"], row["keep"]) == (kind, method, keep)
+    }
+    if pan:
+        return float(rows["all"])
+    tasks = [task for task in TASKS if task != "pan"]
+    return float(sum(rows[task] for task in tasks) / len(tasks))
+
+
+def to_sttm(method: str, keep: float) -> Any:
+    """The paired difference of the means."""
+    (found,) = [
+        d
+        for d in results()["differences"]
+        if (d["method"], d["keep"], d["against"], d["task"]) == (method, keep, "sttm", "all")
+    ]
+    return found
+
+
+def others() -> list[str]:
+    """All methods but STTM; the one that keeps most at the smallest budgets first."""
+    names = {row["method"] for row in results()["rows"]} - {"all", "sttm"}
+    return sorted(names, key=lambda name: [-accuracy(name, keep) for keep in (0.1, 0.05)])
+
+
+def is_below(method: str, keep: float) -> bool:
+    return method != "sttm" and bool(to_sttm(method, keep)["ci_high"] < 0)
+
+
+def cell(method: str, keep: float) -> str:
+    means = accuracy(method, keep), accuracy(method, keep, pan=False)
+    below = BELOW if is_below(method, keep) else ""
+    return f"{100 * means[0]:.1f}{below} ({100 * means[1]:.1f})"
+
+
+def means() -> str:
+    heads = ["method", *(f"{100 * keep:.0f} %" for keep in BUDGETS)]
+    lines = [
+        [f"[{name}](methods/{name}.md)", *(cell(name, keep) for keep in BUDGETS)]
+        for name in ("sttm", *others())
+    ]
+    return markdown_table(heads, lines)
+
+
+def level() -> str:
+    """At how many of the budgets, from the largest on, a method is level with STTM."""
+    rank: dict[int, list[str]] = {}
+    for name in sorted(others()):
+        below = [is_below(name, keep) for keep in BUDGETS]
+        assert below == sorted(below), f"{name} is level again at a smaller budget"
+        rank.setdefault(below.count(False), []).append(f"`{name}`")
+    words = ["nowhere", *(f"down to {100 * keep:.0f} %" for keep in BUDGETS)]
+    lines = [[words[count], ", ".join(names)] for count, names in sorted(rank.items())[::-1]]
+    return markdown_table(["level with STTM", "methods"], lines)
+
+
+def kinds() -> str:
+    lines = []
+    for kind in KINDS:
+        values = [accuracy("all", 1.0, kind=kind)]
+        values += [accuracy("sttm", keep, kind=kind) for keep in BUDGETS]
+        lines.append([kind, *(f"{100 * value:.1f}" for value in values)])
+    return markdown_table(["scenes", "all", *(f"{100 * keep:.0f} %" for keep in BUDGETS)], lines)
+
+
+@needs_files
+@pytest.mark.parametrize("table", [means, level, kinds])
+def test_the_tables_are_those_of_the_results(table: Any) -> None:
+    assert table() in PAGE.read_text(encoding="utf-8")
+
+
+@needs_files
+def test_the_words_are_those_of_the_results() -> None:
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    machine = results()["machine"]
+    assert machine["commit"][:7] in text
+    assert f"torch {machine['torch']}, transformers {machine['transformers']}" in text
+    assert results()["command"] in text.replace(" \\ ", " ")
+    first = next(row for row in results()["rows"] if row["task"] == "all")
+    assert f"{first['clips']} scenes of {first['frames']} frames" in text
+    assert f"{first['n']} questions" in text
+    whole = accuracy("all", 1.0), accuracy("all", 1.0, pan=False)
+    assert "all tokens {:.1f} ({:.1f})".format(*(100 * value for value in whole)) in text
+    pan = next(row for row in results()["rows"] if row["task"] == "pan")
+    assert f"{pan['n']} questions, and nano is weak at it ({100 * pan['accuracy']:.0f} %" in text
+    # "Nobody is above STTM".
+    assert all(to_sttm(name, keep)["ci_low"] <= 0 for name in others() for keep in BUDGETS)
+    assert {*others(), "sttm"} == {info.name for info in list_methods()} - {"identity"}
+    assert len(others()) == 15
+    # "dycoke is dycoke1 here".
+    apart = [accuracy("dycoke1", keep) - accuracy("dycoke", keep) for keep in BUDGETS]
+    assert apart[:4] == [0, 0, 0, 0]
+    assert round(100 * apart[4], 1) == 0.1
+
+
+class Recorder:
+    """Keeps what a method is given."""
+
+    name: ClassVar[str] = "recorder"
+    query_aware: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, sttm.VideoGrid]] = []
+
+    def plan(self, x: torch.Tensor, grid: sttm.VideoGrid) -> sttm.MergePlan:
+        self.seen.append((x, grid))
+        return sttm.MergePlan.identity(grid.num_tokens)
+
+
+@needs_nano
+@pytest.mark.slow
+def test_on_nano_a_budget_is_the_temporal_step() -> None:
+    """37 of 40 plans are those of FrameFusion's merging."""
+    recorder = Recorder()
+    chat = sttm.VideoChat(*load(), recorder, layer=NANO_LAYER, positions=NANO_POSITIONS)
+    for i in range(8):
+        clip, _ = ClipId(32, KINDS[i % len(KINDS)], FIRST_SEED + i).questions()
+        chat.watch(clip.frames, fps=clip.fps, max_frames=32)
+    same = 0
+    for x, grid in recorder.seen:
+        evidence = Evidence(prompt_attention=torch.ones(grid.num_tokens))
+        for keep in BUDGETS:
+            ours = sttm.STTM(keep=keep).plan(x, grid)
+            theirs: Any = sttm.get_method("framefusion", keep=keep)
+            same += torch.equal(ours.group, theirs.plan(x, grid, evidence).group)
+    assert (same, len(recorder.seen) * len(BUDGETS)) == (37, 40)
