@@ -267,12 +267,37 @@ def test_custom_lines(tmp_path: Path) -> None:
     found = validate(get_task("custom"), file)
     assert [(p.where, p.kind) for p in found.problems] == [
         ("mine.jsonl, row 1", "answer"),
-        ("mine.jsonl, row 2", "answer"),
+        ("mine.jsonl, row 2", "row"),
         ("mine.jsonl, row 3", "answer"),
         ("mine.jsonl, row 4", "row"),
         ("mine.jsonl, row 5", "row"),
     ]
     assert found.questions == 1
+
+
+WRONG_LINES: dict[str, tuple[dict[str, Any], str]] = {
+    "no options": ({"options": []}, "got no options in 'options', expected two or more, or no"),
+    "misspelt": ({"option": ["x", "y"]}, "unknown field 'option'. Did you mean 'options'?"),
+    "capital": ({"Options": ["x", "y"]}, "unknown field 'Options'. Did you mean 'options'?"),
+    "unknown": ({"choices": ["x", "y"]}, "unknown field 'choices'. Known: answer, groups"),
+    "one text": ({"options": "x, y"}, "expected a list of texts"),
+    "equal": ({"options": ["1", "1 ", "2"]}, "got the option '1' twice, expected different ones"),
+    "a letter and a text": (
+        {"options": ["B", "A", "C"], "answer": "A"},
+        "got the answer 'A', a letter and a text, expected '(A)' for 'B' or '(B)' for 'A'",
+    ),
+    "neither": ({"options": ["x", "y"], "answer": "(C)"}, "expected a letter of AB, or the text"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_a_custom_line_that_could_be_misread(tmp_path: Path, name: str) -> None:
+    fields, told = WRONG_LINES[name]
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"video": "a.mp4", "question": "Q?", "answer": "B", **fields}))
+    found = validate(get_task("custom"), file, videos=False)
+    assert found.questions == 0
+    assert told in found.problems[0].text
 
 
 def test_a_made_task_is_always_sound() -> None:
