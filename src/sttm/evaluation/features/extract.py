@@ -157,7 +157,7 @@ class Extractor:
         """Encode a video; return its file of features."""
         observed = attach(self.chat.model, _Observer()) if self.plan.attention else nullcontext()
         with observed:
-            frames, _ = record(self.chat, video)
+            frames = record(self.chat, video)
         return to_bytes(frames)
 
 
