@@ -108,7 +108,10 @@ def test_the_processor_is_left_alone() -> None:
     assert chat.processor is tiny.processor
 
 
-@pytest.mark.parametrize("content", [b"", b"12345678", b"\x00" * 50, b"\xff" * 50])
+DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678", b"\x00" * 50, b"\xff" * 50, DEEP])
 def test_other_files_are_refused(content: bytes) -> None:
     with pytest.raises(VideoError, match="holds no features"):
         from_bytes(content, "clip.safetensors")
