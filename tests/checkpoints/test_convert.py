@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sttm import checkpoints
 from sttm.checkpoints import writing
+from sttm.checkpoints.mapping import Move
 from sttm.checkpoints.shards import read_headers
 from sttm.checkpoints.writing import compare, plan_shards
 from sttm.errors import ConfigError
@@ -45,6 +46,17 @@ def test_shards_keep_to_their_size(original: Original) -> None:
     assert tuple(move for shard in shards for move in shard.moves) == moves
     assert all(shard.nbytes <= SMALL or len(shard.moves) == 1 for shard in shards)
     assert [shard.name for shard in plan_shards(moves, 10**9)] == ["model.safetensors"]
+
+
+def test_a_large_tensor_has_a_shard_of_its_own() -> None:
+    sizes = {"a": 3, "b": 3, "large": 9, "c": 3, "d": 4}
+    moves = [Move(name, (n,), torch.uint8, None, None, n) for name, n in sizes.items()]
+    shards = plan_shards(moves, 8)
+    assert [shard.name for shard in shards] == [
+        f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3)
+    ]
+    assert sorted(shard.nbytes for shard in shards) == [6, 7, 9]
+    assert sorted(move.target for shard in shards for move in shard.moves) == sorted(sizes)
 
 
 def test_a_converted_folder_is_complete(converted: Path) -> None:

@@ -8,6 +8,8 @@ from typer.testing import CliRunner, Result
 from sttm.cli.eval_tasks import tasks, validate
 from sttm.evaluation.tasks import list_tasks
 
+from ..evaluation.tasks import published
+
 app = typer.Typer()
 app.command()(tasks)
 app.command()(validate)
@@ -67,6 +69,17 @@ def test_a_wrong_folder_tells_how_to_get_the_files(tmp_path: Path) -> None:
     assert "files missing or unreadable: 7" in result.stdout
     command = f"hf download MLVU/MVLU --repo-type dataset --local-dir {tmp_path}/mlvu"
     assert command in result.stdout
+
+
+def test_a_part_of_a_benchmark_is_sound(tmp_path: Path) -> None:
+    published.vnbench(tmp_path)
+    result = _run("validate", "vnbench", "--data-root", tmp_path)
+    assert result.exit_code == 0
+    assert "other numbers than published: 2\n  8 questions, the published are 5400" in result.stdout
+    assert "hf download" not in result.stdout
+    assert "nothing is wrong" in result.stdout
+    found = json.loads(_run("validate", "vnbench", "--data-root", tmp_path, "--json").stdout)
+    assert (found["ok"], len(found["differences"]), found["problems"]) == (True, 2, [])
 
 
 def test_a_made_task_needs_no_folder() -> None:

@@ -98,6 +98,41 @@ def test_videos_of_a_task(run: Run, clip: Path, tmp_path: Path) -> None:
     assert len(json.loads(result.stdout)["new"]) == 1
 
 
+@needs_nano
+def test_bad_rows_of_a_task(run: Run, clip: Path, tmp_path: Path) -> None:
+    good = {"video": clip.name, "question": "Digit?", "options": ["1", "2"], "answer": "A"}
+    rows = [{**good, "answer": "x"}, {**good, "option": []}, good, {**good, "video": "no.mp4"}]
+    data = clip.parent / "bad rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("extract", "--task", "custom", "--data-root", data, "--max-frames", 2, "--out")
+    stopped = run(*command, tmp_path / "stop", "--on-error", "stop")
+    assert stopped.exit_code == 2
+    assert "row 1: got the answer 'x'" in " ".join(stopped.stderr.split())
+    result = run(*command, tmp_path / "skip", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (len(found["new"]), found["left_out"]) == (1, {"answer": 1, "row": 1})
+    assert [failure["video_id"] for failure in found["skipped"]] == ["no"]
+    assert "left out: bad rows.jsonl, row 2" in result.stderr
+    again = run(*command, tmp_path / "skip")
+    assert "1 rows of the data set left out: answer" in again.stderr
+    data.write_text("\n")
+    empty = run(*command, tmp_path / "empty")
+    assert empty.exit_code == 2
+    assert "got no questions at all" in " ".join(empty.stderr.split())
+
+
+@needs_nano
+def test_one_file_with_several_names(
+    run: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    names = (clip.name, f"../{clip.parent.name}/{clip.name}", clip)
+    result = run("extract", *names, "--max-frames", 2, "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["new"]) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

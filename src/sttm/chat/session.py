@@ -19,7 +19,7 @@ from sttm.chat.records import Answer, Encoded, Source, Timings
 from sttm.chat.store import load_video, save_video
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
-from sttm.models import EncodedVideo, Positions, adapter_for
+from sttm.models import Positions, adapter_for
 from sttm.video import Sampling, Video, read_video
 
 Frames = np.ndarray[Any, Any]
@@ -114,28 +114,74 @@ class VideoChat:
         inputs = model_inputs(self.model, tensors)
         processed = time.perf_counter()
         tell("encode", 0, 1)
-        with self.attached(self.layer, self.positions):
-            features, videos = self._encode(inputs)
-        finished = self._now()
+        features = self.run_encoder(inputs)
+        timings = Timings(decoded - start, processed - decoded, self._now() - processed)
         tell("encode", 1, 1)
+        return self.assemble(read, prefix, inputs, features, timings)
+
+    def open(
+        self, video: Video, context: str = "", *, processor: Any = None
+    ) -> tuple[Prefix, dict[str, torch.Tensor]]:
+        """Process a video and find what all prompts about it share: a first step of :meth:`encode`.
+
+        Models whose configuration has ``add_time_instruction`` are told when the frames are, in
+        front of ``context``.
+
+        Args:
+            video: its sampled frames.
+            context: see :meth:`watch`.
+            processor: in place of the chat's own.
+        Returns: see ``open_prompt``.
+        """
+        if getattr(self.model.config, "add_time_instruction", False):
+            context = time_instruction(video) + context
+        return open_prompt(processor or self.processor, video, self.system, context)
+
+    @torch.no_grad()
+    def run_encoder(self, inputs: dict[str, torch.Tensor]) -> Any:
+        """Run the vision tower on the model's arguments: a second step of :meth:`encode`.
+
+        Args:
+            inputs: the model's arguments; the pixels are taken out.
+        Returns: what the model's encoder gives, and in ``sttm_videos`` the videos' grids.
+        """
+        with self.attached(self.layer, self.positions):
+            encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
+            names = inspect.signature(encode).parameters
+            arguments = {name: value for name, value in inputs.items() if name in names}
+            features = encode(**arguments, return_dict=True)
+        inputs.pop(self.adapter.pixels)
+        if getattr(features, "sttm_videos", None) is None:
+            # As an attachment does it, so that a chat that reduces can prefill them too.
+            features.sttm_videos = self.adapter.encoded(arguments, features)
+        return features
+
+    def assemble(
+        self,
+        video: Video,
+        prefix: Prefix,
+        inputs: dict[str, torch.Tensor],
+        features: Any,
+        timings: Timings,
+    ) -> Encoded:
+        """Put together what :meth:`open` and :meth:`run_encoder` gave: the last step.
+
+        Args:
+            video: the frames.
+            prefix: of the prompt.
+            inputs: the model's arguments, without pixels.
+            features: with ``sttm_videos``.
+            timings: where the time went.
+        """
+        spans = self.adapter.spans(inputs["input_ids"].cpu(), features.sttm_videos, inputs)
         return Encoded(
             prefix,
             inputs,
             features,
-            tokens=self._count(inputs, videos),
-            source=Source(read.path, read.duration, read.timestamps),
-            timings=Timings(decoded - start, processed - decoded, finished - processed),
+            tokens=sum(len(span.index) for row in spans for span in row),
+            source=Source(video.path, video.duration, video.timestamps),
+            timings=timings,
         )
-
-    def open(self, video: Video, context: str = "") -> tuple[Prefix, dict[str, torch.Tensor]]:
-        """Process a video and find what all prompts about it share; see ``open_prompt``.
-
-        Models whose configuration has ``add_time_instruction`` are told when the frames are, in
-        front of ``context``.
-        """
-        if getattr(self.model.config, "add_time_instruction", False):
-            context = time_instruction(video) + context
-        return open_prompt(self.processor, video, self.system, context)
 
     def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "WatchedVideo":
         """Reduce and prefill a video that :meth:`encode` gave: the other part of :meth:`watch`."""
@@ -185,25 +231,6 @@ class VideoChat:
         if isinstance(video, np.ndarray):
             return _from_array(video, Sampling(**sampling))
         return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
-
-    @torch.no_grad()
-    def _encode(self, inputs: dict[str, torch.Tensor]) -> tuple[Any, list[EncodedVideo]]:
-        """Run the vision tower; takes the pixels out of ``inputs``."""
-        encode = getattr(self.adapter.base, self.adapter.encoder)
-        names = inspect.signature(encode).parameters
-        arguments = {name: value for name, value in inputs.items() if name in names}
-        features = encode(**arguments, return_dict=True)
-        inputs.pop(self.adapter.pixels)
-        videos = getattr(features, "sttm_videos", None)
-        if videos is None:
-            # As an attachment does it, so that a chat that reduces can prefill them too.
-            videos = features.sttm_videos = self.adapter.encoded(arguments, features)
-        return features, videos
-
-    def _count(self, inputs: Mapping[str, torch.Tensor], videos: list[EncodedVideo]) -> int:
-        """Count the video tokens of a prompt."""
-        spans = self.adapter.spans(inputs["input_ids"].cpu(), videos, inputs)
-        return sum(len(span.index) for row in spans for span in row)
 
     @torch.no_grad()
     def _prefill(self, inputs: Mapping[str, torch.Tensor], features: Any) -> tuple[Any, int]:

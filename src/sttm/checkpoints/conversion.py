@@ -1,7 +1,6 @@
 """A conversion before anything is written: what becomes of what, and what it takes."""
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import torch
@@ -13,12 +12,13 @@ from sttm.checkpoints.source import Source, open_source
 from sttm.checkpoints.tower import Tower, find_tower
 from sttm.checkpoints.words import Words, read_words
 from sttm.errors import ConfigError
+from sttm.models.pooled import pooled_side
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NEWLINE = "no_token"  # as the published runs with merging had it
 SHARD_BYTES = 2_000_000_000
 _BASE_MEMORY = 1_000_000_000  # Python, torch, transformers
-_EMBEDDING = "model.embed_tokens.weight"
+_STORED_EMBEDDING = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Conversion:
 
     def needs(self) -> "Needs":
         """Say what the model takes to run."""
-        text, vision = self.config.text_config, self.config.vision_config
-        side = ceil(vision.image_size // vision.patch_size / 2)
+        text, side = self.config.text_config, pooled_side(self.config.vision_config)
         heads = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
         values = 2 * text.num_hidden_layers * heads
         return Needs(
@@ -113,5 +112,5 @@ def plan_conversion(
 
 
 def _own_dtype(source: Source) -> torch.dtype:
-    stored = source.tensors.get(_EMBEDDING)
+    stored = source.tensors.get(_STORED_EMBEDDING)
     return torch.bfloat16 if stored is None else stored.dtype

@@ -1,7 +1,6 @@
 """LLaVA-Video in transformers: its LLaVA-OneVision classes, with newlines where LLaVA has them."""
 
-from math import ceil
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import (
@@ -14,6 +13,7 @@ from transformers import (
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.models.newlines import NEWLINES, newline_marks
+from sttm.models.pooled import pooled_side
 
 NEWLINE_KEY = "mm_newline_position"
 PLAIN = "one_token"  # what transformers' own classes do
@@ -67,8 +67,7 @@ class LlavaVideoModel(LlavaOnevisionModel):  # type: ignore[misc]  # transformer
             frames: per video.
         Returns: ``(videos, n, C)``.
         """
-        vision = self.config.vision_config
-        side = ceil(vision.image_size // vision.patch_size / 2)
+        side = pooled_side(self.config.vision_config)
         marks = newline_marks(self.newline, VideoGrid(frames, side, side)).to(features.device)
         newline: torch.Tensor = self.image_newline.to(features.device, features.dtype)
         placed = newline.expand(len(features), len(marks), -1).clone()
@@ -91,9 +90,13 @@ class LlavaVideoForConditionalGeneration(
 
 
 class LlavaVideoProcessor(LlavaOnevisionProcessor):  # type: ignore[misc]
-    """LLaVA-OneVision's processor, which counts the newline tokens of ``newline``."""
+    """LLaVA-OneVision's processor, which counts the newline tokens that a model places."""
 
-    newline = PLAIN
+    def of(self, config: Any) -> Self:
+        """Count as the model of a configuration does; needed before any video is processed."""
+        self._newline: str = getattr(config, NEWLINE_KEY)
+        self._side = pooled_side(config.vision_config)
+        return self
 
     def replace_video_token(
         self, video_inputs: dict[str, Any], video_idx: int, **kwargs: Any
@@ -113,5 +116,4 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):  # type: ignore[misc]
 
     def _count(self, frames: int) -> int:
         """Count the tokens of a video, newlines included."""
-        side = -(-round(self.num_image_tokens**0.5) // 2)
-        return len(newline_marks(self.newline, VideoGrid(frames, side, side)))
+        return len(newline_marks(self._newline, VideoGrid(frames, self._side, self._side)))

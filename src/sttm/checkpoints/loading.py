@@ -100,10 +100,9 @@ def _from_transformers(name: str, newline: str, dtype: str, where: Placement) ->
         processor = AutoProcessor.from_pretrained(name)
         kind = AutoModelForImageTextToText
         return kind.from_pretrained(name, dtype=dtype, **where.arguments), processor
-    processor = LlavaVideoProcessor.from_pretrained(name)
-    processor.newline = newline
     config = LlavaOnevisionConfig.from_pretrained(name)
     setattr(config, NEWLINE_KEY, newline)
+    processor = LlavaVideoProcessor.from_pretrained(name).of(config)
     model = LlavaVideoForConditionalGeneration.from_pretrained(
         name, config=config, dtype=dtype, **where.arguments
     )
@@ -123,5 +122,4 @@ def _from_conversion(conversion: Conversion, where: Placement) -> tuple[Any, Any
         )
     model.generation_config = build_generation_config(conversion.words)
     processor = build_processor(conversion.words, conversion.config, LlavaVideoProcessor)
-    processor.newline = conversion.config.mm_newline_position
-    return model, processor
+    return model, processor.of(conversion.config)

@@ -17,8 +17,8 @@ from sttm.errors import ConfigError
 Shape = tuple[int, ...]
 NEWLINE = "model.image_newline"
 HEAD = "lm_head.weight"
-_EMBEDDING = "model.language_model.embed_tokens.weight"
-_PER_VOCABULARY = (_EMBEDDING, HEAD)
+EMBEDDING = "model.language_model.embed_tokens.weight"
+_PER_VOCABULARY = (EMBEDDING, HEAD)
 _TOWER = "model.vision_tower."
 # What names begin with here, and there; the first that fits counts.
 _PREFIXES = (

@@ -5,9 +5,11 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import LlavaOnevisionProcessor
@@ -89,21 +91,17 @@ def convert(
 
 
 def plan_shards(moves: Sequence[Move], most: int) -> list[Shard]:
-    """Deal tensors to files in order, at least one to each."""
-    parts: list[list[Move]] = [[]]
-    size = 0
-    for move in moves:
-        if parts[-1] and size + move.nbytes > most:
-            parts.append([])
-            size = 0
-        parts[-1].append(move)
-        size += move.nbytes
-    if len(parts) == 1:
-        return [Shard("model.safetensors", tuple(parts[0]))]
-    total = len(parts)
+    """Deal tensors to files as transformers does; one that is larger than ``most`` has its own."""
+    by_name = {move.target: move for move in moves}
+    split = split_state_dict_into_shards_factory(
+        by_name,
+        get_storage_size=attrgetter("nbytes"),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=most,
+    )
     return [
-        Shard(f"model-{number:05}-of-{total:05}.safetensors", tuple(part))
-        for number, part in enumerate(parts, 1)
+        Shard(file, tuple(by_name[name] for name in names))
+        for file, names in split.filename_to_tensors.items()
     ]
 
 

@@ -1,5 +1,6 @@
 """``sttm eval tasks`` and ``sttm eval validate``: which benchmarks there are, and their files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,6 @@ from sttm.cli.options import JsonOption
 from sttm.cli.output import note, say, show_json, show_table
 
 if TYPE_CHECKING:
-    from sttm.evaluation.tasks.reading import Problem
     from sttm.evaluation.tasks.validate import Validation
 
 EXIT_WRONG = 1
@@ -20,7 +20,6 @@ KINDS = {
     "duplicate": "duplicates",
     "answer": "answers missing, or not among the options",
     "video": "videos without a file",
-    "count": "counts other than published",
 }
 
 
@@ -100,7 +99,10 @@ def _show(found: "Validation") -> None:
     for kind, title in KINDS.items():
         problems = [problem for problem in found.problems if problem.kind == kind]
         if problems:
-            _show_problems(title, problems)
+            _show_some(title, [f"{problem.where}: {problem.text}" for problem in problems])
+    if found.differences:
+        _show_some("other numbers than published", found.differences)
+        note("a part, another edition or half a download: its results are not the published ones.")
     for text in found.notes:
         note(text)
     if found.commands:
@@ -110,9 +112,9 @@ def _show(found: "Validation") -> None:
     say("\nnothing is wrong" if found.ok else f"\nproblems in all: {len(found.problems)}")
 
 
-def _show_problems(title: str, problems: "list[Problem]") -> None:
-    say(f"\n{title}: {len(problems)}")
-    for problem in problems[:SHOWN]:
-        say(f"  {problem.where}: {problem.text}")
-    if len(problems) > SHOWN:
-        say(f"  and {len(problems) - SHOWN} more; --json lists all")
+def _show_some(title: str, lines: Sequence[str]) -> None:
+    say(f"\n{title}: {len(lines)}")
+    for line in lines[:SHOWN]:
+        say(f"  {line}")
+    if len(lines) > SHOWN:
+        say(f"  and {len(lines) - SHOWN} more; --json lists all")

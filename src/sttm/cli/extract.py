@@ -7,17 +7,18 @@ from typing import Annotated
 import typer
 
 from sttm.cli.extracting import Asked, extract_asked, show_checked, verify_folder
-from sttm.cli.options import DeviceMapOption, DtypeOption, JsonOption, ModelOption, OutOption
+from sttm.cli.options import (
+    DeviceMapOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    OnError,
+    OnErrorOption,
+    OutOption,
+)
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
 from sttm.cli.spreading import ProcessesOption, RayGpusOption, RayOption, RayWorkersOption
-
-
-class _OnError(StrEnum):
-    """What an unreadable video does."""
-
-    SKIP = "skip"
-    STOP = "stop"
 
 
 class _Rule(StrEnum):
@@ -60,9 +61,7 @@ def extract(
             help="Store the vision tower's attention too, which some methods read (LLaVA, Qwen).",
         ),
     ] = False,
-    on_error: Annotated[
-        _OnError, typer.Option(help="What to do about a video that cannot be read.")
-    ] = _OnError.SKIP,
+    on_error: OnErrorOption = OnError.SKIP,
     processes: ProcessesOption = 1,
     ray: RayOption = None,
     ray_workers: RayWorkersOption = None,
@@ -93,7 +92,7 @@ def extract(
         rule=None if rule is None else rule.value,
         dtype=None if dtype is None else dtype.value,
         attention=with_attention,
-        stop=on_error is _OnError.STOP,
+        stop=on_error is OnError.STOP,
         processes=processes,
         ray=ray,
         ray_workers=ray_workers,

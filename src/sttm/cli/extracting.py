@@ -1,8 +1,9 @@
 """What ``sttm extract`` does, apart from its options."""
 
+import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.output import note, say, show_json, show_table
 from sttm.cli.progress import Tell
+from sttm.cli.questions import sound_items
 from sttm.cli.spreading import ray_executor
 from sttm.errors import ConfigError, VideoError
 
@@ -53,6 +55,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class _Todo:
+    """What to extract.
+
+    Args:
+        jobs: the videos.
+        sampling: of their frames.
+        left_out: problems of a task's other rows, by kind.
+    """
+
+    jobs: "Sequence[VideoJob]"
+    sampling: "Sampling"
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Done:
     """What became of the videos."""
 
@@ -60,6 +77,7 @@ class Done:
     known: "Sequence[StoredVideo]"
     new: "Sequence[StoredVideo]"
     skipped: "Sequence[Failure]"
+    left_out: Mapping[str, int]
     seconds: float
 
     @property
@@ -77,6 +95,7 @@ class Done:
                 for v in self.new
             ],
             "skipped": self.skipped,
+            "left_out": self.left_out,
             "bytes": self.size,
             "seconds": self.seconds,
         }
@@ -90,6 +109,8 @@ class Done:
             f"{self.out}: {len(self.new)} videos extracted in {self.seconds:.1f} s, "
             f"{len(self.known)} were there, {len(self.skipped)} skipped; {_size(self.size)}"
         )
+        for kind, count in self.left_out.items():
+            note(f"{count} rows of the data set left out: {kind}")
         say(f"use them with: sttm eval run --features {self.out}")
 
 
@@ -104,9 +125,10 @@ def extract_asked(asked: Asked, tell: Tell) -> Done:
     if asked.ray is not None and asked.processes > 1:
         raise ConfigError("got --ray and --processes, expected one of them.")
     execute = _executor(asked)  # without Ray this fails now, not after loading the model
-    jobs, sampling = _jobs(asked)
+    todo = _todo(asked)
+    jobs = todo.jobs
     loaded = load_model(asked.model, asked.device_map, asked.dtype)
-    plan = ExtractPlan(asked.out.absolute(), sampling, asked.attention)
+    plan = ExtractPlan(asked.out.absolute(), todo.sampling, asked.attention)
     start = time.perf_counter()
     settings = plan.settings(loaded.model, loaded.processor)
     info = {"model": loaded.name, **environment(loaded.model.device)}
@@ -135,10 +157,11 @@ def extract_asked(asked: Asked, tell: Tell) -> Done:
             f"got {len(jobs)} videos of which none can be read, expected at least one. "
             f"The first: {skipped[0].error}"
         )
-    return Done(asked.out, known, new, skipped, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Done(asked.out, known, new, skipped, todo.left_out, seconds)
 
 
-def _jobs(asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
+def _todo(asked: Asked) -> _Todo:
     from sttm.evaluation.features import VideoJob
     from sttm.video import Sampling
     from sttm.video.files import find_videos
@@ -150,24 +173,30 @@ def _jobs(asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
             "--out DIR."
         )
     if asked.task is not None:
-        return _task_jobs(asked.task, asked)
+        return _of_task(asked.task, asked)
     if asked.data_root is not None:
         raise ConfigError("got --data-root without --task, expected both. Name the task.")
-    # Workers elsewhere may have another working directory.
-    jobs = [VideoJob.of_file(path.absolute()) for path in find_videos(asked.videos)]
-    return jobs, asked.sampling(Sampling())
+    # Workers elsewhere may have another working directory; a file with two names is one.
+    paths = dict.fromkeys(os.path.normpath(p.absolute()) for p in find_videos(asked.videos))
+    jobs = [VideoJob.of_file(Path(path)) for path in paths]
+    return _Todo(jobs, asked.sampling(Sampling()), {})
 
 
-def _task_jobs(name: str, asked: Asked) -> tuple[list["VideoJob"], "Sampling"]:
+def _of_task(name: str, asked: Asked) -> _Todo:
     from sttm.evaluation.features import VideoJob
     from sttm.evaluation.tasks import get_task
 
     task = get_task(name)
+    left_out: Mapping[str, int] = {}
+    if asked.stop:
+        items = task.items(asked.data_root)
+    else:
+        items, left_out = sound_items(task, asked.data_root)
     jobs: dict[str, VideoJob] = {}
-    for item in task.items(asked.data_root):
+    for item in items:
         if item.video_id not in jobs:
             jobs[item.video_id] = VideoJob(item.video_id, partial(task.video, item), item.video)
-    return list(jobs.values()), asked.sampling(task.frames)
+    return _Todo(list(jobs.values()), asked.sampling(task.frames), left_out)
 
 
 def _loader(asked: Asked, loaded: Loaded) -> Any:

@@ -88,6 +88,19 @@ FpsOption = Annotated[float, typer.Option(help="Frames to sample per second.")]
 MaxFramesOption = Annotated[int, typer.Option(help="Most frames to sample.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")]
+
+
+class OnError(StrEnum):
+    """What happens when a video or question is bad."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+OnErrorOption = Annotated[
+    OnError,
+    typer.Option(help="When a video or question is bad: stop the run, or skip it and tell."),
+]
 VideoArgument = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
 
 NANO_KEEP = 0.3

@@ -19,6 +19,7 @@ J = TypeVar("J")
 T = TypeVar("T")
 Worker = Callable[[J], Iterable[T]]
 Setup = Callable[[], Worker[J, T]]
+Loader = Callable[[], tuple[Any, Any]]  # gives a model and its processor
 
 
 class _Done:

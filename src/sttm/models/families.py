@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from sttm.models.adapter import (
 from sttm.models.evidence import Tower, received_in_chunks, received_in_frames
 from sttm.models.frames import frame_series
 from sttm.models.newlines import newline_marks
+from sttm.models.pooled import pooled_side
 
 
 class GridTHW(Adapter):
@@ -213,8 +213,7 @@ class LlavaOnevision(SquareFrames):
 
     def frame_size(self) -> tuple[int, int]:
         """Rows and columns of one frame after pooling."""
-        vision = self.config.vision_config
-        side = ceil(vision.image_size // vision.patch_size / 2)
+        side = pooled_side(self.config.vision_config)
         return side, side
 
     def pooling(self) -> Any:

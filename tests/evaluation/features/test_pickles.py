@@ -18,6 +18,12 @@ import torch
 from sttm.errors import VideoError
 from sttm.evaluation.features.pickles import read_pickle, unpickle
 
+
+def _nested(value: Any, times: int) -> Any:
+    return _nested([value], times - 1) if times else value
+
+
+SHARED: dict[str, Any] = {"tensor": torch.arange(3), "pair": (1, (2,)), "deep": _nested(1, 60)}
 HARMLESS: dict[str, Any] = {
     "vid": "10109006686_cnt_edit1",
     "video_time": 12.5,
@@ -34,6 +40,7 @@ HARMLESS: dict[str, Any] = {
     "scalar": torch.tensor(3),
     "empty": torch.empty(0, 3),
     "ordered": collections.OrderedDict(a=1),
+    "again": [SHARED, SHARED, SHARED["tensor"], {"deep": SHARED["deep"]}],
 }
 
 
@@ -104,6 +111,39 @@ def _name(module: str, name: str, rest: bytes) -> bytes:
     return b"c" + module.encode() + b"\n" + name.encode() + b"\n" + rest
 
 
+def pairs(times: int) -> bytes:
+    """Instructions for a tuple of one thing twice, in such a tuple, in such a tuple..."""
+    return b")q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(times))
+
+
+def _pair(times: int) -> Any:
+    """The same as a value."""
+    made: Any = ()
+    for _ in range(times):
+        made = (made, made)
+    return made
+
+
+def _sets() -> bytes:
+    """Two equal frozensets in frozensets, which share nothing with one another."""
+
+    def made() -> Any:
+        one: Any = frozenset()
+        for _ in range(30):
+            one = frozenset([one, (one,)])
+        return one
+
+    return pickle.dumps([made(), made()], protocol=2)
+
+
+def _itself() -> bytes:
+    made: list[Any] = []
+    made.append([made])
+    return pickle.dumps(made)
+
+
+DEEP = b")" + b"\x85" * 3_000_000
+TIME = b"\x80\x04}\x8c\x0aframe_time"
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "os.system": lambda: pickle.dumps(Calls(os.system, "mkdir proof")),
     "os.mkdir, protocol 0": lambda: pickle.dumps(Calls(os.mkdir, "proof"), protocol=0),
@@ -153,6 +193,30 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a call of text": lambda: b"\x80\x02X\x01\x00\x00\x00a)R.",
     "a call without arguments": lambda: b"\x80\x02R.",
     "an unhashable key": lambda: b"\x80\x02}]K\x01s.",
+    # Python would hash, compare or print these until it is out of stack or patience.
+    "deep tuples": lambda: TIME + b")" + b"\x85" * 200_000 + b"s.",
+    "a key of deep tuples": lambda: b"\x80\x02}" + DEEP + b"K\x01s.",
+    "deep lists": lambda: b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "pairs of pairs": lambda: TIME + pairs(30) + b"s.",
+    "a key of pairs": lambda: b"\x80\x02}" + pairs(30) + b"K\x01s.",
+    "a size of pairs": lambda: _rebuilt(_stored(3), 0, _pair(30), (1,), False, {}),
+    "sets of sets": _sets,
+    "a list that holds itself": _itself,
+    "a list that grows later": lambda: b"\x80\x02]q\x00]q\x01h\x00ah\x00h\x01aa.",
+    "a size of huge numbers": lambda: _rebuilt(
+        _stored(3), 0, (2**100_000,) * 1000, (1,) * 1000, False, {}
+    ),
+    "many instructions": lambda: pickle.dumps([0] * 2**21),
+    "many things": lambda: pickle.dumps([list(range(1000))] * 2000),
+    "a long text many times": lambda: pickle.dumps(
+        [Calls(__import__("_codecs").encode, text, "latin1") for text in ["x" * 2**20] * 100]
+    ),
+    "nothing to work on": lambda: b"\x80\x02\x85.",
+    "no mark": lambda: b"\x80\x02K\x01t.",
+    "a mark to work on": lambda: b"\x80\x02(\x85.",
+    "a deep storage": lambda: pickle.dumps(
+        Calls(torch.storage._load_from_bytes, b"\x80\x02}" + DEEP + b"K\x01s.")
+    ),
     "other bytes": lambda: _name(
         "_codecs", "encode", b"X\x01\x00\x00\x00aX\x05\x00\x00\x00utf-7\x86R."
     ),
@@ -192,6 +256,21 @@ def test_a_refused_pickle_leaves_nothing_behind() -> None:
         unpickle(HOSTILE["BUILD on an admitted function"]())
     good = unpickle(pickle.dumps({"a": torch.ones(2)}))
     assert torch.equal(good["a"], torch.ones(2))
+
+
+def test_what_is_used_again_is_read_as_it_is() -> None:
+    """As long as it is counted; a pair of pairs of pairs is no attack in itself."""
+    made = {"pairs": _pair(15), "row": [list(range(10))] * 100}
+    assert unpickle(pickle.dumps(made)) == made
+    with pytest.raises(pickle.UnpicklingError, match="more than 1048576 things"):
+        unpickle(pickle.dumps(_pair(30)))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_depth_has_a_limit(protocol: int) -> None:
+    assert unpickle(pickle.dumps(_nested(1, 99), protocol)) == _nested(1, 99)
+    with pytest.raises(pickle.UnpicklingError, match="100 containers in one another"):
+        unpickle(pickle.dumps(_nested(1, 100), protocol))
 
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Folders as the authors published them: tower states of LLaVA, merged features of Qwen2-VL."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from sttm.evaluation.features import FeatureFolder
 from sttm.video import Sampling, Video
 
-from .test_pickles import Calls
+from .test_pickles import DEEP, TIME, Calls, pairs
 from .test_replay import assert_same, logits
 from .tiny import bundle, video
 
@@ -121,6 +122,15 @@ def test_qwen2_vl(tmp_path: Path) -> None:
     assert again.source.timestamps == tuple(float(second) for second in range(6))
     assert_same(encoded, replace(again, source=encoded.source))
     assert torch.equal(logits(chat, encoded), logits(chat, again))
+    # A grid that rounds down to the features: the prompt would have other tokens.
+    write(
+        tmp_path,
+        "a",
+        merged.clone(),
+        {**metadata, "video_grid_thw": grid + torch.tensor([[0, 1, 0]])},
+    )
+    with pytest.raises(VideoError, match="of video_grid_thw"):
+        FeatureFolder.open(tmp_path, tiny.model).encoded(chat, "a")
     write(tmp_path, "a", merged[:, :, :1].clone(), metadata)
     with pytest.raises(VideoError, match="of video_grid_thw"):
         FeatureFolder.open(tmp_path, tiny.model).encoded(chat, "a")
@@ -172,6 +182,11 @@ BAD_METADATA: dict[str, Callable[[Video], Any]] = {
     "no length": lambda made: llava_metadata(made, video_time=None),
     "endless": lambda made: llava_metadata(made, video_time=float("inf")),
     "no number": lambda made: llava_metadata(made, video_time=float("nan")),
+    "tiny": lambda made: llava_metadata(made, video_time=5e-324),
+    "true": lambda made: llava_metadata(made, video_time=True),
+    "endless times": lambda made: llava_metadata(
+        made, frame_time=",".join(["0.00s"] * 4 + ["9" * 400 + "s"])
+    ),
     "hostile": lambda made: llava_metadata(made, vid=Calls(print, "x")),
 }
 
@@ -185,6 +200,64 @@ def test_bad_metadata(llava: tuple[Path, Video], name: str) -> None:
         FeatureFolder.open(path, tiny.model).encoded(chat, "a")
 
 
+# Values that Python cannot print: tuples in tuples, pairs of pairs, a long number.
+WITHOUT_END: dict[str, bytes] = {
+    "deep": b"\x80\x04}\x8c\x0aframe_time)" + b"\x85" * 200_000 + b"s.",
+    "shared": TIME + pairs(30) + b"s.",
+    "less deep": TIME + b")" + b"\x85" * 90 + b"s.",
+    "less shared": TIME + pairs(18) + b"s.",
+    "a number": TIME + b"\x8b\x00\x00\x10\x00" + b"\x7f" * 2**20 + b"s.",
+    "many": pickle.dumps({"frame_time": [0] * 1_000_000}),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_END)
+def test_metadata_that_cannot_be_printed(llava: tuple[Path, Video], name: str) -> None:
+    tiny, (path, _) = bundle("llava_onevision"), llava
+    (path / "metadata" / "a.pkl").write_bytes(WITHOUT_END[name])
+    chat = sttm.VideoChat(tiny.model, tiny.processor)
+    with pytest.raises(VideoError, match=r"a\.pkl") as caught:
+        FeatureFolder.open(path, tiny.model).encoded(chat, "a")
+    assert len(str(caught.value)) < 1000
+
+
+def _with_pickle(file: Path, content: bytes, compression: int) -> None:
+    """Exchange the pickle in a file that torch saved."""
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, content if name.endswith("data.pkl") and content else part)
+
+
+DEEP_KEY = b"\x80\x02}" + DEEP + b"K\x01s."
+HOSTILE_FEATURES: dict[str, Callable[[Path], object]] = {
+    "deep": lambda file: _with_pickle(file, DEEP_KEY, zipfile.ZIP_STORED),
+    "compressed": lambda file: _with_pickle(file, b"", zipfile.ZIP_DEFLATED),
+    "deep, no zip": lambda file: file.write_bytes(DEEP_KEY),
+    "no zip at all": lambda file: file.write_bytes(b"PK\x03\x04 and something else"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_FEATURES)
+def test_hostile_features(llava: tuple[Path, Video], name: str) -> None:
+    """They end torch's reader, and the process with it."""
+    tiny, (path, _) = bundle("llava_onevision"), llava
+    HOSTILE_FEATURES[name](path / "features" / "a.pt")
+    chat = sttm.VideoChat(tiny.model, tiny.processor)
+    with pytest.raises(VideoError, match=r"a\.pt: refused"):
+        FeatureFolder.open(path, tiny.model).encoded(chat, "a")
+
+
+def test_features_of_old_torch_are_read(llava: tuple[Path, Video]) -> None:
+    tiny, (path, _) = bundle("llava_onevision"), llava
+    chat = sttm.VideoChat(tiny.model, tiny.processor)
+    before = FeatureFolder.open(path, tiny.model).encoded(chat, "a")
+    file = path / "features" / "a.pt"
+    torch.save(torch.load(file), file, _use_new_zipfile_serialization=False)
+    assert_same(before, FeatureFolder.open(path, tiny.model).encoded(chat, "a"))
+
+
 BAD_FEATURES: dict[str, Callable[[torch.Tensor], Any]] = {
     "other patches": lambda states: states[:, :-1],
     "other channels": lambda states: states[..., :-1],
@@ -193,6 +266,8 @@ BAD_FEATURES: dict[str, Callable[[torch.Tensor], Any]] = {
     "whole numbers": lambda states: states.long(),
     "nothing": lambda states: states[:0],
     "a number": lambda states: states.sum(),
+    "repeated numbers": lambda states: states[:1, :1, :1].clone().expand(states.shape),
+    "sparse": lambda states: states.to_sparse(),
     "hostile": lambda states: Calls(print, "x"),
 }
 

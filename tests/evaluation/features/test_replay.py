@@ -64,7 +64,7 @@ def logits(chat: sttm.VideoChat, encoded: Encoded) -> torch.Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_features_equal_frames_to_the_last_bit(name: str) -> None:
     tiny, made = bundle(name), video()
-    stored = from_bytes(to_bytes(record(sttm.VideoChat(tiny.model, tiny.processor), made)[0]), "x")
+    stored = from_bytes(to_bytes(record(sttm.VideoChat(tiny.model, tiny.processor), made)), "x")
     assert stored.video.frames.nbytes > 0
     assert stored.video.frames.strides == (0, 0, 0, 0)
     for method, system, context in ((None, None, ""), (PairMerge(), "Be brief.", "It said: ha. ")):
@@ -94,7 +94,7 @@ def test_text_that_a_processor_adds_behind_the_video(question: str) -> None:
 def test_answers_equal_a_prompt_from_scratch(name: str) -> None:
     tiny, frames = bundle(name), clip()
     chat = sttm.VideoChat(tiny.model, tiny.processor, PairMerge(), layer=1)
-    stored = record(chat, chat._read(frames, tell=print, fps=1.0))[0]
+    stored = record(chat, chat._read(frames, tell=print, fps=1.0))
     answer = chat.prefill(replay(chat, stored)).ask("What?", max_new_tokens=5)
     assert answer.ids == from_scratch(tiny, frames, [], "What?", chat)[:5]
 
@@ -103,12 +103,15 @@ def test_the_processor_is_left_alone() -> None:
     tiny = bundle("qwen2_5_vl")
     before = dict(vars(tiny.processor))
     chat = sttm.VideoChat(tiny.model, tiny.processor)
-    replay(chat, record(chat, video())[0])
+    replay(chat, record(chat, video()))
     assert vars(tiny.processor) == before
     assert chat.processor is tiny.processor
 
 
-@pytest.mark.parametrize("content", [b"", b"12345678", b"\x00" * 50, b"\xff" * 50])
+DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678", b"\x00" * 50, b"\xff" * 50, DEEP])
 def test_other_files_are_refused(content: bytes) -> None:
     with pytest.raises(VideoError, match="holds no features"):
         from_bytes(content, "clip.safetensors")
@@ -124,7 +127,7 @@ def test_a_safetensors_file_of_something_else_is_refused() -> None:
 
 def test_a_file_that_was_cut_off_is_refused() -> None:
     tiny = bundle("llava_onevision")
-    content = to_bytes(record(sttm.VideoChat(tiny.model, tiny.processor), video())[0])
+    content = to_bytes(record(sttm.VideoChat(tiny.model, tiny.processor), video()))
     for size in (4, 100, len(content) // 2, len(content) - 1):
         with pytest.raises(VideoError, match="holds no features"):
             from_bytes(content[:size], "clip.safetensors")

@@ -1,5 +1,6 @@
 """The published files, read."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,71 @@ def test_custom(tmp_path: Path) -> None:
     assert task.prompt(items[1]) == "What?"
     assert "{braces}?\nA. 1\nB. 2\n" in task.prompt(items[2])
     assert task.items(tmp_path) == items
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["B", "A", "C"], "(A)", "A"),
+        (["B", "A", "C"], "(B)", "B"),
+        (["B", "A", "C"], "C", "C"),
+        (["A", "x"], "A", "A"),
+        (["(B)", "(A)"], "(A)", "B"),
+        (["(B)", "(A)"], "A", "A"),
+        (["2", "3"], 3, "B"),
+        (None, "(A)", "(A)"),
+    ],
+)
+def test_the_answer_to_a_custom_question(
+    tmp_path: Path, options: list[str] | None, answer: object, letter: str
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    line = {"video": "a.mp4", "question": "Q?", "options": options, "answer": answer, "_by": "me"}
+    file.write_text(json.dumps(line))
+    (item,) = get_task("custom").items(file, videos=False)
+    assert item.answer == letter
+
+
+def test_equal_options_of_a_benchmark_are_its_own_business(tmp_path: Path) -> None:
+    rows = published.vnbench_rows("1_ret_edit", "ret_edit")[:1]
+    rows[0].update(options=["fig", "pear", "fig", "plum"], gt="fig", gt_option="C")
+    published.write_json(tmp_path / "VNBench-main-4try.json", rows)
+    (item,) = get_task("vnbench").items(tmp_path, videos=False)
+    assert (item.options.count("fig"), item.answer) == (2, "C")
+
+
+def test_a_video_has_one_id_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    published.touch(data / "ok.mp4", data / "sub/ok.mp4", tmp_path / "other/ok.mp4")
+    (tmp_path / "link").symlink_to(data)
+    inside = ["ok.mp4", "./ok.mp4", "../data/ok.mp4", "sub/../ok.mp4", str(data / "ok.mp4")]
+    inside.append(str(tmp_path / "link" / "ok.mp4"))
+    outside = ["../other/ok.mp4", str(tmp_path / "other/ok.mp4")]
+    lines = [{"video": name, "question": "Q?", "answer": "x"} for name in [*inside, *outside]]
+    file = data / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = get_task("custom")
+    monkeypatch.chdir(data)
+    for root in (file, data, tmp_path / "link", Path("mine.jsonl"), Path("../link/mine.jsonl")):
+        items = task.items(root)
+        ids = [item.video_id for item in items]
+        assert ids == ["ok"] * len(inside) + ["..-other-ok"] * len(outside)
+        assert [item.question_id for item in items][:3] == ["ok-0", "ok-1", "ok-2"]
+        assert len({item.video for item in items}) == 2
+        assert all(item.video is not None and item.video.is_file() for item in items)
+        # The ids do not depend on whether the videos are looked for.
+        assert [item.video_id for item in task.items(root, videos=False)] == ids
+
+
+def test_links_to_other_disks_are_names_like_others(tmp_path: Path) -> None:
+    published.touch(tmp_path / "disk/a.mp4")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/videos").symlink_to(tmp_path / "disk")
+    file = tmp_path / "data/mine.jsonl"
+    file.write_text('{"video": "videos/a.mp4", "question": "Q?", "answer": "x"}')
+    assert [item.video_id for item in get_task("custom").items(file)] == ["videos-a"]
 
 
 def test_needle_needs_no_files() -> None:

@@ -55,8 +55,12 @@ def test_whole_files_are_sound(
     assert found.ok
     assert found.commands == ()
     assert found.found == found.videos > 0
-    # The same files are not the published ones: their numbers are told.
-    assert not validate(get_task(name), tmp_path).ok
+    assert found.differences == ()
+    # The same files are not the published ones: their numbers are told, and no download offered.
+    part = validate(get_task(name), tmp_path)
+    assert part.differences
+    assert part.ok
+    assert part.commands == ()
 
 
 def test_a_folder_without_the_files(tmp_path: Path) -> None:
@@ -229,11 +233,32 @@ def test_counts_are_compared(tmp_path: Path) -> None:
     path = tmp_path / "vnbench/VNBench-main-4try.json"
     path.write_text(json.dumps(json.loads(path.read_text())[:-1]))
     found = validate(get_task("vnbench"), tmp_path)
-    assert _texts(found, "count") == [
-        f"{tmp_path}/vnbench: got 7 questions, expected the published 5400",
-        f"{tmp_path}/vnbench: got 2 videos, expected the published 1350",
-        f"{tmp_path}/vnbench: got 3 questions about '102_cnt_edit1', expected 4",
-    ]
+    assert found.differences == (
+        "7 questions, the published are 5400",
+        "2 videos, the published are 1350",
+        "3 questions about '102_cnt_edit1', the published are 4",
+    )
+    assert found.ok
+    # A video that the questions of a part name has to be there all the same.
+    (tmp_path / "vnbench/VNBench_new/102_cnt_edit1.mp4").unlink()
+    found = validate(get_task("vnbench"), tmp_path)
+    assert not found.ok
+    assert found.commands
+
+
+@pytest.mark.parametrize(
+    ("videos", "subtitles", "ok"),
+    [(2, 2, False), (2, 1, True), (900, 744, True), (900, 0, False)],
+)
+def test_subtitles_are_missed(tmp_path: Path, videos: int, subtitles: int, ok: bool) -> None:
+    """Of two videos one has subtitles: too few if these are all videos, fine if they are a part."""
+    published.videomme(tmp_path)
+    task = _sized("videomme-subtitles", videos=videos, subtitles=subtitles or 744)
+    if not subtitles:
+        (tmp_path / "videomme/subtitle.zip").unlink()
+    found = validate(task, tmp_path)
+    assert found.ok == ok
+    assert any("got subtitles of" in text for text in _texts(found, "file")) != ok
 
 
 def test_without_videos_nothing_is_said_of_them(tmp_path: Path) -> None:
@@ -247,7 +272,8 @@ def test_without_videos_nothing_is_said_of_them(tmp_path: Path) -> None:
 def test_nothing_but_blank_rows(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("\n")
     found = validate(get_task("custom"), tmp_path / "mine.jsonl")
-    assert _texts(found, "count") == [f"{tmp_path}: got no questions at all"]
+    assert _texts(found, "file") == [f"{tmp_path}: got no questions at all"]
+    assert not found.ok
 
 
 CUSTOM = """\
@@ -267,12 +293,37 @@ def test_custom_lines(tmp_path: Path) -> None:
     found = validate(get_task("custom"), file)
     assert [(p.where, p.kind) for p in found.problems] == [
         ("mine.jsonl, row 1", "answer"),
-        ("mine.jsonl, row 2", "answer"),
+        ("mine.jsonl, row 2", "row"),
         ("mine.jsonl, row 3", "answer"),
         ("mine.jsonl, row 4", "row"),
         ("mine.jsonl, row 5", "row"),
     ]
     assert found.questions == 1
+
+
+WRONG_LINES: dict[str, tuple[dict[str, Any], str]] = {
+    "no options": ({"options": []}, "got no options in 'options', expected two or more, or no"),
+    "misspelt": ({"option": ["x", "y"]}, "unknown field 'option'. Did you mean 'options'?"),
+    "capital": ({"Options": ["x", "y"]}, "unknown field 'Options'. Did you mean 'options'?"),
+    "unknown": ({"choices": ["x", "y"]}, "unknown field 'choices'. Known: answer, groups"),
+    "one text": ({"options": "x, y"}, "expected a list of texts"),
+    "equal": ({"options": ["1", "1 ", "2"]}, "got the option '1' twice, expected different ones"),
+    "a letter and a text": (
+        {"options": ["B", "A", "C"], "answer": "A"},
+        "got the answer 'A', a letter and a text, expected '(A)' for 'B' or '(B)' for 'A'",
+    ),
+    "neither": ({"options": ["x", "y"], "answer": "(C)"}, "expected a letter of AB, or the text"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_a_custom_line_that_could_be_misread(tmp_path: Path, name: str) -> None:
+    fields, told = WRONG_LINES[name]
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"video": "a.mp4", "question": "Q?", "answer": "B", **fields}))
+    found = validate(get_task("custom"), file, videos=False)
+    assert found.questions == 0
+    assert told in found.problems[0].text
 
 
 def test_a_made_task_is_always_sound() -> None:

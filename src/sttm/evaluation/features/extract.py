@@ -29,13 +29,11 @@ from sttm.evaluation.features.replay import record
 from sttm.evaluation.features.stored import to_bytes
 from sttm.evaluation.files import write_bytes
 from sttm.evaluation.journal import Journal
-from sttm.evaluation.parallel import Worker, work
+from sttm.evaluation.parallel import Loader, Worker, work
 from sttm.grid import VideoGrid
 from sttm.methods.base import Need
 from sttm.plan import MergePlan
 from sttm.video import Sampling, Video, VideoWarning, read_video
-
-Loader = Callable[[], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class Extractor:
         """Encode a video; return its file of features."""
         observed = attach(self.chat.model, _Observer()) if self.plan.attention else nullcontext()
         with observed:
-            frames, _ = record(self.chat, video)
+            frames = record(self.chat, video)
         return to_bytes(frames)
 
 

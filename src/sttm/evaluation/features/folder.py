@@ -1,6 +1,5 @@
 """Features in place of videos: read a folder that `sttm extract` wrote, or a published one."""
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -12,7 +11,7 @@ from sttm.errors import ConfigError, VideoError
 from sttm.evaluation.features.manifest import MANIFEST, Manifest
 from sttm.evaluation.features.published import PublishedFeatures, is_published
 from sttm.evaluation.features.replay import replay
-from sttm.evaluation.features.stored import EncodedFrames, from_bytes
+from sttm.evaluation.features.stored import EncodedFrames
 from sttm.methods import Method
 from sttm.methods.base import needs_of
 from sttm.video import Sampling
@@ -31,25 +30,6 @@ class _Features(Protocol):
     def check_processor(self, processor: Any) -> None: ...
     def check_sampling(self, sampling: Sampling) -> None: ...
     def load(self, video_id: str, chat: VideoChat) -> EncodedFrames: ...
-
-
-class _OwnFeatures:
-    """A folder that `sttm extract` wrote."""
-
-    def __init__(self, path: Path) -> None:
-        self._manifest = Manifest.read(path)
-        self._videos: Mapping[str, Any] = self._manifest.videos
-        self.video_ids = tuple(self._videos)
-        self.sampling = self._manifest.sampling
-        self.attention = self._manifest.attention
-        self.check_model = self._manifest.check_model
-        self.check_processor = self._manifest.check_processor
-        self.check_sampling = self._manifest.check_sampling
-
-    def load(self, video_id: str, chat: VideoChat) -> EncodedFrames:
-        """Read the features of one video; the file's checksum must be right."""
-        stored, folder = self._videos[video_id], self._manifest.path
-        return from_bytes(stored.read(folder), folder / stored.file)
 
 
 class FeatureFolder:
@@ -88,7 +68,7 @@ class FeatureFolder:
         folder = Path(path)
         features: _Features
         if (folder / MANIFEST).is_file():
-            features = _OwnFeatures(folder)
+            features = Manifest.read(folder)
         elif is_published(folder):
             features = PublishedFeatures(folder)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sttm.errors import ConfigError, VideoError
+from sttm.evaluation.features.stored import EncodedFrames, from_bytes
 from sttm.evaluation.journal import Stored, read_journal
 from sttm.evaluation.machine import fingerprint
 from sttm.video import Sampling
@@ -189,6 +190,11 @@ class Manifest:
         return cls(folder, stored.settings, stored.info, stored.answers)
 
     @property
+    def video_ids(self) -> tuple[str, ...]:
+        """The videos that are there."""
+        return tuple(self.videos)
+
+    @property
     def sampling(self) -> Sampling:
         """How frames were sampled."""
         return Sampling(**{name: self.settings[name] for name in _ABOUT_SAMPLING})
@@ -197,6 +203,14 @@ class Manifest:
     def attention(self) -> bool:
         """Whether the vision tower's attention is there."""
         return bool(self.settings["tower_attention"])
+
+    def load(self, video_id: str, chat: Any) -> EncodedFrames:
+        """Read the features of one video; they need no model to be finished.
+
+        Raises: VideoError: the file is missing, or not what was written.
+        """
+        stored = self.videos[video_id]
+        return from_bytes(stored.read(self.path), self.path / stored.file)
 
     def check_model(self, model: Any) -> None:
         """Refuse another model than that of the features.

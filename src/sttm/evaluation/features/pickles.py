@@ -3,25 +3,27 @@
 A pickle is a program for a small machine, which may name any function of any module and call it.
 Here it may name a few, and gets stand-ins of ours instead of them: a tensor with its storage,
 bytes, ordered dicts and sets. Before any of it runs, every instruction is looked at, and those that
-build objects or change their state are refused.
+build objects or change their state are refused, and with them what would become too large or deep.
 """
 
 import collections
 import io
 import pickle
-import pickletools
+import struct
+import zipfile
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 
 from sttm.errors import VideoError
+from sttm.evaluation.features.rehearsal import rehearse
 
 _LARGEST = 2**24  # bytes; published metadata has some kilobytes
-_MACHINE = ("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK")
-_PLACES = ("PUT", "BINPUT", "LONG_BINPUT")
-_MEMO = (*_PLACES, "MEMOIZE", "GET", "BINGET", "LONG_BINGET")
+_MACHINE = ("PROTO", "FRAME", "STOP", "MARK")
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET")
 _NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1")
 _MORE_NUMBERS = ("LONG4", "FLOAT", "BINFLOAT")
 _STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE")
@@ -42,6 +44,11 @@ _INSTRUCTIONS = frozenset(
     + _DICTS
     + _CALLS
 )
+_OF_TORCH = _INSTRUCTIONS | {"BINPERSID"}  # it names storages, which lie behind the pickle
+_ZIP = b"PK\x03\x04"
+_PICKLES = 5  # that a file of torch begins with, where it is no zip
+_MOST_AXES = 64  # as torch has it
+_SHOWN = 200  # characters of an error: it may quote the file
 # What a damaged or hostile pickle can make the machine raise.
 FAILURES = (
     pickle.UnpicklingError,
@@ -53,6 +60,9 @@ FAILURES = (
     AttributeError,
     RuntimeError,
     OverflowError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
 )
 
 
@@ -73,8 +83,9 @@ def read_pickle(path: Path) -> Any:
     try:
         return unpickle(content)
     except FAILURES as error:
+        reason = str(error)[:_SHOWN]
         raise VideoError(
-            f"{path}: refused ({error}). Expected a pickle of tensors, numbers, strings and "
+            f"{path}: refused ({reason}). Expected a pickle of tensors, numbers, strings and "
             "containers only. Do not open it in another way: it may be an attack. Get the "
             "published file again, or extract the features yourself."
         ) from error
@@ -85,20 +96,32 @@ def unpickle(content: bytes) -> Any:
 
     Raises: pickle.UnpicklingError: the pickle wants something else; other errors: it is damaged.
     """
-    _inspect(content)
+    if len(content) > _LARGEST:
+        raise pickle.UnpicklingError(f"more than {_LARGEST} bytes")
+    rehearse(io.BytesIO(content), _INSTRUCTIONS)
     return _Unpickler(io.BytesIO(content)).load()
 
 
-def _inspect(content: bytes) -> None:
-    """Look at every instruction without following any."""
-    if len(content) > _LARGEST:
-        raise pickle.UnpicklingError(f"more than {_LARGEST} bytes")
-    for done, (instruction, argument, place) in enumerate(pickletools.genops(content)):
-        if instruction.name not in _INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"instruction {instruction.name} at byte {place}")
-        if instruction.name in _PLACES and argument not in range(done + 1):
-            # Real picklers count up; the machine would make a table as long as this number.
-            raise pickle.UnpicklingError(f"memo place {argument} at byte {place}")
+def load_tensors(file: BinaryIO) -> Any:
+    """Do what ``torch.load`` does for tensors, of which torch's own restricted reader takes care.
+
+    That one calls nothing it does not know, but hashes and prints what it reads.
+
+    Raises: pickle.UnpicklingError: the file wants something else; other errors: it is damaged.
+    """
+    if file.read(len(_ZIP)) == _ZIP:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise pickle.UnpicklingError("a compressed part, which torch never writes")
+                if member.filename.casefold().endswith(".pkl"):
+                    rehearse(io.BytesIO(archive.read(member)), _OF_TORCH)
+    else:
+        file.seek(0)
+        for _ in range(_PICKLES):
+            rehearse(file, _OF_TORCH)
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 class _Callable:
@@ -135,7 +158,7 @@ def _storage(content: bytes) -> Any:
     """Read the storage of a tensor; a pickle in it is read by torch's own restricted reader."""
     if type(content) is not bytes:
         raise pickle.UnpicklingError("a storage that is not made of bytes")
-    storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    storage = load_tensors(io.BytesIO(content))
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError(f"a {type(storage).__name__} in place of a storage")
     return storage
@@ -146,16 +169,15 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> to
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor without a storage")
     numbers = (offset, *size, *stride)
-    if any(type(number) is not int or number < 0 for number in numbers) or len(size) != len(stride):
-        raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride}, offset {offset}")
+    if len(size) != len(stride) or len(size) > _MOST_AXES:
+        raise pickle.UnpicklingError("a tensor whose size and stride do not fit each other")
+    if any(type(number) is not int or not 0 <= number <= _LARGEST for number in numbers):
+        raise pickle.UnpicklingError("a tensor whose size, stride or offset is out of range")
     untyped, dtype = storage._untyped_storage, storage.dtype
     held = untyped.nbytes() // dtype.itemsize
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if all(size) else 0
-    dense = 1
-    for n in size:
-        dense *= n
-    if last >= max(held, 1) or dense > held:
-        raise pickle.UnpicklingError(f"a tensor of size {size} beyond its storage")
+    if last >= max(held, 1) or prod(size) > held:
+        raise pickle.UnpicklingError("a tensor beyond its storage")
     return torch.empty(0, dtype=dtype).set_(untyped, offset, tuple(size), tuple(stride)).clone()
 
 

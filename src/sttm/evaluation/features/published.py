@@ -16,13 +16,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
-from sttm.evaluation.features.pickles import FAILURES, read_pickle
+from sttm.evaluation.features.pickles import FAILURES, load_tensors, read_pickle
 from sttm.evaluation.features.stored import EncodedFrames, Features, Processed, without_pixels
 from sttm.video import Sampling, Video
 
 _FEATURES, _METADATA = "features", "metadata"
 # Times are written with two decimals: on a clock of hundredths they are whole numbers.
 _HUNDREDTHS = 100.0
+_HUGE = 1e9  # a number that no video has
+_SHOWN = 80  # characters of a text
 _NAME = re.compile(r"F-(\d+)_fps-(\d+(?:\.\d+)?)")
 
 
@@ -109,25 +111,42 @@ class PublishedFeatures:
             raise VideoError(
                 f"{path}: cannot be read ({error.strerror}), expected a file of features."
             ) from error
-        if (
-            not isinstance(found, torch.Tensor)
-            or not found.is_floating_point()
-            or not found.numel()
-        ):
-            kind = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
-            raise VideoError(f"{path}: got {kind}, expected one tensor of floating numbers.")
+        if not isinstance(found, torch.Tensor) or not _is_plain(found):
+            raise VideoError(
+                f"{path}: got {_shown(found)}, expected one tensor of floating numbers, each of "
+                "which is in the file."
+            )
         return found
 
 
 def _load_tensor(path: Path, file: BinaryIO) -> Any:
     """Read what torch saved; its own text about that is no help here: it tells how to trust."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return load_tensors(file)
     except (*FAILURES, OSError) as error:
         raise VideoError(
             f"{path}: refused: the file is damaged or wants more than tensors. Expected a file "
             "with one tensor. Get the published file again, or extract the features yourself."
         ) from error
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether every number of a tensor is in the file: none is repeated, left out or elsewhere."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    held = tensor.untyped_storage().nbytes() // tensor.itemsize
+    return tensor.is_floating_point() and 0 < tensor.numel() <= held
+
+
+def _shown(value: Any) -> str:
+    """Say what a value from a file is; of one that may be large or deep only the kind."""
+    if isinstance(value, torch.Tensor) and not value.is_nested:
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, str):
+        return repr(value[:_SHOWN])
+    if value is None or isinstance(value, float):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
 
 
 class _Metadata:
@@ -138,19 +157,22 @@ class _Metadata:
         self._values: Mapping[str, Any] = values if isinstance(values, dict) else {}
 
     def number(self, name: str) -> float:
-        """Return a number above 0."""
-        value = self._values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-            raise self.wrong(name, value, "a number above 0")
+        """Return a number above 0, neither tiny nor huge."""
+        value: Any = self._values.get(name)
+        if type(value) not in (int, float) or not 1 / _HUGE < value < _HUGE:
+            raise self.wrong(name, _shown(value), f"a number above 0 and below {_HUGE:g}")
         return float(value)
 
     def times(self) -> tuple[float, ...]:
         """Return the frames' times, which are written as ``0.00s,1.00s``."""
         value = self._values.get("frame_time")
         parts = value.split(",") if isinstance(value, str) else []
-        if not parts or not all(re.fullmatch(r"\d+(\.\d+)?s", part) for part in parts):
-            raise self.wrong("frame_time", value, "times such as '0.00s,1.00s'")
-        return tuple(float(part[:-1]) for part in parts)
+        if not parts or not all(re.fullmatch(r"[0-9]+(\.[0-9]+)?s", part) for part in parts):
+            raise self.wrong("frame_time", _shown(value), "times such as '0.00s,1.00s'")
+        times = tuple(float(part[:-1]) for part in parts)
+        if max(times) > _HUGE:
+            raise self.wrong("frame_time", f"{max(times):g} s", f"times below {_HUGE:g} s")
+        return times
 
     def grid(self) -> torch.Tensor:
         """Return the patch grid ``(1, 3)``."""
@@ -161,14 +183,13 @@ class _Metadata:
             or tuple(value.shape) != (1, 3)
             or int(value.min()) < 1
         ):
-            raise self.wrong("video_grid_thw", value, "a (1, 3) tensor of patches")
+            raise self.wrong("video_grid_thw", _shown(value), "a (1, 3) tensor of patches")
         return value
 
-    def wrong(self, name: str, value: Any, expected: str) -> VideoError:
+    def wrong(self, name: str, got: str, expected: str) -> VideoError:
         """Build the error about one value."""
         return VideoError(
-            f"{self.path}: {name}: got {str(value)[:80]!r}, expected {expected}. "
-            "Get the published file again."
+            f"{self.path}: {name}: got {got}, expected {expected}. Get the published file again."
         )
 
 
@@ -179,12 +200,12 @@ def _llava(chat: VideoChat, hidden: torch.Tensor, metadata: _Metadata) -> Encode
     wanted = (len(times), patches, vision.hidden_size)
     if tuple(hidden.shape) != wanted or metadata.number("num_frames") != len(times):
         raise metadata.wrong(
-            "features", tuple(hidden.shape), f"{wanted}: frames, patches and channels of the model"
+            "features", _shown(hidden), f"{wanted}: frames, patches and channels of the model"
         )
     shape = (1, len(times), 3, vision.image_size, vision.image_size)
     pixels = torch.zeros((), dtype=chat.model.dtype, device=chat.model.device).expand(shape)
     with _tower_that_gives(chat, hidden.to(chat.model.device, chat.model.dtype)):
-        features, _ = chat._encode({chat.adapter.pixels: pixels})
+        features = chat.run_encoder({chat.adapter.pixels: pixels})
     video = Video(
         frames=without_pixels((len(times), vision.image_size, vision.image_size, 3)),
         timestamps=times,
@@ -246,8 +267,8 @@ def _qwen2_vl(chat: VideoChat, merged: torch.Tensor, metadata: _Metadata) -> Enc
     merge, step = config.vision_config.spatial_merge_size, config.vision_config.temporal_patch_size
     steps, rows, columns = grid[0].tolist()
     wanted = (steps, rows // merge, columns // merge, config.get_text_config().hidden_size)
-    if tuple(merged.shape) != wanted:
-        raise metadata.wrong("features", tuple(merged.shape), f"{wanted} of video_grid_thw")
+    if tuple(merged.shape) != wanted or rows % merge or columns % merge:
+        raise metadata.wrong("features", _shown(merged), f"{wanted} of video_grid_thw")
     tokens = merged.flatten(0, 2).to(chat.model.device, chat.model.dtype)
     features: Any = Features(pooler_output=(tokens,))
     features.sttm_videos = chat.adapter.encoded({"video_grid_thw": grid}, features)

@@ -10,8 +10,9 @@ import torch
 from transformers import BatchFeature
 from transformers.video_utils import VideoMetadata
 
-from sttm.chat import VideoChat
-from sttm.chat.records import Encoded, Timings
+from sttm.chat import Timings, VideoChat
+from sttm.chat.prompt import model_inputs
+from sttm.chat.records import Encoded
 from sttm.errors import UnsupportedModelError
 from sttm.evaluation.features.stored import (
     EncodedFrames,
@@ -109,30 +110,18 @@ class _ReplayedProcessor(_Wrapped):
         return inputs
 
 
-class _ReplayedChat(VideoChat):
-    """A chat as another one, that finds a video already encoded."""
-
-    def __init__(self, chat: VideoChat, frames: EncodedFrames) -> None:
-        self.__dict__.update(vars(chat))
-        self.processor = _ReplayedProcessor(chat.processor, frames.processed)
-        self._features = frames.features
-
-    def _encode(self, inputs: dict[str, torch.Tensor]) -> tuple[Any, Any]:
-        return self._features, self._features.sttm_videos
-
-
-def record(chat: VideoChat, video: Video) -> tuple[EncodedFrames, Timings]:
+def record(chat: VideoChat, video: Video) -> EncodedFrames:
     """Encode a video and keep all that a later prompt about it needs.
 
     Args:
         chat: holds the model and its processor.
         video: its sampled frames.
     """
-    watching = copy.copy(chat)
-    watching.processor = processor = WatchedProcessor(chat.processor)
-    encoded = watching.encode(video)
+    processor = WatchedProcessor(chat.processor)
+    _, tensors = chat.open(video, processor=processor)
+    features = chat.run_encoder(model_inputs(chat.model, tensors))
     known = replace(video, frames=without_pixels(video.frames.shape))
-    return EncodedFrames(known, processor.processed(), encoded.features), encoded.timings
+    return EncodedFrames(known, processor.processed(), features)
 
 
 def replay(chat: VideoChat, frames: EncodedFrames, context: str = "") -> Encoded:
@@ -152,10 +141,11 @@ def replay(chat: VideoChat, frames: EncodedFrames, context: str = "") -> Encoded
         replace(span, tower_attention=_to(span.tower_attention, device))
         for span in frames.features.sttm_videos
     ]
-    there = EncodedFrames(frames.video, frames.processed, features)
-    encoded = _ReplayedChat(chat, there).encode(frames.video, context=context)
-    seconds = time.perf_counter() - start
-    return replace(encoded, timings=Timings(process=seconds))
+    processor = _ReplayedProcessor(chat.processor, frames.processed)
+    prefix, tensors = chat.open(frames.video, context, processor=processor)
+    inputs = model_inputs(chat.model, tensors)
+    encoded = chat.assemble(frames.video, prefix, inputs, features, Timings())
+    return replace(encoded, timings=Timings(process=time.perf_counter() - start))
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -166,7 +166,7 @@ def from_bytes(content: bytes, path: object) -> EncodedFrames:
             for place, span in enumerate(header.videos)
         ]
         processed = {name: tensors[f"processed.{name}"] for name in header.processed}
-    except (SafetensorError, ValidationError, ValueError, KeyError) as error:
+    except (SafetensorError, ValidationError, ValueError, KeyError, RecursionError) as error:
         first = str(error).partition("\n")[0]
         raise VideoError(
             f"{path}: got a file that holds no features ({first}), expected one that "

@@ -25,42 +25,45 @@ _THOUGHT = re.compile(r"<think>.*?</think>|^.*</think>", re.DOTALL | re.IGNORECA
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?[^}]*\}|<answer>\s*\(?([A-J])\b", re.I)
 _BARE = re.compile(r"[\W_]*([A-J])[\W_]*", re.IGNORECASE)
 _SAID = r"(?:\s+(?:is|was|would\s+be|should\s+be|must\s+be|seems\s+to\s+be))"
-# "A" and "I" are words too: in front of a small letter they are no letters of options, unless the
-# word begins a reason or names another option.
-_LETTER = (
-    r"([B-HJ]|[AI](?!\s+(?!because|since|as|and|or|for|from|which|it|but|due|based|so)[a-z]))"
-    r"(?!['’]?\w)"
+# "A", "a", "I" and "i" are words too: in front of a small letter they are no letters of options,
+# unless the word begins a reason or names another option. A small "a" must have an end besides.
+_REASON = r"because|since|as|and|or|for|from|which|it|but|due|based|so"
+_LETTER = rf"(?:[B-HJ]|[AI](?!\s+(?!{_REASON})[a-z]))(?!['’]?\w)"
+_SMALL = (
+    r"(?:[b-hj](?!['’.-]?\w)"
+    rf"|[ai](?=[\"'”’)\]]*\s*(?:[.,;:!?](?!\w)|\n|$)|\s*\)|\s+(?:is|{_REASON})\b))"
 )
-_NO_OTHER = r"(?!\W{0,3}\s*(?:or|and|/)\s*\(?[A-J]\b)"  # "A or B" states nothing
+_EITHER = rf"(?:{_LETTER}|{_SMALL})"
+_NO_OTHER = rf"(?!\W{{0,3}}\s*(?:or|and|/)\s*\(?(?:[A-J]\b|{_SMALL}))"  # "A or B" states nothing
+# What makes a letter of a small one: "option b".
+_NAMED = r"\b(?:[Oo]ption|[Aa]nswer|[Cc]hoice)\s+[\"'“‘(\[]*"
+_OPEN = r"[:\"'“‘(\[]*"
 _STATEMENTS = (
     re.compile(
         r"\b(?:[Aa]nswer|ANSWER|[Oo]ption|[Cc]hoice|[Ll]etter|[Ss]election)"
         rf"(?:\s+(?:to|for|of)\b[^.:\n]*?)?(?:{_SAID}|\s*[:=])\s*"
         r"(?:(?:most\s+likely|probably|clearly|therefore|definitely|simply)\s+)?"
-        rf"(?:[Oo]ption|[Aa]nswer|[Cc]hoice|[Ll]etter)?\s*[:\"'“‘(\[]*{_LETTER}{_NO_OTHER}"
-    ),
-    # A small letter counts in brackets or at the end of its sentence: "the answer is b."
-    re.compile(
-        rf"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:{_SAID}|\s*[:=])\s*"
-        rf"(?:\(([a-j])\)|([a-j])\s*(?:[.,;)]|$)){_NO_OTHER}",
-        re.MULTILINE,
+        rf"(?:[Oo]ption|[Aa]nswer|[Cc]hoice|[Ll]etter)?\s*{_OPEN}({_EITHER}){_NO_OTHER}"
     ),
     re.compile(
         r"\b(?:I|[Ww]e)(?:['’]d|\s+would)?\s+(?:choose|pick|select|go\s+with|say)\s+"
-        rf"(?:option\s+|answer\s+)?[\"'“(\[]*{_LETTER}{_NO_OTHER}",
+        rf"(?:option\s+|answer\s+)?{_OPEN}({_EITHER}){_NO_OTHER}",
     ),
     re.compile(
-        r"\(?\b([A-J])[)\].:]*\s+is\s+(?:therefore\s+)?(?:the\s+)?"
+        r"\(?\b([A-Ja-j])[)\].:]*\s+is\s+(?:therefore\s+)?(?:the\s+)?"
         r"(?:correct|right|best|most\s+\w+)\b(?!\s+than)"
     ),
     re.compile(r"(?:^|\n)\s*answer\s+\(?([A-J])\)?\s*[.]?\s*$", re.IGNORECASE),
 )
-_NEGATED = re.compile(r"\b(?:not|n['’]t|neither|nor)\s+(?:option\s+|answer\s+)?\(?[A-J]\)?(?!\w)")
-_LINE_START = re.compile(
-    r"^\s*(?:\(([A-J])\)|([A-J])\s*[.):](?!\w)|([A-J])\s*[,;–—-]\s)", re.MULTILINE
+_NEGATED = re.compile(
+    r"\b(?:not|n['’]t|neither|nor)\s+(?:option\s+|answer\s+)?"
+    rf"(?:\(?[A-J]\)?(?!\w)|\([a-j]\)|{_SMALL})"
 )
-_BRACKETED = re.compile(r"\(([A-J])\)")
-_ALONE = re.compile(rf"(?<![\w'’.]){_LETTER}")
+_LINE_START = re.compile(
+    r"^\s*(?:\(([A-Ja-j])\)|([A-Ja-j])\s*[.):](?!\w)|([A-Jb-hj])\s*[,;–—-]\s)", re.MULTILINE
+)
+_BRACKETED = re.compile(r"(?<!\w)\(([A-Ja-j])\)")
+_ALONE = re.compile(rf"(?<![\w'’.])({_LETTER})|{_NAMED}({_SMALL})")
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
@@ -104,7 +107,8 @@ def parse_clean(text: str, item: Item) -> str | None:
     In this order: the text of an option and nothing else; one letter and nothing else; a boxed
     letter; the last explicit statement ("the answer is (B)"); the letter that the answer, or one of
     its lines, begins with; the only letter in brackets; the only option whose text occurs; the only
-    letter that stands alone. Two that contradict each other give none.
+    letter that stands alone. Two that contradict each other give none. Small letters count where a
+    mark makes them letters ("(b)", "b.", "option b"), "a" and "i" only if they are no words there.
     """
     answer = re.sub(r"[*_`#$]+", "", _THOUGHT.sub("", text)).strip()
     answer = _NEGATED.sub("not that", answer)
@@ -169,11 +173,11 @@ def _stated(text: str, item: Item) -> set[str]:
 
 def _begun(text: str, item: Item) -> set[str]:
     """Letters that begin the answer or its lines; all of them where the options are repeated."""
-    return {next(filter(None, match.groups())) for match in _LINE_START.finditer(text)}
+    return _letters(_LINE_START, text)
 
 
 def _bracketed(text: str, item: Item) -> set[str]:
-    return set(_BRACKETED.findall(text))
+    return _letters(_BRACKETED, text)
 
 
 def _quoted(text: str, item: Item) -> set[str]:
@@ -189,7 +193,12 @@ def _quoted(text: str, item: Item) -> set[str]:
 
 
 def _standing(text: str, item: Item) -> set[str]:
-    return set(_ALONE.findall(text))
+    return _letters(_ALONE, text)
+
+
+def _letters(pattern: re.Pattern[str], text: str) -> set[str]:
+    """Give the letters that a pattern finds, each in the one of its groups that matched."""
+    return {next(filter(None, match.groups())).upper() for match in pattern.finditer(text)}
 
 
 def _words(text: str) -> str:

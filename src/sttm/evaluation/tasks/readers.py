@@ -1,11 +1,13 @@
 """One reader per data set: from a row of its published files to a `Draft`."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sttm.errors import unknown_name
 from sttm.evaluation.tasks.items import LETTERS
 from sttm.evaluation.tasks.reading import Draft, ReaderFactory, RowReader
 from sttm.evaluation.tasks.tables import Row, RowError
@@ -13,6 +15,7 @@ from sttm.video.files import VIDEO_SUFFIXES
 
 SHORT, MEDIUM = 60, 120  # seconds: the authors of STTM call shorter videos "short" and "medium"
 NOT_AVAILABLE = "N/A"  # pads the options of LongVideoBench's parquet files
+CUSTOM_FIELDS = ("video", "question", "options", "answer", "id", "groups")
 
 
 def vnbench(answers: Mapping[str, Any]) -> RowReader:
@@ -177,14 +180,20 @@ def egoschema_subset(answers: Mapping[str, Any]) -> RowReader:
 
 
 def custom(answers: Mapping[str, Any]) -> RowReader:
-    """Any JSONL of video, question, options, answer, and if wanted id and groups."""
+    """Any JSONL of video, question, options, answer, and if wanted id and groups.
+
+    Stricter than the others: nobody else has looked at these files.
+    """
     asked: Counter[str] = Counter()
 
     def draft(row: Row) -> Draft:
-        video = row.text("video")
-        path = PurePosixPath(video)
-        name = "-".join(part for part in path.with_name(_stem(video)).parts if part != "/")
-        options = row.texts("options") if row.values.get("options") else ()
+        for field in row.values:
+            if field not in CUSTOM_FIELDS and not str(field).startswith("_"):
+                error = unknown_name("field", str(field), CUSTOM_FIELDS)
+                raise RowError(f"{error} One that begins with '_' is left out")
+        path = _below(row.folder, row.text("video"))
+        name = "-".join((*path.parts[:-1], _stem(path.name)))
+        options = _custom_options(row)
         groups = row.values.get("groups") or {}
         if not isinstance(groups, Mapping):
             raise RowError(f"got groups {groups!r}, expected an object of texts")
@@ -192,7 +201,7 @@ def custom(answers: Mapping[str, Any]) -> RowReader:
         return Draft(
             question_id=row.maybe("id") or f"{name}-{asked[name] - 1}",
             video_id=name,
-            video=video,
+            video=str(path),
             video_parts=len(path.parts),
             question=row.text("question", exact=True),
             options=options,
@@ -258,15 +267,43 @@ def _vnbench_answer(row: Row, options: Sequence[str]) -> str:
     raise RowError(f"got the answer {text!r}, expected one of {tuple(options)}", "answer")
 
 
+def _below(folder: Path, video: str) -> PurePosixPath:
+    """Name a file as seen from a folder, in one way however it was named; it need not be there."""
+    root = folder.absolute()
+    path = Path(os.path.normpath(root / video))
+    if not path.is_relative_to(root):  # links inside the folder are names like others
+        root, path = root.resolve(), path.resolve()
+    return PurePosixPath(Path(os.path.relpath(path, root)).as_posix())
+
+
+def _custom_options(row: Row) -> tuple[str, ...]:
+    if row.values.get("options") in (None, ""):
+        return ()
+    if not row.values["options"]:
+        raise RowError("got no options in 'options', expected two or more, or no such field")
+    options = row.texts("options")
+    twice = [text for text, count in Counter(_trimmed(options)).items() if count > 1]
+    if twice:
+        raise RowError(f"got the option {twice[0]!r} twice, expected different ones")
+    return options
+
+
 def _custom_answer(row: Row, options: Sequence[str]) -> str | None:
+    """Read a letter, a letter in brackets, or a text; it must stand for one option."""
     answer = row.maybe("answer")
-    letters, texts = LETTERS[: len(options)], _trimmed(options)
-    if answer is None or not options or answer in tuple(letters):
+    if answer is None or not options:
         return answer
-    if texts.count(answer) == 1:
-        return letters[texts.index(answer)]
+    choices = dict(zip(LETTERS, _trimmed(options)))
+    meant = [letter for letter, text in choices.items() if answer in (letter, text)]
+    meant = meant or [letter for letter in choices if answer == f"({letter})"]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        ways = " or ".join(f"'({letter})' for {choices[letter]!r}" for letter in meant)
+        raise RowError(f"got the answer {answer!r}, a letter and a text, expected {ways}", "answer")
     raise RowError(
-        f"got the answer {answer!r}, expected a letter of {letters}, or the text of one option",
+        f"got the answer {answer!r}, expected a letter of {''.join(choices)}, or the text of one "
+        "option",
         "answer",
     )
 

@@ -12,7 +12,7 @@ from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, Media
 from sttm.evaluation.tasks.tables import FileError, Row, RowError, rows_of
 from sttm.video.files import VIDEO_SUFFIXES
 
-ProblemKind = Literal["file", "row", "duplicate", "answer", "video", "count"]
+ProblemKind = Literal["file", "row", "duplicate", "answer", "video"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Problem:
 
     Args:
         kind: "file" missing or unreadable, "row" malformed, "duplicate" id, "answer" missing or not
-            among the options, "video" without a file, "count" other than published.
+            among the options, "video" without a file.
         where: the file, with the row.
         text: what was got and expected.
     """

@@ -36,12 +36,14 @@ class Row:
         file: its file, below the folder of the task.
         number: counted from 1; the line in a JSONL file.
         broken: why it cannot be read; empty for a sound one.
+        folder: of the task; names of files are relative to it.
     """
 
     values: Mapping[str, Any]
     file: Path
     number: int
     broken: str = ""
+    folder: Path = Path()
 
     @property
     def where(self) -> str:
@@ -105,7 +107,7 @@ def rows_of(path: Path, folder: Path) -> Iterator[Row]:
     Args:
         path: ``.json`` (a list of objects, or one object of answers), ``.jsonl``, ``.csv`` or
             ``.parquet``.
-        folder: its name is given below this one.
+        folder: of the task; the table's name is given below it.
     Raises:
         FileError: it cannot be read as a whole.
         ConfigError: a parquet file, and pyarrow is not installed.
@@ -117,7 +119,7 @@ def rows_of(path: Path, folder: Path) -> Iterator[Row]:
     try:
         for number, values in readers[path.suffix](path):
             if isinstance(values, Mapping):
-                yield Row(values, name, number)
+                yield Row(values, name, number, folder=folder)
             else:
                 broken = f"got {str(values).strip()[:40]!r}, expected a JSON object"
                 yield Row({}, name, number, broken)

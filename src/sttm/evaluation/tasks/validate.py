@@ -15,12 +15,13 @@ class Validation:
 
     Args:
         task: its name.
-        ok: whether nothing is wrong.
+        ok: whether there are no problems.
         folder: where its files are; None if they were not found.
         questions: sound ones.
         videos: they are about.
         found: videos whose file is there; None if they were not looked for.
         problems: what is wrong, in the order of the files.
+        differences: from the published numbers; a part of a benchmark is no problem in itself.
         notes: what else to know.
         commands: how to get the files; empty where nothing is wrong.
     """
@@ -32,6 +33,7 @@ class Validation:
     videos: int
     found: int | None
     problems: tuple[Problem, ...]
+    differences: tuple[str, ...]
     notes: tuple[str, ...]
     commands: tuple[str, ...]
 
@@ -47,7 +49,9 @@ def validate(task: Task, data_root: Path | None, *, videos: bool = True) -> Vali
     """
     reading = task.read(data_root, videos=videos)
     looked = videos and not task.made
-    problems = [*reading.problems, *_counts(task, reading, looked)]
+    problems = [*reading.problems, *_nothing(reading)]
+    if looked:
+        problems += _silent(task, reading)
     notes = [*reading.notes, *_archives(reading)]
     own = reading.folder
     if own is None and data_root is not None:
@@ -64,38 +68,45 @@ def validate(task: Task, data_root: Path | None, *, videos: bool = True) -> Vali
         videos=len(by_video),
         found=sum(path is not None for path in by_video.values()) if looked else None,
         problems=tuple(problems),
+        differences=tuple(_differences(task, reading)),
         notes=tuple(notes),
         commands=tuple(commands) if problems else (),
     )
 
 
-def _counts(task: Task, reading: Reading, looked: bool) -> Iterator[Problem]:
+def _nothing(reading: Reading) -> Iterator[Problem]:
+    """Say so if files without problems hold no question."""
+    if not reading.items and not any(problem.kind == "file" for problem in reading.problems):
+        yield Problem("file", str(reading.folder), "got no questions at all")
+
+
+def _silent(task: Task, reading: Reading) -> Iterator[Problem]:
+    """Say so if subtitles are missing: all of them, or some while all videos are there."""
+    wanted, videos = task.expected.subtitles, {item.video_id for item in reading.items}
+    spoken = {item.video_id for item in reading.items if item.subtitles is not None}
+    whole = len(videos) == task.expected.videos
+    if wanted is not None and videos and len(spoken) != wanted and (whole or not spoken):
+        text = f"got subtitles of {len(spoken)} videos, expected the published {wanted}"
+        yield Problem("file", str(reading.folder), text)
+
+
+def _differences(task: Task, reading: Reading) -> Iterator[str]:
     """Compare with the published numbers; nothing to compare where nothing was read."""
     if not reading.items:
-        if not any(problem.kind == "file" for problem in reading.problems):
-            yield Problem("count", str(reading.folder), "got no questions at all")
         return
     expected = task.expected
     videos = Counter(item.video_id for item in reading.items)
     pairs = [("questions", len(reading.items), expected.questions)]
     pairs.append(("videos", len(videos), expected.videos))
-    if looked:
-        spoken = {item.video_id for item in reading.items if item.subtitles is not None}
-        pairs.append(("videos with subtitles", len(spoken), expected.subtitles))
     for group, values in expected.groups.items():
         found = Counter(item.groups.get(group) for item in reading.items)
         pairs += [(f"questions of {group} {v}", found[v], count) for v, count in values.items()]
     for name, count, published in pairs:
         if published is not None and count != published:
-            yield Problem(
-                "count",
-                str(reading.folder),
-                f"got {count} {name}, expected the published {published}",
-            )
+            yield f"{count} {name}, the published are {published}"
     for video, count in videos.items():
         if expected.per_video is not None and count != expected.per_video:
-            text = f"got {count} questions about {video!r}, expected {expected.per_video}"
-            yield Problem("count", str(reading.folder), text)
+            yield f"{count} questions about {video!r}, the published are {expected.per_video}"
 
 
 def _archives(reading: Reading) -> Iterator[str]:
