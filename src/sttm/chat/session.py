@@ -123,7 +123,7 @@ class VideoChat:
             inputs,
             features,
             tokens=self._count(inputs, videos),
-            source=Source(read.path, read.duration, read.timestamps),
+            source=Source(read.path, read.duration, read.timestamps, read.warnings),
             timings=Timings(decoded - start, processed - decoded, finished - processed),
         )
 

@@ -9,14 +9,17 @@ import torch
 
 from sttm.chat import VideoChat
 from sttm.chat.records import Encoded
-from sttm.errors import BudgetError, ConfigError
+from sttm.errors import BudgetError, ConfigError, WriteError
 from sttm.evaluation.run.answer import EvalRunner, answer_video
 from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video
+from sttm.evaluation.run.reading import EMPTY
 from sttm.evaluation.run.records import EvalAnswer
 from sttm.evaluation.runner import TimedAnswer
 from sttm.evaluation.tasks import get_task
 from sttm.nano.clips import make_clip, write_clip
+from sttm.video import VideoWarning
 from tests.cli.marks import needs_nano
+from tests.video.video_clips import numbered
 
 from .small import items, nano, needle_plan
 
@@ -126,6 +129,20 @@ def test_bad_videos_become_errors_and_others_answers(tmp_path: Path) -> None:
     assert found[7].text is not None
 
 
+def test_what_is_wrong_with_a_video_stands_at_its_answers(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    whole, cut = numbered(tmp_path / "whole.mkv", 90), tmp_path / "cut.mkv"
+    content = whole.read_bytes()
+    cut.write_bytes(content[: 2 * len(content) // 3])
+    plan = replace(needle_plan(), task=get_task("custom"))
+    runner = plan.runner(*nano())
+    found = [a for v in custom(whole, cut) for a in answer_video(runner, plan, v, frozenset())]
+    assert [answer.error for answer in found] == [None] * 4
+    assert [bool(answer.warnings) for answer in found] == [False, False, True, True]
+    assert not [one for one in recwarn if one.category is VideoWarning]
+
+
 class Odd(EvalRunner):
     """Answers nothing, or fails."""
 
@@ -140,12 +157,17 @@ class Odd(EvalRunner):
             yield replace(first, text="")
 
 
-def test_an_empty_answer_is_wrong_and_no_answer() -> None:
-    plan = needle_plan()
+@pytest.mark.parametrize(("parser", "right"), [("clean", None), ("published", False)])
+def test_an_empty_answer_is_an_error_that_the_parser_may_score(
+    parser: str, right: bool | None
+) -> None:
+    plan = needle_plan(parser=parser)
     video = by_video(plan.task.items(None))[0]
     found = list(answer_video(Odd(plan, *nano()), plan, video, frozenset()))
     assert len(found) == len(video.items)
-    assert all((a.error, a.parsed, a.right) == (None, None, False) for a in found)
+    assert {(a.error, a.parsed, a.right) for a in found} == {(EMPTY, None, right)}
+    # The model was asked: what it cost stays.
+    assert all(a.times is not None and a.tokens_out == 128 for a in found)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +187,18 @@ def test_trouble_in_the_middle_of_a_video_keeps_what_was_answered(
     video = by_video(plan.task.items(None))[0]
     found = list(answer_video(runner, plan, video, frozenset()))
     assert [answer.question_id for answer in found] == [i.question_id for i in video.items]
-    assert [answer.error for answer in found] == [None, *[kind] * (len(video.items) - 1)]
+    assert [answer.error for answer in found] == [EMPTY, *[kind] * (len(video.items) - 1)]
+
+
+def test_a_full_disk_is_no_fault_of_the_video() -> None:
+    plan = needle_plan()
+    runner = Odd(plan, *nano())
+    runner.error = WriteError("videos.zip: cannot be written (No space left on device).")
+    video = by_video(plan.task.items(None))[0]
+    answers = answer_video(runner, plan, video, frozenset())
+    assert next(answers).text is not None
+    with pytest.raises(WriteError, match="No space left"):
+        next(answers)
 
 
 def test_another_error_is_not_hidden() -> None:

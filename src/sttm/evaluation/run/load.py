@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from sttm.errors import ConfigError
 from sttm.evaluation.journal import read_journal
+from sttm.evaluation.run.reading import read_answer
 from sttm.evaluation.run.records import ANSWERS, RUN, EvalAnswer
 from sttm.evaluation.specs import ALL
 from sttm.evaluation.tasks import Scored, Task
 
 # What two runs may differ in and still show what the method did.
 _OF_THE_METHOD = {"method", "spec", "keep", "options", "layer", "positions"}
-_WITHOUT_EFFECT = {"features", "reproduce", "seed", "parser"}
+_WITHOUT_EFFECT = {"features", "reproduce", "seed"}
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,8 @@ def _parsed_anew(run: Run, parser: str) -> Run:
     answers = {}
     for name, answer in run.answers.items():
         if answer.text is not None:
-            item = answer.item(task.name)
-            parsed = task.parse(answer.text, item, parser) if answer.text.strip() else None
-            answer = replace(answer, parsed=parsed, right=task.right(parsed, item))
+            read = read_answer(task, answer.item(task.name), answer.text, parser)
+            answer = replace(answer, **vars(read))
         answers[name] = answer
     return replace(run, answers=answers, settings={**run.settings, "parser": parser})
 
