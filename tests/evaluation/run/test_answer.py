@@ -10,11 +10,14 @@ import torch
 from sttm.chat import VideoChat
 from sttm.chat.records import Encoded
 from sttm.errors import BudgetError, ConfigError, WriteError
+from sttm.evaluation.features.manifest import MANIFEST, StoredVideo
+from sttm.evaluation.journal import Journal
 from sttm.evaluation.run.answer import EvalRunner, answer_video
-from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video
+from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video, features_of
 from sttm.evaluation.run.reading import EMPTY
 from sttm.evaluation.run.records import EvalAnswer
 from sttm.evaluation.runner import TimedAnswer
+from sttm.evaluation.specs import ALL_TOKENS
 from sttm.evaluation.tasks import get_task
 from sttm.nano.clips import make_clip, write_clip
 from sttm.video import VideoWarning
@@ -243,7 +246,6 @@ def test_every_setting_is_in_the_identity() -> None:
         {"max_new_tokens": 5},
         {"seed": 1},
         {"reproduce": True},
-        {"features": Path("x")},
         {"setting": needle_plan(keep=0.3).setting},
         {"setting": needle_plan("sttm:root_level=0").setting},
         {"task": get_task("needle")},
@@ -251,6 +253,32 @@ def test_every_setting_is_in_the_identity() -> None:
     ]
     for change in changes:
         assert replace(plan, **change).identity("nano", model) != base, change
+
+
+def test_what_is_left_to_the_model_is_in_the_identity() -> None:
+    model = nano()[0]
+    left = needle_plan(layer=None).identity("nano", model)
+    assert (left["layer"], left["positions"]) == (2, "reassigned")
+    assert left == needle_plan(layer=2, positions="reassigned").identity("nano", model)
+    assert left["newline"] == "one_token"
+    full = replace(needle_plan(), setting=ALL_TOKENS).identity("nano", model)
+    assert (full["layer"], full["positions"]) == (None, None)
+
+
+def test_features_are_known_by_what_they_depend_on(tmp_path: Path) -> None:
+    found = []
+    for name, dtype in (("one", "float32"), ("copy", "float32"), ("other", "bfloat16")):
+        settings = {"model_type": "x", "dtype": dtype, "weights": "y", "tower_attention": False}
+        settings |= {"rule": "llava", "fps": 1.0, "max_frames": 8}
+        (tmp_path / name).mkdir()
+        with Journal(tmp_path / name / MANIFEST, settings, {"host": name}, StoredVideo):
+            pass
+        found.append(features_of(tmp_path / name))
+    assert found[0] == found[1] != found[2]
+    theirs = tmp_path / "videomme" / "llava-video-7b" / "F-128_fps-1"
+    for part in ("features", "metadata"):
+        (theirs / part).mkdir(parents=True)
+    assert features_of(theirs) == "published/llava-video-7b/F-128_fps-1"
 
 
 def test_reproduce_uses_only_algorithms_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
