@@ -91,7 +91,7 @@ def presets(json: JsonOption = False) -> None:
         setting = preset.setting()
         how = [str(setting) if setting.method else "all tokens"]
         how += [f"layer {preset.layer}", preset.positions] if setting.method else []
-        how += [f"newline {preset.newline}"] if preset.newline else []
+        how += [f"newline {preset.newline}"] if preset.newline not in (None, "no_token") else []
         say(f"{preset.name:<60} {', '.join(how)}")
     for text in dict.fromkeys(preset.note for preset in found if preset.note):
         say(f"where noted: {text}")
