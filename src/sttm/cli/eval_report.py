@@ -15,7 +15,7 @@ from sttm.cli.pictures import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.run.load import Run
-    from sttm.evaluation.run.report import EvalReport
+    from sttm.evaluation.run.rows import EvalReport
 
 
 # What is left of the tables in a narrow terminal; the files have all columns.

@@ -13,7 +13,7 @@ from sttm.evaluation.run.load import load_runs
 from sttm.evaluation.run.presets import get_preset
 from sttm.evaluation.run.records import EvalAnswer, failed
 from sttm.evaluation.run.report import FAMILY, make_report
-from sttm.evaluation.run.write import markdown, write_report
+from sttm.evaluation.run.write import markdown, table, write_report
 from sttm.evaluation.statistics import Bootstrap, mcnemar
 from sttm.evaluation.tasks import Item, Scored, get_task
 
@@ -185,6 +185,16 @@ def test_empty_answers_that_are_left_out_are_weighed(tmp_path: Path) -> None:
     (row,) = make_report(load_runs([folder], parser="published")).runs
     assert (row.accuracy, row.n, row.accuracy_if_empty_wrong) == (0.5, 4, None)
     assert row.troubles() == ["1 counted as wrong: empty answer"]
+
+
+def test_questions_whose_answer_is_hidden_are_not_in_n(tmp_path: Path) -> None:
+    hidden = answer(replace(ITEMS[1], answer=None), "A")
+    report = make_report(
+        load_runs([store(tmp_path / "run", CUSTOM, [hidden, *answers(lambda _: "A")[2:4]])])
+    )
+    columns, (line,) = table(report, "custom", "nano")
+    assert dict(zip(columns, line))["n"] == "2"
+    assert report.runs[0].summary.answered == 3
 
 
 def test_an_ablation_of_the_paper_stands_beside_its_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import Panel, Point, draw_panels
 from sttm.evaluation.results import markdown_table
 from sttm.evaluation.run.published import PublishedRow
-from sttm.evaluation.run.report import AccuracyRow, Comparison, EvalReport, RunRow
+from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.specs import ALL
 
 FORMAT = 1
