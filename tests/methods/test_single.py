@@ -91,13 +91,18 @@ def test_every_count() -> None:
         ({"keep": 0}, "keep"),
         ({"size": (0, 2)}, "two integers"),
         ({"size": (2.0, 2)}, "two integers"),
-        ({"size": 3}, "two integers"),
+        ({"size": 0}, "two integers"),
+        ({"size": True}, "two integers"),
         ({"keep": 0.5, "mode": "bilinear"}, "mode"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SingleGranularity(**options)
+
+
+def test_one_integer_is_a_square() -> None:
+    assert SingleGranularity(size=3) == SingleGranularity(size=(3, 3))
 
 
 def test_a_size_larger_than_the_grid_is_refused() -> None:

@@ -39,11 +39,12 @@ class Timings:
 
 @dataclass(frozen=True)
 class Source:
-    """What a watched video was."""
+    """What a watched video was; ``warnings`` say what is wrong with its file."""
 
     path: str
     duration: float
     timestamps: tuple[float, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

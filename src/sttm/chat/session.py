@@ -179,7 +179,7 @@ class VideoChat:
             inputs,
             features,
             tokens=sum(len(span.index) for row in spans for span in row),
-            source=Source(video.path, video.duration, video.timestamps),
+            source=Source(video.path, video.duration, video.timestamps, video.warnings),
             timings=timings,
         )
 

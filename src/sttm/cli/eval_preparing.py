@@ -34,6 +34,7 @@ class Asked:
     model: str | None
     device_map: str | None
     dtype: str | None
+    newline: str | None
     wanted: Wanted
     layer: int | None
     positions: str | None
@@ -67,6 +68,7 @@ class Work:
         bad_rows: rows of the data set that are left out, by kind of problem.
         out: the folder.
         loaded: the model.
+        executor: what works the videos off.
     """
 
     asked: Asked
@@ -75,6 +77,7 @@ class Work:
     bad_rows: Mapping[str, int]
     out: Path
     loaded: Loaded
+    executor: "Executor"
 
     @property
     def items(self) -> "list[Item]":
@@ -90,7 +93,9 @@ def prepare(asked: Asked) -> Work:
     from sttm.evaluation.run.plan import EvalPlan, by_video
     from sttm.evaluation.tasks import get_task
 
-    asked = _with_preset(asked)
+    preset = _preset(asked)
+    if preset is not None:
+        asked = _filled(asked, preset)
     if asked.task is None:
         raise ConfigError("got no --task, expected one of `sttm eval tasks`, or a --preset.")
     if asked.on_error not in _ON_ERROR:
@@ -98,7 +103,7 @@ def prepare(asked: Asked) -> Work:
     if asked.ray is not None and asked.processes > 1:
         raise ConfigError("got --ray and --processes, expected one of them.")
     task = get_task(asked.task)
-    setting = _setting(asked)
+    setting = _setting(asked) if preset is None else preset.setting()
     plan = EvalPlan(
         task,
         setting,
@@ -115,17 +120,17 @@ def prepare(asked: Asked) -> Work:
     )
     items, bad_rows = _items(task, asked)
     videos = by_video(items)
-    make_executor(asked)  # without Ray this fails now, not after loading the model
+    executor = _executor(asked)  # without Ray this fails now, not after loading the model
     out = asked.out or _default_out(task, setting)
     make_folder(out)
-    loaded = load_model(asked.model, asked.device_map, asked.dtype)
+    loaded = load_model(asked.model, asked.device_map, asked.dtype, asked.newline)
     plan = _for_model(plan, loaded, asked)
-    return Work(asked, plan, videos, bad_rows, out, loaded)
+    return Work(asked, plan, videos, bad_rows, out, loaded, executor)
 
 
-def _with_preset(asked: Asked) -> Asked:
+def _preset(asked: Asked) -> "Preset | None":
     if asked.preset is None:
-        return asked
+        return None
     from sttm.evaluation.run.presets import get_preset
 
     preset = get_preset(asked.preset)
@@ -137,7 +142,7 @@ def _with_preset(asked: Asked) -> Asked:
         )
     if preset.note:
         note(f"{preset.name}: {preset.note}")
-    return _filled(asked, preset)
+    return preset
 
 
 def _filled(asked: Asked, preset: "Preset") -> Asked:
@@ -146,15 +151,11 @@ def _filled(asked: Asked, preset: "Preset") -> Asked:
         asked,
         task=preset.task,
         model=asked.model or preset.model,
-        wanted=Wanted(
-            keep=preset.keep,
-            thresholds=preset.thresholds,
-            method=preset.method,
-            full=preset.method is None,
-        ),
+        newline=asked.newline or preset.newline,
         layer=preset.layer if asked.layer is None else asked.layer,
         positions=asked.positions or preset.positions,
-        rule=preset.rule,
+        rule=asked.rule or preset.rule,
+        parser=asked.parser or preset.parser,
     )
 
 
@@ -172,15 +173,13 @@ def _setting(asked: Asked) -> Setting:
 
 
 def _sampling(task: "Task", asked: Asked) -> Any:
-    new = {"fps": asked.fps, "max_frames": asked.max_frames}
+    new = {"fps": asked.fps, "max_frames": asked.max_frames, "rule": asked.rule}
     changed: dict[str, Any] = {name: value for name, value in new.items() if value is not None}
     if changed and task.made:
         raise ConfigError(
             f"got {' and '.join('--' + name.replace('_', '-') for name in changed)} with the task "
-            f"{task.name}, expected neither: its videos are made frame by frame."
+            f"{task.name}, expected none of these: its videos are made frame by frame."
         )
-    if asked.rule is not None:
-        changed["rule"] = asked.rule
     return replace(task.frames, **changed) if changed else None
 
 
@@ -234,11 +233,7 @@ def _for_model(plan: "EvalPlan", loaded: Loaded, asked: Asked) -> "EvalPlan":
     return replace(plan, layer=layer, positions=asked.positions or loaded.positions)
 
 
-def make_executor(asked: Asked) -> "Executor":
-    """Return what works the videos off, here or elsewhere.
-
-    Raises: ConfigError: Ray is asked for and not installed.
-    """
+def _executor(asked: Asked) -> "Executor":
     if asked.ray is None:
         from sttm.evaluation.run.execute import Local
 

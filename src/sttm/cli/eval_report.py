@@ -15,7 +15,7 @@ from sttm.cli.pictures import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.run.load import Run
-    from sttm.evaluation.run.report import EvalReport
+    from sttm.evaluation.run.rows import EvalReport
 
 
 # What is left of the tables in a narrow terminal; the files have all columns.
@@ -88,10 +88,12 @@ def presets(json: JsonOption = False) -> None:
         show_json(found)
         return
     for preset in found:
-        budget = preset.thresholds or preset.keep or ""
-        how = " ".join(filter(None, (preset.method or "all tokens", budget)))
-        say(f"{preset.name:<60} {how}, layer {preset.layer}, {preset.positions}")
-    for text in dict.fromkeys(p.note for p in found if p.note and "table" not in p.note):
+        setting = preset.setting()
+        how = [str(setting) if setting.method else "all tokens"]
+        how += [f"layer {preset.layer}", preset.positions] if setting.method else []
+        how += [f"newline {preset.newline}"] if preset.newline not in (None, "no_token") else []
+        say(f"{preset.name:<60} {', '.join(how)}")
+    for text in dict.fromkeys(preset.note for preset in found if preset.note):
         say(f"where noted: {text}")
 
 
@@ -102,9 +104,6 @@ def _reference(full: Path, runs: "list[Run]", parser: str | None) -> "Run":
     found = known or load_runs([full], parser=parser)[0]
     if not found.full:
         note(f"--full: {full} did not keep all tokens: relative to {found.settings['spec']}.")
-    for run in runs:
-        if differing := found.differs(run):
-            note(f"--full: {run.name} and {found.name} differ in {', '.join(differing)}, too.")
     return found
 
 
@@ -121,6 +120,10 @@ def _show(made: "EvalReport") -> None:
     if made.comparisons:
         found = _fitting(comparison_table(made.comparisons), _NARROW)
         show_table(*found, title="paired comparisons")
+        for one in made.comparisons:
+            if one.differs:
+                names = ", ".join(one.differs)
+                note(f"{one.first} and {one.second} differ in {names}, too.")
     for row in made.runs:
         for text in row.troubles():
             note(f"{row.run}: {text}")

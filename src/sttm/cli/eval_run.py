@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sttm.cli.eval_preparing import Asked, prepare
-from sttm.cli.eval_running import execute, finish, show
+from sttm.cli.eval_running import check_answered, execute, finish, show
 from sttm.cli.options import (
     DeviceMapOption,
     DtypeOption,
@@ -16,6 +16,8 @@ from sttm.cli.options import (
     MaxTokensOption,
     MethodOption,
     ModelOption,
+    NewlineOption,
+    RuleOption,
     ThresholdsOption,
     Wanted,
 )
@@ -40,6 +42,7 @@ def run(
     model: ModelOption = None,
     device_map: DeviceMapOption = None,
     dtype: DtypeOption = None,
+    newline: NewlineOption = None,
     method: MethodOption = None,
     keep: KeepOption = None,
     thresholds: ThresholdsOption = None,
@@ -51,12 +54,16 @@ def run(
     ] = None,
     fps: Annotated[float | None, typer.Option(help="In place of the task's.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="In place of the task's.")] = None,
+    rule: RuleOption = None,
     prompt: Annotated[
         str, typer.Option(help="published (the paper's) or official (the benchmark's).")
     ] = "published",
     parser: Annotated[
         str | None,
-        typer.Option(help="clean, published (quirks included) or official. Default: the task's."),
+        typer.Option(
+            help="clean, published (quirks included) or official. Default: the task's, which "
+            "is clean; of a preset published."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
     limit: Annotated[
@@ -71,7 +78,7 @@ def run(
         bool, typer.Option("--reproduce", help="Only algorithms that repeat every bit, or fail.")
     ] = False,
     on_error: Annotated[
-        str, typer.Option(help="stop or skip, when a video or question is bad.")
+        str, typer.Option(help="stop or skip, when a video or question is bad or an answer empty.")
     ] = "stop",
     warm_up: Annotated[
         bool, typer.Option(help="Time no question of a process's first forward.")
@@ -98,12 +105,13 @@ def run(
         model=model,
         device_map=device_map,
         dtype=None if dtype is None else dtype.value,
+        newline=newline,
         wanted=Wanted(keep, thresholds, max_tokens, method, full),
         layer=layer,
         positions=positions,
         fps=fps,
         max_frames=max_frames,
-        rule=None,
+        rule=None if rule is None else rule.value,
         prompt=prompt,
         parser=parser,
         max_new_tokens=max_new_tokens,
@@ -127,3 +135,4 @@ def run(
         show_json(summary)
     else:
         show(work, summary)
+    check_answered(summary)

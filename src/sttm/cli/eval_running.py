@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sttm.cli.eval_preparing import Work, make_executor
+from sttm.cli.eval_preparing import Work
 from sttm.cli.loading import load_pair
 from sttm.cli.options import describe_method
 from sttm.cli.output import milliseconds, note, percent, say, show_table
@@ -33,14 +33,13 @@ def execute(work: Work, tell: Tell) -> None:
         total = len(ids)
         done = {key for key, a in journal.known.items() if key in ids and a.error is None}
         tell("answer", len(done), total)
-        executor = make_executor(asked)
         here = asked.ray is None and asked.processes == 1
         load = (
             (lambda: (work.loaded.model, work.loaded.processor))
             if here
-            else partial(load_pair, asked.model, asked.device_map, asked.dtype)
+            else partial(load_pair, asked.model, asked.device_map, asked.dtype, asked.newline)
         )
-        for answer in run(plan, load, work.videos, dict(journal.known), execute=executor):
+        for answer in run(plan, load, work.videos, dict(journal.known), execute=work.executor):
             journal.add([answer])
             if answer.error is not None and asked.on_error == "stop":
                 raise SttmError(
@@ -109,9 +108,7 @@ def finish(work: Work) -> dict[str, Any]:
     task, items = work.plan.task, work.items
     answers = read_journal(work.out / ANSWERS, EvalAnswer).answers
     here = [answers[item.question_id] for item in items if item.question_id in answers]
-    scored = [
-        Scored(answer.item(task.name), answer.right) for answer in here if answer.error is None
-    ]
+    scored = [Scored(answer.item(task.name), answer.right) for answer in here]
     metrics = task.metrics(scored, items)
     return {
         "task": task.name,
@@ -121,10 +118,24 @@ def finish(work: Work) -> dict[str, Any]:
         "left_out": dict(work.bad_rows),
         **asdict(sum_up(here)),
         "metrics": {
-            name: {"value": m.value, "n": m.n, "missing": m.missing} for name, m in metrics.items()
+            name: {"value": m.value, "n": m.n, "missing": m.missing, "unit": m.unit}
+            for name, m in metrics.items()
         },
         "out": str(work.out),
     }
+
+
+def check_answered(summary: Mapping[str, Any]) -> None:
+    """Refuse to call it a success that nothing was answered.
+
+    Raises: SttmError: nothing was.
+    """
+    if not summary["answered"]:
+        why = ", ".join(f"{n} {kind}" for kind, n in sorted(summary["errors"].items()))
+        raise SttmError(
+            f"got no answer to any of {summary['questions']} questions ({why}), expected at "
+            f"least one. {summary['out']} says why for each; run the same command again then."
+        )
 
 
 def show(work: Work, summary: Mapping[str, Any]) -> None:
@@ -137,7 +148,7 @@ def show(work: Work, summary: Mapping[str, Any]) -> None:
     ]
     for name, metric in summary["metrics"].items():
         value = "-" if metric["value"] is None else percent(metric["value"])
-        rows.append((f"accuracy, {name}", value))
+        rows.append((f"accuracy, {name}", f"{value} of {metric['n']} {metric['unit']}"))
     if summary["retention"] is not None:
         kept = f"{summary['tokens_out']:.1f} of {summary['tokens_in']:.1f} video tokens"
         rows.append(("retention", f"{percent(summary['retention'])} ({kept})"))

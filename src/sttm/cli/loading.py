@@ -48,33 +48,43 @@ class Loaded:
         return chat
 
 
-def load_model(name: str | None, where: str | None = None, dtype: str | None = None) -> Loaded:
+def load_model(
+    name: str | None,
+    where: str | None = None,
+    dtype: str | None = None,
+    newline: str | None = None,
+) -> Loaded:
     """Load a model by its hub id or folder; nano if there is no name, and say so.
 
     Args:
         name: hub id or folder; LLaVA-NeXT's own layout is mapped while it is read.
         where: as in ``--device-map``; see `sttm.checkpoints.Placement`.
         dtype: as in ``--dtype``; None for the checkpoint's.
+        newline: as in ``--newline``; see `sttm.checkpoints.load`.
     Raises:
         ConfigError: no such model or device, or the hub cannot be reached.
         UnsupportedModelError: a model of another kind.
     """
     if name is None:
         note("no --model given: nano answers, the bundled model, which knows only its own clips.")
+        _refuse_newline(newline)
         return load_nano(dtype)
     from sttm.checkpoints import Placement
 
     placement = Placement(where)
     if _check_supported(name):
         note(
-            f"{name} is in LLaVA-NeXT's layout: mapped while it is read, without newline tokens. "
-            "`sttm convert` does it once, and has options."
+            f"{name} is in LLaVA-NeXT's layout: mapped while it is read; newline tokens: "
+            f"{newline or 'no_token'}. `sttm convert` does it once, and has options."
         )
-    return _load(name, placement, dtype)
+    return _load(name, placement, dtype, newline)
 
 
 def load_pair(
-    name: str | None, where: str | None = None, dtype: str | None = None
+    name: str | None,
+    where: str | None = None,
+    dtype: str | None = None,
+    newline: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model and its processor without a note; for worker processes.
 
@@ -82,7 +92,7 @@ def load_pair(
     """
     from sttm.checkpoints import Placement
 
-    loaded = load_nano(dtype) if name is None else _load(name, Placement(where), dtype)
+    loaded = load_nano(dtype) if name is None else _load(name, Placement(where), dtype, newline)
     return loaded.model, loaded.processor
 
 
@@ -136,11 +146,19 @@ def _check_supported(name: str) -> bool:
     return False
 
 
-def _load(name: str, placement: "Placement", dtype: str | None) -> Loaded:
+def _refuse_newline(newline: str | None) -> None:
+    if newline is not None:
+        raise ConfigError(
+            f"--newline: got {newline!r} without --model, expected it with a LLaVA model only: "
+            "nano has no newline tokens to place. Leave it out."
+        )
+
+
+def _load(name: str, placement: "Placement", dtype: str | None, newline: str | None) -> Loaded:
     from sttm.checkpoints import load
 
     try:
-        model, processor = load(name, placement=placement, dtype=dtype or "auto")
+        model, processor = load(name, placement=placement, dtype=dtype or "auto", newline=newline)
     except ConfigError as error:
         raise ConfigError(f"--model: {error}") from error
     return Loaded(name, model, processor)

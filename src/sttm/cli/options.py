@@ -40,6 +40,26 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Rule(StrEnum):
+    """Which frames are sampled."""
+
+    LLAVA = "llava"
+    QWEN = "qwen"
+    UNIFORM = "uniform"
+
+
+RuleOption = Annotated[
+    Rule | None, typer.Option(help="Sampling rule. Default: the task's, or llava.")
+]
+NewlineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE",
+        help="Newline tokens of a LLaVA model's videos: no_token, one_token (behind it), frame "
+        "(behind each), grid (behind each row), or 'checkpoint' for what the config.json of a "
+        "checkpoint in LLaVA-NeXT's layout says. Default: a converted model's own, or no_token.",
+    ),
+]
 DtypeOption = Annotated[Dtype | None, typer.Option(help="Of the model. Default: the checkpoint's.")]
 KeepOption = Annotated[
     str | None,

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -243,9 +243,11 @@ def _records(path: Path, lines: list[str], record: type[R]) -> dict[Any, R]:
     """Read all lines but the first."""
     known: dict[Any, R] = {}
     names = {field.name for field in fields(record)}
+    # A field with a default may be younger than the file.
+    needed = {field.name for field in fields(record) if _required(field)}
     for number, line in enumerate(lines[1:], start=2):
         value = _object(path, number, line)
-        if set(value) != names:
+        if not needed <= set(value) <= names:
             raise ConfigError(
                 f"{path}, line {number}: got the fields {', '.join(sorted(value))}, expected "
                 f"{', '.join(sorted(names))}. Choose another --out."
@@ -253,6 +255,10 @@ def _records(path: Path, lines: list[str], record: type[R]) -> dict[Any, R]:
         answer = record(**value)
         known[answer.key] = answer
     return known
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:

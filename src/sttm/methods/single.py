@@ -23,7 +23,8 @@ class SingleGranularity:
     A side of ``H`` is cut into ``h`` spans; span ``i`` starts at ``floor(i * H / h)``.
 
     Args:
-        size: ``(h, w)``: rows and columns per frame. Either this or ``keep``.
+        size: ``(h, w)``: rows and columns per frame; one integer for as many of both. Either this
+            or ``keep``.
         keep: a ratio in (0, 1] as a float, or a count as an integer, met exactly: every frame gets
             as many tokens as every other, or one more, and rows nearly as long as each other.
         mode: ``"mean"`` averages each rectangle; ``"nearest"`` keeps its top-left token and drops
@@ -36,7 +37,7 @@ class SingleGranularity:
     name: ClassVar[str] = "single"
     query_aware: ClassVar[bool] = False
 
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | int | None = None
     keep: float | int | None = None
     mode: Mode = "mean"
 
@@ -48,6 +49,8 @@ class SingleGranularity:
             )
         if self.keep is not None:
             check_keep(self.keep)
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", (self.size, self.size))
         if self.size is not None and not _is_size(self.size):
             raise ConfigError(
                 f"size: got {self.size!r}, expected two integers >= 1: (rows, columns)."
@@ -65,7 +68,7 @@ class SingleGranularity:
             than the grid.
         """
         grid.check(x)
-        if self.size is not None:
+        if isinstance(self.size, tuple):
             label = self._labels_of_size(*self.size, grid)
         else:
             assert self.keep is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 from sttm.evaluation.journal import Journal
 from sttm.evaluation.run.plan import EvalPlan
+from sttm.evaluation.run.reading import EMPTY
 from sttm.evaluation.run.records import ANSWERS, EvalAnswer, Times
 from sttm.evaluation.specs import make_settings
 from sttm.evaluation.tasks import Item, Task, get_task
@@ -53,6 +54,8 @@ def items(
 
 
 def answer(item: Item, text: str, *, ttft: float = 1.0, kept: int = 30) -> EvalAnswer:
+    """An answer; an empty text is not scored."""
+    hidden = not text or item.answer is None
     return EvalAnswer(
         item.question_id,
         item.video_id,
@@ -61,9 +64,10 @@ def answer(item: Item, text: str, *, ttft: float = 1.0, kept: int = 30) -> EvalA
         item.answer,
         item.groups,
         item.extra,
+        error=None if text else EMPTY,
         text=text,
         parsed=text or None,
-        right=text == item.answer,
+        right=None if hidden else text == item.answer,
         tokens_in=100,
         tokens_out=kept,
         new_tokens=1,

@@ -9,14 +9,20 @@ import torch
 
 from sttm.chat import VideoChat
 from sttm.chat.records import Encoded
-from sttm.errors import BudgetError, ConfigError
+from sttm.errors import BudgetError, ConfigError, WriteError
+from sttm.evaluation.features.manifest import MANIFEST, StoredVideo
+from sttm.evaluation.journal import Journal
 from sttm.evaluation.run.answer import EvalRunner, answer_video
-from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video
+from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video, features_of
+from sttm.evaluation.run.reading import EMPTY
 from sttm.evaluation.run.records import EvalAnswer
 from sttm.evaluation.runner import TimedAnswer
+from sttm.evaluation.specs import ALL_TOKENS
 from sttm.evaluation.tasks import get_task
 from sttm.nano.clips import make_clip, write_clip
+from sttm.video import VideoWarning
 from tests.cli.marks import needs_nano
+from tests.video.video_clips import numbered
 
 from .small import items, nano, needle_plan
 
@@ -126,6 +132,20 @@ def test_bad_videos_become_errors_and_others_answers(tmp_path: Path) -> None:
     assert found[7].text is not None
 
 
+def test_what_is_wrong_with_a_video_stands_at_its_answers(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    whole, cut = numbered(tmp_path / "whole.mkv", 90), tmp_path / "cut.mkv"
+    content = whole.read_bytes()
+    cut.write_bytes(content[: 2 * len(content) // 3])
+    plan = replace(needle_plan(), task=get_task("custom"))
+    runner = plan.runner(*nano())
+    found = [a for v in custom(whole, cut) for a in answer_video(runner, plan, v, frozenset())]
+    assert [answer.error for answer in found] == [None] * 4
+    assert [bool(answer.warnings) for answer in found] == [False, False, True, True]
+    assert not [one for one in recwarn if one.category is VideoWarning]
+
+
 class Odd(EvalRunner):
     """Answers nothing, or fails."""
 
@@ -140,12 +160,17 @@ class Odd(EvalRunner):
             yield replace(first, text="")
 
 
-def test_an_empty_answer_is_wrong_and_no_answer() -> None:
-    plan = needle_plan()
+@pytest.mark.parametrize(("parser", "right"), [("clean", None), ("published", False)])
+def test_an_empty_answer_is_an_error_that_the_parser_may_score(
+    parser: str, right: bool | None
+) -> None:
+    plan = needle_plan(parser=parser)
     video = by_video(plan.task.items(None))[0]
     found = list(answer_video(Odd(plan, *nano()), plan, video, frozenset()))
     assert len(found) == len(video.items)
-    assert all((a.error, a.parsed, a.right) == (None, None, False) for a in found)
+    assert {(a.error, a.parsed, a.right) for a in found} == {(EMPTY, None, right)}
+    # The model was asked: what it cost stays.
+    assert all(a.times is not None and a.tokens_out == 128 for a in found)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +190,18 @@ def test_trouble_in_the_middle_of_a_video_keeps_what_was_answered(
     video = by_video(plan.task.items(None))[0]
     found = list(answer_video(runner, plan, video, frozenset()))
     assert [answer.question_id for answer in found] == [i.question_id for i in video.items]
-    assert [answer.error for answer in found] == [None, *[kind] * (len(video.items) - 1)]
+    assert [answer.error for answer in found] == [EMPTY, *[kind] * (len(video.items) - 1)]
+
+
+def test_a_full_disk_is_no_fault_of_the_video() -> None:
+    plan = needle_plan()
+    runner = Odd(plan, *nano())
+    runner.error = WriteError("videos.zip: cannot be written (No space left on device).")
+    video = by_video(plan.task.items(None))[0]
+    answers = answer_video(runner, plan, video, frozenset())
+    assert next(answers).text is not None
+    with pytest.raises(WriteError, match="No space left"):
+        next(answers)
 
 
 def test_another_error_is_not_hidden() -> None:
@@ -210,7 +246,6 @@ def test_every_setting_is_in_the_identity() -> None:
         {"max_new_tokens": 5},
         {"seed": 1},
         {"reproduce": True},
-        {"features": Path("x")},
         {"setting": needle_plan(keep=0.3).setting},
         {"setting": needle_plan("sttm:root_level=0").setting},
         {"task": get_task("needle")},
@@ -218,6 +253,32 @@ def test_every_setting_is_in_the_identity() -> None:
     ]
     for change in changes:
         assert replace(plan, **change).identity("nano", model) != base, change
+
+
+def test_what_is_left_to_the_model_is_in_the_identity() -> None:
+    model = nano()[0]
+    left = needle_plan(layer=None).identity("nano", model)
+    assert (left["layer"], left["positions"]) == (2, "reassigned")
+    assert left == needle_plan(layer=2, positions="reassigned").identity("nano", model)
+    assert left["newline"] == "one_token"
+    full = replace(needle_plan(), setting=ALL_TOKENS).identity("nano", model)
+    assert (full["layer"], full["positions"]) == (None, None)
+
+
+def test_features_are_known_by_what_they_depend_on(tmp_path: Path) -> None:
+    found = []
+    for name, dtype in (("one", "float32"), ("copy", "float32"), ("other", "bfloat16")):
+        settings = {"model_type": "x", "dtype": dtype, "weights": "y", "tower_attention": False}
+        settings |= {"rule": "llava", "fps": 1.0, "max_frames": 8}
+        (tmp_path / name).mkdir()
+        with Journal(tmp_path / name / MANIFEST, settings, {"host": name}, StoredVideo):
+            pass
+        found.append(features_of(tmp_path / name))
+    assert found[0] == found[1] != found[2]
+    theirs = tmp_path / "videomme" / "llava-video-7b" / "F-128_fps-1"
+    for part in ("features", "metadata"):
+        (theirs / part).mkdir(parents=True)
+    assert features_of(theirs) == "published/llava-video-7b/F-128_fps-1"
 
 
 def test_reproduce_uses_only_algorithms_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:

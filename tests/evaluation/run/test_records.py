@@ -1,6 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from sttm.errors import ConfigError
 from sttm.evaluation.journal import Journal, read_journal
+from sttm.evaluation.run.reading import EMPTY
 from sttm.evaluation.run.records import EvalAnswer, failed
 from sttm.evaluation.run.summary import sum_up
 
@@ -34,26 +39,50 @@ def test_an_error_is_replaced_by_an_answer_and_never_the_other_way(tmp_path: Pat
 
 
 def test_the_summary_counts_everything_under_its_name() -> None:
-    hidden = items("custom", ["c"], 1, [{}])[0]
-    object.__setattr__(hidden, "answer", None)
+    hidden = replace(items("custom", ["c"], 1, [{}])[0], answer=None)
     found = sum_up(
         [
             answer(ITEMS[0], "A", ttft=1.0, kept=20),
-            answer(ITEMS[1], "", ttft=3.0, kept=40),
+            replace(answer(ITEMS[1], "?", ttft=3.0, kept=40), parsed=None),
             failed(ITEMS[2], "missing video", "none"),
-            answer(hidden, "B", ttft=2.0, kept=30),
+            answer(ITEMS[3], ""),
+            # No letter in it, but nobody knows the right one: not counted as wrong.
+            replace(answer(hidden, "?", ttft=2.0, kept=30), parsed=None, warnings=("cut short",)),
         ]
     )
-    assert (found.asked, found.answered, found.right) == (4, 3, 1)
-    assert (found.unparsed, found.empty, found.hidden) == (1, 1, 1)
-    assert found.errors == {"missing video": 1}
+    assert (found.asked, found.answered, found.right) == (5, 3, 1)
+    assert (found.unparsed, found.hidden) == (1, 1)
+    assert (found.damaged, found.damaged_videos) == (1, 1)
+    assert found.errors == {"missing video": 1, EMPTY: 1}
+    assert (found.empty, found.empty_scored) == (1, 0)
     assert found.retention == 0.3
     assert found.ttft_s == 2.0
     assert found.seconds == 2.0 + 2.5
-    told = " ".join(found.troubles())
-    assert "1 not scored: missing video" in told
-    assert "1 of them empty" in told
-    assert "hidden" in told
+    assert found.troubles() == [
+        "1 not scored: empty answer",
+        "1 not scored: missing video",
+        "1 answered without an answer in the text, counted as wrong",
+        "1 answered whose right answer is hidden, not scored",
+        "1 answered about damaged videos (1), of which only some frames could be decoded",
+    ]
+
+
+def test_empty_answers_that_are_scored_are_told_apart() -> None:
+    wrong = replace(answer(ITEMS[0], ""), right=False)
+    found = sum_up([wrong, answer(ITEMS[1], "")])
+    assert (found.empty, found.empty_scored) == (2, 1)
+    assert found.troubles() == ["1 not scored: empty answer", "1 counted as wrong: empty answer"]
+
+
+def test_answers_from_before_a_field_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, {}, {}, EvalAnswer) as journal:
+        journal.add([answer(ITEMS[0], "A")])
+    path.write_text(path.read_text().replace(', "warnings": []', ""))
+    assert list(read_journal(path, EvalAnswer).answers.values()) == [answer(ITEMS[0], "A")]
+    path.write_text(path.read_text().replace('"question_id"', '"question"'))
+    with pytest.raises(ConfigError, match="line 2: got the fields"):
+        read_journal(path, EvalAnswer)
 
 
 def test_nothing_has_no_means() -> None:

@@ -10,9 +10,10 @@ import pytest
 from sttm.errors import ConfigError
 from sttm.evaluation.run.intervals import OVERALL, Counts, overall, per_group
 from sttm.evaluation.run.load import load_runs
+from sttm.evaluation.run.presets import get_preset
 from sttm.evaluation.run.records import EvalAnswer, failed
 from sttm.evaluation.run.report import FAMILY, make_report
-from sttm.evaluation.run.write import markdown, write_report
+from sttm.evaluation.run.write import markdown, table, write_report
 from sttm.evaluation.statistics import Bootstrap, mcnemar
 from sttm.evaluation.tasks import Item, Scored, get_task
 
@@ -137,6 +138,84 @@ def test_a_full_run_of_other_settings_is_not_taken_by_itself(tmp_path: Path) -> 
         make_report(load_runs([full]), full=load_runs([another])[0])
 
 
+def test_runs_of_two_parsers_are_not_set_in_relation_by_themselves(tmp_path: Path) -> None:
+    full = store(
+        tmp_path / "full", CUSTOM, answers(lambda _: "A"), method="all", parser="published"
+    )
+    merged = store(tmp_path / "merged", CUSTOM, answers(lambda _: "B"), parser="clean")
+    report = make_report(load_runs([full, merged]), compare=True)
+    row = report.runs[1]
+    assert (row.full, row.near, row.full_differs) == (None, "full", ("parser",))
+    assert row.relative_accuracy is None
+    told = "no relative numbers: full differs in parser, too (--parser reads all runs by one rule)"
+    assert told in row.troubles()
+    assert report.comparisons[0].differs == ("parser",)
+    # By one rule they may be.
+    row = make_report(load_runs([full, merged], parser="published")).runs[1]
+    assert (row.full, row.near, row.relative_accuracy) == ("full", None, 0.0)
+    # A run that is chosen is taken, and what differs is told.
+    row = make_report(load_runs([merged]), full=load_runs([full])[0]).runs[0]
+    assert (row.full, row.relative_accuracy) == ("full", 0.0)
+    assert any("relative to full, which differs in parser" in text for text in row.troubles())
+
+
+@pytest.mark.parametrize(
+    ("features", "alike"),
+    [("0123abcd", True), ("published/llava-video-7b/F-128_fps-1", False)],
+)
+def test_features_of_others_are_another_setting(tmp_path: Path, features: str, alike: bool) -> None:
+    paths = [
+        store(tmp_path / "full", CUSTOM, [], method="all", features=None),
+        store(tmp_path / "merged", CUSTOM, [], features=features),
+    ]
+    full, merged = load_runs(paths)
+    assert merged.differs(full) == ([] if alike else ["features"])
+
+
+def test_empty_answers_that_are_left_out_are_weighed(tmp_path: Path) -> None:
+    some = [answer(ITEMS[0], "A"), answer(ITEMS[1], "A"), answer(ITEMS[2], "B")]
+    folder = store(tmp_path / "run", CUSTOM, [*some, answer(ITEMS[3], "")])
+    (row,) = make_report(load_runs([folder])).runs
+    assert (row.accuracy, row.n, row.accuracy_if_empty_wrong) == (0.66667, 3, 0.5)
+    assert row.troubles() == [
+        "1 not scored: empty answer",
+        "with empty answers counted as wrong the accuracy is 50.0",
+    ]
+    # The published rule has them wrong.
+    (row,) = make_report(load_runs([folder], parser="published")).runs
+    assert (row.accuracy, row.n, row.accuracy_if_empty_wrong) == (0.5, 4, None)
+    assert row.troubles() == ["1 counted as wrong: empty answer"]
+
+
+def test_questions_whose_answer_is_hidden_are_not_in_n(tmp_path: Path) -> None:
+    hidden = answer(replace(ITEMS[1], answer=None), "A")
+    report = make_report(
+        load_runs([store(tmp_path / "run", CUSTOM, [hidden, *answers(lambda _: "A")[2:4]])])
+    )
+    columns, (line,) = table(report, "custom", "nano")
+    assert dict(zip(columns, line))["n"] == "2"
+    assert report.runs[0].summary.answered == 3
+
+
+def test_an_ablation_of_the_paper_stands_beside_its_run(tmp_path: Path) -> None:
+    task = get_task("videomme")
+    preset = get_preset("sttm-paper/llava-video-7b/videomme/30/single-9x9")
+    given = [answer(item, "A") for item in items("videomme", ["a", "b"], 2, [{}])]
+    made = {name: value for name, value in preset.plan().choices().items() if name != "task"}
+    folder = store(tmp_path / "single", task, given, model=preset.model, newline="no_token", **made)
+    report = make_report(load_runs([folder]))
+    (row,) = report.runs
+    assert row.published is not None
+    assert row.published.name == "llava-video-7b/videomme/30/single-9x9"
+    assert row.published_differs == (
+        "dtype none instead of bfloat16",
+        "4 questions counted instead of 2700",
+    )
+    text = markdown(report, {})
+    line = "| *arXiv 2507.07990, table 5 (differs)* | *single-9x9* | *-* | *41.3* | *-* | *97.4* |"
+    assert line in text
+
+
 def test_groups_of_a_user_s_own_questions(tmp_path: Path) -> None:
     report = make_report(load_runs(two_runs(tmp_path)))
     full = [row for row in report.accuracies if row.run == "full"]
@@ -179,8 +258,16 @@ def test_the_paper_stands_beside_a_run(tmp_path: Path) -> None:
     assert sttm is not None
     assert (sttm.accuracy, sttm.ttft_s, sttm.tokens) == (0.685, 0.769, 7337)
     text = markdown(report, {})
-    assert "*arXiv 2507.07990, table 11 (?)*" in text
+    assert "*arXiv 2507.07990, table 11 (differs) (?)*" in text
     assert "*96.6*" in text
+    (told,) = [each for each in report.runs[1].troubles() if "not as in the paper's row" in each]
+    assert "4 questions counted instead of 2174" in told
+    assert "parser none instead of published" in told
+    write_report(tmp_path, report, {})
+    row = list(csv.DictReader((tmp_path / "runs.csv").open()))[1]
+    assert (row["n"], row["paper_name"]) == ("4", "llava-video-7b/mlvu/30")
+    assert (row["paper_accuracy"], row["paper_relative_accuracy"]) == ("0.685", "0.96615")
+    assert "4 questions counted" in row["paper_differs"]
     assert "one A100-80G" in text
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import time
+import warnings
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy as np
 import torch
 
 from sttm.chat.records import Encoded
-from sttm.errors import BudgetError, SttmError, VideoError
+from sttm.errors import BudgetError, SttmError, VideoError, WriteError
 from sttm.evaluation.clock import wait
 from sttm.evaluation.features import FeatureFolder
 from sttm.evaluation.run.plan import EvalPlan, VideoItems
+from sttm.evaluation.run.reading import read_answer
 from sttm.evaluation.run.records import EvalAnswer, answered, failed
 from sttm.evaluation.runner import Runner, TimedAnswer
 from sttm.evaluation.tasks import Item
-from sttm.video import Video, read_video
+from sttm.video import Video, VideoWarning, read_video
 
 # What may go wrong with one video while others are fine.
 _Trouble = (SttmError, torch.OutOfMemoryError, MemoryError)
@@ -54,6 +56,8 @@ class EvalRunner:
     def encode(self, item: Item) -> Encoded:
         """Decode and encode the video of an item, or load its features.
 
+        A damaged video gives the frames that can be decoded; ``source.warnings`` tells.
+
         Raises: SttmError: the video or the features are not there, or cannot be read.
         """
         task, sampling = self.plan.task, self.plan.frames
@@ -64,9 +68,11 @@ class EvalRunner:
             return self._features.encoded(chat, video_id, context=context) if context else encoded
         video = task.video(item)
         if not isinstance(video, Video):
-            video = read_video(
-                video, fps=sampling.fps, max_frames=sampling.max_frames, rule=sampling.rule
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", VideoWarning)  # they are in the record
+                video = read_video(
+                    video, fps=sampling.fps, max_frames=sampling.max_frames, rule=sampling.rule
+                )
         return self._runner.encode(video, context=task.context(item, video.timestamps))
 
     def answers(self, encoded: Encoded, prompts: Sequence[str]) -> Iterator[TimedAnswer]:
@@ -93,6 +99,7 @@ def answer_video(
         video: the video and all its questions.
         known: ids of the questions that are answered already.
     Yields: an answer per question that is not known, as soon as it is there.
+    Raises: WriteError: there is no room for a file; that would be so for every other video, too.
     """
     todo = [item for item in video.items if item.question_id not in known]
     done = 0
@@ -100,6 +107,8 @@ def answer_video(
         for answer in _answers(runner, plan, todo):
             done += 1
             yield answer
+    except WriteError:
+        raise
     except _Trouble as error:
         kind, message = _kind(error, todo[done], plan), " ".join(str(error).split())
         for item in todo[done:]:
@@ -120,16 +129,8 @@ def _answers(runner: EvalRunner, plan: EvalPlan, todo: Sequence[Item]) -> Iterat
     video_s = time.perf_counter() - start
     answers = runner.answers(encoded, prompts)
     for place, (item, found) in enumerate(zip(todo, answers, strict=True)):
-        parsed = task.parse(found.text, item, plan.parser) if found.text.strip() else None
-        yield answered(
-            item,
-            found,
-            parsed=parsed,
-            right=task.right(parsed, item),
-            tokens_in=encoded.tokens,
-            video_s=video_s,
-            first=place == 0,
-        )
+        read = read_answer(task, item, found.text, plan.parser)
+        yield answered(item, found, read, video=encoded, video_s=video_s, first=place == 0)
 
 
 def _kind(error: BaseException, item: Item, plan: EvalPlan) -> str:

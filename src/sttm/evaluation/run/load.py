@@ -11,13 +11,15 @@ from pydantic import ValidationError
 
 from sttm.errors import ConfigError
 from sttm.evaluation.journal import read_journal
+from sttm.evaluation.run.plan import PUBLISHED
+from sttm.evaluation.run.reading import read_answer
 from sttm.evaluation.run.records import ANSWERS, RUN, EvalAnswer
 from sttm.evaluation.specs import ALL
 from sttm.evaluation.tasks import Scored, Task
 
 # What two runs may differ in and still show what the method did.
 _OF_THE_METHOD = {"method", "spec", "keep", "options", "layer", "positions"}
-_WITHOUT_EFFECT = {"features", "reproduce", "seed", "parser"}
+_WITHOUT_EFFECT = {"reproduce", "seed"}
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,34 @@ class Run:
         """Questions that were meant to be asked and have no line yet."""
         return max(0, int(self.about.get("questions", 0)) - len(self.answers))
 
-    def scored(self, only: Sequence[str] | None = None) -> list[Scored]:
-        """Give the answers as a task's metrics take them; errors have None."""
-        ids = self.answers if only is None else only
+    def scored(
+        self, only: Sequence[str] | None = None, *, empty_wrong: bool = False
+    ) -> list[Scored]:
+        """Give the answers as a task's metrics take them; what is not scored has None.
+
+        Args:
+            only: ids of questions; None for all.
+            empty_wrong: have empty answers wrong, whatever the parser makes of them.
+        """
+        answers = [self.answers[name] for name in (self.answers if only is None else only)]
         return [
-            Scored(self.answers[name].item(self.task.name), self.answers[name].right)
-            for name in ids
+            Scored(each.item(self.task.name), False if empty_wrong and each.empty else each.right)
+            for each in answers
         ]
 
     def differs(self, other: "Run") -> list[str]:
         """Name the settings, beside the method's, in which two runs differ."""
-        names = {*self.settings, *other.settings} - _OF_THE_METHOD - _WITHOUT_EFFECT
-        return sorted(n for n in names if self.settings.get(n) != other.settings.get(n))
+        mine, others = _compared(self.settings), _compared(other.settings)
+        return sorted(n for n in {*mine, *others} if mine.get(n) != others.get(n))
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = _OF_THE_METHOD | _WITHOUT_EFFECT
+    found = {name: value for name, value in settings.items() if name not in left_out}
+    # Features of our own give the answers of the videos, those that others made need not.
+    if not str(found.get("features")).startswith(PUBLISHED):
+        found.pop("features", None)
+    return found
 
 
 def load_runs(folders: Sequence[Path], *, parser: str | None = None) -> list[Run]:
@@ -128,9 +146,8 @@ def _parsed_anew(run: Run, parser: str) -> Run:
     answers = {}
     for name, answer in run.answers.items():
         if answer.text is not None:
-            item = answer.item(task.name)
-            parsed = task.parse(answer.text, item, parser) if answer.text.strip() else None
-            answer = replace(answer, parsed=parsed, right=task.right(parsed, item))
+            read = read_answer(task, answer.item(task.name), answer.text, parser)
+            answer = replace(answer, **vars(read))
         answers[name] = answer
     return replace(run, answers=answers, settings={**run.settings, "parser": parser})
 

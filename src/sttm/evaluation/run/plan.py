@@ -1,6 +1,7 @@
 """What to run: a task, a method at a budget, and everything else that answers depend on."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sttm.evaluation.run.answer import EvalRunner
 
 SEED = 42  # as published
+PUBLISHED = "published"  # features that are not ours
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,60 @@ class EvalPlan:
         """The sampling in force."""
         return self.task.frames if self.sampling is None else self.sampling
 
-    def identity(self, name: str, model: Any) -> dict[str, Any]:
-        """Tell what an answer depends on beside its question; a journal's settings."""
+    def choices(self) -> dict[str, Any]:
+        """Tell what an answer depends on beside its question and the model, as JSON values."""
+        plain = self.setting.method is None
         return {
-            "benchmark": "eval",
             "task": self.task.name,
             "task_version": self.task.version,
-            "task_definition": _digest(self.task.model_dump_json(by_alias=True)),
-            "model": name,
-            "weights": fingerprint(model),
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "task_definition": digest(self.task.model_dump_json(by_alias=True)),
             "method": self.setting.label,
             "spec": self.setting.spec,
             "keep": self.setting.keep,
             "options": _options(self.setting),
-            "layer": None if self.setting.method is None else self.layer,
-            "positions": self.positions,
+            "layer": None if plain else self.layer,
+            "positions": None if plain else self.positions,
             "sampling": asdict(self.frames),
             "prompt": self.prompt,
             "parser": self.parser or self.task.parsing.default,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
             "reproduce": self.reproduce,
-            "features": self.features is not None,
         }
+
+    def identity(self, name: str, model: Any) -> dict[str, Any]:
+        """Tell what an answer depends on beside its question; a journal's settings.
+
+        Args:
+            name: of the model.
+            model: the model; what the plan leaves to it, the layer and the positions, is filled in.
+        Raises: ConfigError: there are no features in the folder, or they do not fit.
+        """
+        from sttm.models import adapter_for
+
+        adapter = adapter_for(model)
+        choices = self.choices()
+        if self.setting.method is not None and self.layer is None:
+            choices["layer"] = min(adapter.layer, len(adapter.text.layers) - 1)
+        if choices["positions"] == "auto":
+            choices["positions"] = adapter.positions
+        return {
+            "benchmark": "eval",
+            **choices,
+            "model": name,
+            "weights": fingerprint(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "newline": getattr(adapter, "newline", None),
+            "features": self._features(model),
+        }
+
+    def _features(self, model: Any) -> str | None:
+        if self.features is None:
+            return None
+        from sttm.evaluation.features import FeatureFolder
+
+        FeatureFolder.open(self.features, model, sampling=self.frames)
+        return features_of(self.features)
 
     def runner(self, model: Any, processor: Any) -> "EvalRunner":
         """Get ready to answer, once per process."""
@@ -137,5 +169,21 @@ def _options(setting: Setting) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
-def _digest(text: str) -> str:
+def features_of(folder: Path) -> str:
+    """Tell which features a folder holds: what they depend on, whatever its name.
+
+    Of a folder as the authors published them only the name tells anything.
+
+    Raises: ConfigError: there is no manifest, or it is damaged.
+    """
+    from sttm.evaluation.features.manifest import MANIFEST, Manifest
+    from sttm.evaluation.features.published import is_published
+
+    if is_published(folder) and not (folder / MANIFEST).is_file():
+        return "/".join([PUBLISHED, *folder.resolve().parts[-2:]])
+    return digest(json.dumps(Manifest.read(folder).settings, sort_keys=True))
+
+
+def digest(text: str) -> str:
+    """Shorten a text to what tells it from others."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,5 +1,6 @@
 """What the STTM paper reports, to stand beside a run."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,55 +11,47 @@ import yaml
 from sttm.evaluation.specs import ALL
 
 FULL = 100  # the budget that keeps every token, in %
+_PLAIN = (ALL, "sttm")  # methods that a row's name does not name
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A cell of the paper's tables 11 to 14.
+    """A cell of the paper's tables 5 to 14; None where something is not printed.
 
     Args:
+        name: as that of its preset: MODEL/TASK/BUDGET, MODEL/TASK/BUDGET/METHOD or /ABLATION.
         model: short name of the model.
         task: name of the task.
-        method: name in the registry; "all" for all tokens.
-        budget: nominal share of the tokens in %.
+        method: name in the registry; "all" for all tokens; of an ablation its name.
+        budget: nominal share of the tokens in %; None for an ablation.
         accuracy: mean over questions, in 0..1.
+        relative_accuracy: accuracy / accuracy with all tokens.
         ttft_s: seconds.
+        relative_ttft: TTFT / TTFT with all tokens.
         tokens: video tokens in the last layer's cache, mean over questions.
-        retention: mean over questions of the tokens kept, in 0..1; None where it is not printed.
+        retention: mean over questions of the tokens kept, in 0..1.
         source: paper and table.
         doubt: why the cell cannot be right as it stands; empty if nothing speaks against it.
     """
 
+    name: str
     model: str
     task: str
     method: str
-    budget: int
-    accuracy: float
-    ttft_s: float
-    tokens: int
+    budget: int | None
+    accuracy: float | None
+    relative_accuracy: float | None
+    ttft_s: float | None
+    relative_ttft: float | None
+    tokens: int | None
     retention: float | None
     source: str
     doubt: str = ""
 
-    @property
-    def full(self) -> "PublishedRow | None":
-        """The same with all tokens."""
-        return find_published(self.model, self.task, ALL, FULL)
 
-    @property
-    def relative_accuracy(self) -> float | None:
-        """Accuracy / accuracy with all tokens."""
-        return self.accuracy / self.full.accuracy if self.full else None
-
-    @property
-    def relative_ttft(self) -> float | None:
-        """TTFT / TTFT with all tokens."""
-        return self.ttft_s / self.full.ttft_s if self.full else None
-
-
-def find_published(model: str, task: str, method: str, budget: int) -> PublishedRow | None:
-    """Find a row; None if the paper has none."""
-    return _rows().get((model, task, method, budget))
+def find_published(name: str) -> PublishedRow | None:
+    """Find a row by its name; None if the paper has none."""
+    return _rows().get(name)
 
 
 def list_published() -> list[PublishedRow]:
@@ -73,30 +66,6 @@ def model_key(name: str) -> str | None:
     return next((key for key, names in known if last in names), None)
 
 
-def match_published(
-    model: str, task: str, method: str, keep: float | int | None, preset: str | None
-) -> PublishedRow | None:
-    """Find the paper's row for a run.
-
-    Args:
-        model: hub id or folder.
-        task: name of the task.
-        method: name in the registry; "all" for all tokens.
-        keep: exact budget, if any.
-        preset: name of the preset that the run was made with, if any.
-    Returns: None where the paper has no such row, or the run does not say which it is.
-    """
-    if preset is not None:
-        parts = preset.split("/")
-        ablation = len(parts) == 5 and parts[4] != method
-        if len(parts) not in (4, 5) or ablation or parts[2] != task:
-            return None
-        return find_published(parts[1], task, method, int(parts[3]))
-    budget = FULL if method == ALL else round(100 * keep) if isinstance(keep, float) else None
-    key = model_key(model)
-    return None if key is None or budget is None else find_published(key, task, method, budget)
-
-
 @cache
 def _content() -> dict[str, Any]:
     path = Path(__file__).parent / "published.yaml"
@@ -105,31 +74,64 @@ def _content() -> dict[str, Any]:
 
 
 @cache
-def _rows() -> dict[tuple[str, str, str, int], PublishedRow]:
+def _rows() -> dict[str, PublishedRow]:
+    return {row.name: row for row in (*_main(), *_ablations())}
+
+
+def _main() -> Iterator[PublishedRow]:
     content = _content()
     names = ("model", "task", "method", "budget")
     doubts = {tuple(doubt[name] for name in names): doubt["why"] for doubt in content["doubts"]}
-    rows = {}
     for model, lines in content["rows"].items():
+        source = f"{content['source']}, table {content['tables'][model]}"
+        full = next(line for line in lines if line["budget"] == FULL)
         for line in lines:
             method, budget = line["method"], line["budget"]
-            for task, cell in line.items():
-                if task in ("method", "budget"):
-                    continue
-                key = model, task, method, budget
-                source = f"{content['source']}, table {content['tables'][model]}"
-                rows[key] = _row(key, cell, source, doubts.get(key, ""))
-    return rows
+            for task in line.keys() - {"method", "budget"}:
+                accuracy, ttft, tokens, *retention = line[task].split("/")
+                full_accuracy, full_ttft, _ = full[task].split("/")
+                name = f"{model}/{task}/{budget}"
+                yield PublishedRow(
+                    name if method in _PLAIN else f"{name}/{method}",
+                    model,
+                    task,
+                    method,
+                    budget,
+                    accuracy=_share(accuracy),
+                    relative_accuracy=round(float(accuracy) / float(full_accuracy), 5),
+                    ttft_s=float(ttft),
+                    relative_ttft=round(float(ttft) / float(full_ttft), 5),
+                    tokens=int(tokens),
+                    # The ratio of the mean counts is not the same thing.
+                    retention=1.0 if budget == FULL else _share(*retention),
+                    source=source,
+                    doubt=doubts.get((model, task, method, budget), ""),
+                )
 
 
-def _row(key: tuple[str, str, str, int], cell: str, source: str, doubt: str) -> PublishedRow:
-    accuracy, ttft, tokens, *retention = cell.split("/")
-    return PublishedRow(
-        *key,
-        accuracy=round(float(accuracy) / 100, 4),
-        ttft_s=float(ttft),
-        tokens=int(tokens),
-        retention=round(float(retention[0]) / 100, 4) if retention else None,
-        source=source,
-        doubt=doubt,
-    )
+def _ablations() -> Iterator[PublishedRow]:
+    content = _content()
+    for model, lines in content["ablations"].items():
+        for line in lines:
+            budget, _, name = line["row"].partition("/")
+            for task in line.keys() - {"row", "table"}:
+                cells = str(line[task]).split("/")
+                accuracy, *relative = ("-", *cells) if len(cells) > 1 else (*cells, "-", "-", "-")
+                yield PublishedRow(
+                    f"{model}/{task}/{budget}/{name}",
+                    model,
+                    task,
+                    name,
+                    None,
+                    accuracy=_share(accuracy),
+                    relative_accuracy=_share(relative[0]),
+                    ttft_s=None,
+                    relative_ttft=_share(relative[1]),
+                    tokens=None,
+                    retention=_share(relative[2]),
+                    source=f"{content['source']}, table {line['table']}",
+                )
+
+
+def _share(percent: str = "-") -> float | None:
+    return None if percent == "-" else round(float(percent) / 100, 4)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from sttm.chat.records import Encoded
+from sttm.evaluation.run.reading import EMPTY, Read
 from sttm.evaluation.runner import TimedAnswer
 from sttm.evaluation.tasks.items import Item
 
@@ -57,13 +59,15 @@ class EvalAnswer:
         extra: other facts of the data set.
         error: kind of what went wrong; None if it was answered.
         message: what went wrong.
-        text: what the model wrote; None after an error.
+        text: what the model wrote; None where it could not be asked.
         parsed: the letter or text read out of it; None if there is none.
-        right: whether that is the right one; None after an error, or if the right one is hidden.
+        right: whether that is the right one; None where it is not scored: after an error, an empty
+            answer only if the parser leaves it out, or if the right one is hidden.
         tokens_in: video tokens in front of the reduction.
         tokens_out: behind it.
         new_tokens: tokens of the answer, its end included.
-        times: where the time went; None after an error.
+        times: where the time went; None where the model could not be asked.
+        warnings: what is wrong with the video's file, of which only some frames could be decoded.
     """
 
     question_id: str
@@ -82,10 +86,12 @@ class EvalAnswer:
     tokens_out: int | None = None
     new_tokens: int | None = None
     times: Times | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # As JSON gives them back.
         object.__setattr__(self, "options", tuple(self.options))
+        object.__setattr__(self, "warnings", tuple(self.warnings))
         object.__setattr__(self, "groups", dict(self.groups))
         object.__setattr__(self, "extra", dict(self.extra))
         times: Any = self.times
@@ -98,8 +104,13 @@ class EvalAnswer:
         return self.question_id
 
     @property
+    def empty(self) -> bool:
+        """Whether the model was asked and wrote nothing."""
+        return self.error == EMPTY
+
+    @property
     def retention(self) -> float | None:
-        """Tokens out / tokens in; None after an error."""
+        """Tokens out / tokens in; None where the model could not be asked."""
         return self.tokens_out / self.tokens_in if self.tokens_out and self.tokens_in else None
 
     def item(self, task: str) -> Item:
@@ -141,20 +152,19 @@ def failed(item: Item, kind: str, message: str) -> EvalAnswer:
 def answered(
     item: Item,
     found: TimedAnswer,
+    read: Read,
     *,
-    parsed: str | None,
-    right: bool | None,
-    tokens_in: int,
+    video: Encoded,
     video_s: float,
     first: bool,
 ) -> EvalAnswer:
-    """Record an answer.
+    """Record an answer, an empty one too.
 
     Args:
         item: the question.
         found: the answer.
-        parsed, right: see `EvalAnswer`.
-        tokens_in: video tokens in front of the reduction.
+        read: what was read out of it.
+        video: what it is about.
         video_s: decoding and encoding the video.
         first: whether the video was decoded, encoded and prefilled for this question.
     """
@@ -163,10 +173,12 @@ def answered(
     shared = 0.0 if first else video_s + found.prefill
     return EvalAnswer(
         **_of(item),
+        error=read.error,
+        message=read.message,
         text=found.text,
-        parsed=parsed,
-        right=right,
-        tokens_in=tokens_in,
+        parsed=read.parsed,
+        right=read.right,
+        tokens_in=video.tokens,
         tokens_out=found.tokens_out,
         new_tokens=found.new_tokens,
         times=Times(
@@ -176,4 +188,5 @@ def answered(
             round(answer_s, 6),
             round(video_s + answer_s - shared, 6),
         ),
+        warnings=video.source.warnings,
     )

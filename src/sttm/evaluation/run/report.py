@@ -6,147 +6,17 @@ from math import isfinite
 from statistics import fmean
 
 from sttm.errors import ConfigError
+from sttm.evaluation.run.beside import set_beside
 from sttm.evaluation.run.intervals import Counts, Pairing, overall, per_group
 from sttm.evaluation.run.load import Run
-from sttm.evaluation.run.published import PublishedRow, match_published
-from sttm.evaluation.run.summary import Summary, sum_up
-from sttm.evaluation.specs import Keep
+from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
+from sttm.evaluation.run.summary import sum_up
 from sttm.evaluation.statistics import RESAMPLES, Bootstrap, Estimate, mcnemar
 
 FAMILY = "family"  # unions of a group's values
 
 # Group, value, accuracy, its interval, counted, missing.
 _Cell = tuple[str, str, float | None, Estimate | None, int, int]
-
-
-@dataclass(frozen=True)
-class AccuracyRow:
-    """One accuracy of one run.
-
-    Args:
-        run: its name.
-        metric: of the task.
-        group, value: what the accuracy is over; empty for the metric as a whole.
-        accuracy: in 0..1; None if nothing was counted.
-        ci_low, ci_high: 95 % bootstrap interval over videos; None for fewer than two videos, and
-            for unions of groups.
-        n: how many were counted.
-        missing: how many were not, for want of an answer.
-        unit: what is counted.
-    """
-
-    run: str
-    metric: str
-    group: str
-    value: str
-    accuracy: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n: int
-    missing: int
-    unit: str
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run, and how it stands to the run with all tokens on the questions that both answered.
-
-    Args:
-        run: its name.
-        folder: where it is.
-        task, model: names.
-        method: label; "all" for all tokens.
-        keep: exact budget; None if thresholds or the method itself decide.
-        metric: the task's first, the one that the paper reports.
-        accuracy, ci_low, ci_high: of this metric.
-        summary: counts and means.
-        full: name of the run with all tokens; None without one.
-        relative_accuracy, relative_low, relative_high: this run's metric over the full run's.
-        relative_ttft: mean TTFT over the full run's.
-        common: questions behind the relative numbers.
-        left: questions that were not asked yet.
-        left_out: rows of the data set that were malformed.
-        published: the paper's row.
-    """
-
-    run: str
-    folder: str
-    task: str
-    model: str
-    method: str
-    keep: Keep | None
-    metric: str
-    accuracy: float | None
-    ci_low: float | None
-    ci_high: float | None
-    summary: Summary
-    full: str | None
-    relative_accuracy: float | None
-    relative_low: float | None
-    relative_high: float | None
-    relative_ttft: float | None
-    common: int
-    left: int
-    left_out: int
-    published: PublishedRow | None
-
-    def troubles(self) -> list[str]:
-        """Say what a reader of the accuracies has to know, in words."""
-        found = self.summary.troubles()
-        if self.left:
-            found.append(f"{self.left} not asked yet: the run is not finished")
-        if self.left_out:
-            found.append(f"{self.left_out} malformed rows of the data set left out")
-        if self.published is not None and self.published.doubt:
-            found.append(f"the paper's row: {self.published.doubt}")
-        return found
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs on the questions that both answered.
-
-    Args:
-        first, second: names.
-        metric: of the task.
-        difference: the first's less the second's.
-        ci_low, ci_high: 95 % bootstrap interval over videos, both resampled together.
-        only_first, only_second, both, neither: questions answered rightly by.
-        p_value: exact McNemar test; it takes questions for independent, which those about one
-            video are not quite, so that the interval is the safer of the two.
-        questions, videos: behind it.
-        differs: settings beside the method's that differ, too.
-    """
-
-    first: str
-    second: str
-    metric: str
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    only_first: int
-    only_second: int
-    both: int
-    neither: int
-    p_value: float
-    questions: int
-    videos: int
-    differs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """All rows.
-
-    Args:
-        runs: a row per run.
-        accuracies: all metrics and groups.
-        comparisons: pairs of runs, if asked for.
-    """
-
-    runs: list[RunRow]
-    accuracies: list[AccuracyRow]
-    comparisons: list[Comparison]
 
 
 def make_report(
@@ -170,8 +40,7 @@ def make_report(
     for run in runs:
         rows = _accuracies(run, resamples)
         report.accuracies.extend(rows)
-        other = full if full is not None else _full_of(run, runs)
-        report.runs.append(_row(run, rows[0], other, resamples))
+        report.runs.append(_row(run, rows[0], _Reference.find(run, runs, full), resamples))
     if compare:
         for place, first in enumerate(runs):
             for second in runs[place + 1 :]:
@@ -212,10 +81,39 @@ def _accuracies(run: Run, resamples: int) -> list[AccuracyRow]:
     return rows
 
 
-def _row(run: Run, first: AccuracyRow, full: Run | None, resamples: int) -> RunRow:
+@dataclass(frozen=True)
+class _Reference:
+    """The run with all tokens, or one that would be if it did not differ in other settings."""
+
+    full: Run | None
+    near: Run | None
+    differs: tuple[str, ...]
+
+    @classmethod
+    def find(cls, run: Run, runs: Sequence[Run], chosen: Run | None) -> "_Reference":
+        if chosen is not None:
+            return cls(chosen, None, tuple(run.differs(chosen)))
+        alike = [
+            each
+            for each in runs
+            if each.full
+            and _same_task(run, each)
+            and each.settings["model"] == run.settings["model"]
+        ]
+        near = min(alike, key=lambda each: len(run.differs(each)), default=None)
+        differs = () if near is None else tuple(run.differs(near))
+        return cls(None, near, differs) if differs else cls(near, None, ())
+
+
+def _row(run: Run, first: AccuracyRow, reference: _Reference, resamples: int) -> RunRow:
+    full = reference.full
     ratio, ttft, common = _relative(run, full, first.metric, resamples)
-    settings = run.settings
-    method = run.method
+    settings, summary = run.settings, sum_up(run.answers.values())
+    empty_wrong = None
+    if summary.empty > summary.empty_scored:
+        metrics = run.task.metrics(run.scored(empty_wrong=True))
+        empty_wrong = _known(metrics[first.metric].value)
+    beside = set_beside(settings, preset=run.preset, questions=first.n, hidden=summary.hidden)
     return RunRow(
         run=run.name,
         folder=str(run.folder),
@@ -227,8 +125,12 @@ def _row(run: Run, first: AccuracyRow, full: Run | None, resamples: int) -> RunR
         accuracy=first.accuracy,
         ci_low=first.ci_low,
         ci_high=first.ci_high,
-        summary=sum_up(run.answers.values()),
+        n=first.n,
+        accuracy_if_empty_wrong=empty_wrong,
+        summary=summary,
         full=None if full is None else full.name,
+        full_differs=reference.differs,
+        near=None if reference.near is None else reference.near.name,
         relative_accuracy=None if ratio is None else _known(ratio.value),
         relative_low=None if ratio is None else _known(ratio.low),
         relative_high=None if ratio is None else _known(ratio.high),
@@ -236,14 +138,9 @@ def _row(run: Run, first: AccuracyRow, full: Run | None, resamples: int) -> RunR
         common=common,
         left=run.left,
         left_out=sum(run.about.get("left_out", {}).values()),
-        published=match_published(
-            str(settings["model"]), run.task.name, method, settings["keep"], run.preset
-        ),
+        published=None if beside is None else beside.row,
+        published_differs=() if beside is None else beside.differs,
     )
-
-
-def _full_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    return next((each for each in runs if each.full and not each.differs(run)), None)
 
 
 def _relative(

@@ -11,7 +11,7 @@ from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import Panel, Point, draw_panels
 from sttm.evaluation.results import markdown_table
 from sttm.evaluation.run.published import PublishedRow
-from sttm.evaluation.run.report import AccuracyRow, Comparison, EvalReport, RunRow
+from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.specs import ALL
 
 FORMAT = 1
@@ -35,13 +35,23 @@ NOTES = (
     "file to the last token, as if every question had come alone. An interval without width means "
     "that all resamples agree, as where every answer is right, not that nothing is uncertain."
 )
-PAPER_NOTE = "Rows in italics are the paper's, measured by its authors on one A100-80G (72B: four)."
+PAPER_NOTE = (
+    "Rows in italics are the paper's, measured by its authors on one A100-80G (72B: four). "
+    '"differs": our run is not that row in everything; (?): the cell cannot be right as it stands. '
+    "What is behind either stands below."
+)
 
 _SETTINGS = (
     *("task_version", "spec", "options", "layer", "positions", "sampling", "prompt", "parser"),
-    *("max_new_tokens", "seed", "reproduce", "dtype", "weights", "features"),
+    *("max_new_tokens", "seed", "reproduce", "dtype", "newline", "weights", "features"),
 )
 _MACHINE = ("commit", "code", "device", "cpu", "threads", "load_average", "torch", "transformers")
+
+_NESTED = ("summary", "published", "published_differs")  # of a row, not for a CSV file
+_OF_THE_PAPER = (
+    *("name", "accuracy", "relative_accuracy", "ttft_s", "relative_ttft", "tokens", "retention"),
+    *("source", "doubt"),
+)
 
 Cells = list[str]
 
@@ -77,7 +87,7 @@ def table(report: EvalReport, task: str, model: str) -> tuple[Cells, list[Cells]
     for row in _of(report, task, model):
         lines.append(_line(row))
         if row.published is not None:
-            lines.append(_published_line(row.published))
+            lines.append(_published_line(row.published, differs=bool(row.published_differs)))
     return list(COLUMNS), lines
 
 
@@ -173,17 +183,17 @@ def _line(row: RunRow) -> Cells:
         _seconds(summary.ttft_s),
         _number(row.relative_ttft),
         _seconds(summary.seconds),
-        str(summary.answered),
+        str(row.n),
     ]
 
 
-def _published_line(row: PublishedRow) -> Cells:
-    mark = " (?)" if row.doubt else ""
+def _published_line(row: PublishedRow, *, differs: bool) -> Cells:
+    marks = " (differs)" * differs + " (?)" * bool(row.doubt)
     return [
-        f"{row.source}{mark}",
+        f"{row.source}{marks}",
         row.method,
-        f"{row.budget / 100:g}",
-        _number(_published_retention(row)),
+        "-" if row.budget is None else f"{row.budget / 100:g}",
+        _number(row.retention),
         _number(row.accuracy),
         _number(row.relative_accuracy),
         _seconds(row.ttft_s),
@@ -191,11 +201,6 @@ def _published_line(row: PublishedRow) -> Cells:
         "-",
         "-",
     ]
-
-
-def _published_retention(row: PublishedRow) -> float | None:
-    """Return R.NV; where it is not printed, the ratio of the mean counts is not the same thing."""
-    return 1.0 if row.method == ALL else row.retention
 
 
 def _by_run(
@@ -223,28 +228,31 @@ def _panels(report: EvalReport) -> list[Panel]:
             for row in rows
             if row.accuracy is not None
         ]
-        beside = [
-            Point(row.published.method, row.published.budget / 100, row.published.accuracy)
-            for row in rows
-            if row.published is not None and row.published.method != ALL
-        ]
+        beside = [point for row in rows if (point := _published_point(row)) is not None]
         panels.append(Panel(f"{task}, {Path(model).name}", points, beside))
     return panels
 
 
+def _published_point(row: RunRow) -> Point | None:
+    """Place the paper's row in the plot, where nothing can be said about it, if it is that run."""
+    paper = row.published
+    if paper is None or paper.budget is None or paper.accuracy is None:
+        return None
+    if paper.method == ALL or row.published_differs:
+        return None
+    return Point(paper.method, paper.budget / 100, paper.accuracy)
+
+
 def _flat(row: RunRow) -> dict[str, Any]:
     """Write a run in one line: counts and means instead of records."""
-    names = [field.name for field in fields(row) if field.name not in ("summary", "published")]
+    names = [field.name for field in fields(row) if field.name not in _NESTED]
     flat = {name: getattr(row, name) for name in names}
+    flat["full_differs"] = "; ".join(row.full_differs)
     summary = asdict(row.summary)
     summary["errors"] = sum(row.summary.errors.values())
-    paper = row.published
     flat |= summary
-    flat["paper_accuracy"] = None if paper is None else paper.accuracy
-    flat["paper_relative_accuracy"] = None if paper is None else paper.relative_accuracy
-    flat["paper_ttft_s"] = None if paper is None else paper.ttft_s
-    flat["paper_tokens_out"] = None if paper is None else paper.tokens
-    flat["paper_doubt"] = None if paper is None else paper.doubt
+    flat |= {f"paper_{name}": getattr(row.published, name, None) for name in _OF_THE_PAPER}
+    flat["paper_differs"] = "; ".join(row.published_differs)
     return flat
 
 

@@ -1,0 +1,46 @@
+"""What becomes of a text: an answer, right or wrong, or no answer at all."""
+
+from dataclasses import dataclass
+
+from sttm.evaluation.tasks import Item, Task
+
+EMPTY = "empty answer"  # a kind of error
+# The published evaluation and the benchmarks' own find no letter in an empty text: it is wrong.
+_SCORES_EMPTY = ("published", "official")
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read out of a text.
+
+    Args:
+        parsed: the letter or text; None if there is none.
+        right: whether that is the right one; None if it is not scored.
+        error: `EMPTY`, or None.
+        message: what is wrong.
+    """
+
+    parsed: str | None
+    right: bool | None
+    error: str | None = None
+    message: str | None = None
+
+
+def read_answer(task: Task, item: Item, text: str, parser: str | None) -> Read:
+    """Read an answer.
+
+    Args:
+        task: of the question.
+        item: the question.
+        text: what the model wrote; with nothing in it an error. The parser says whether that is
+            scored: "published" and "official" have it wrong, as their sources do, for "clean" it is
+            no answer.
+        parser: see `Task.parse`; None for the task's own.
+    """
+    if text.strip():
+        parsed = task.parse(text, item, parser)
+        return Read(parsed, task.right(parsed, item))
+    scored = (parser or task.parsing.default) in _SCORES_EMPTY
+    how = "counted as wrong, as this parser's source does" if scored else "not scored"
+    right = task.right(None, item) if scored else None
+    return Read(None, right, EMPTY, f"the model wrote nothing; {how}.")
