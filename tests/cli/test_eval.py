@@ -242,7 +242,7 @@ def test_two_processes_give_the_same(run: Run, task: Path, tmp_path: Path) -> No
         (("--task", "needle", "--keep", "0.3", "--full"), "expected one of them"),
         (("--task", "needle", "--prompt", "offical"), "prompt style"),
         (("--task", "needle", "--parser", "x"), "parser"),
-        (("--task", "needle", "--on-error", "ignore"), "stop or skip"),
+        (("--task", "needle", "--on-error", "ignore"), "is not one of"),
         (("--task", "needle", "--fps", "2"), "frame by frame"),
         (("--task", "needle", "--ray", "--processes", "2"), "expected one of them"),
         (("--task", "vnbench"), "data root"),

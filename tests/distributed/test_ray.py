@@ -13,7 +13,8 @@ import pytest
 
 import sttm
 from sttm.errors import ConfigError, SttmError
-from sttm.evaluation.features.extract import ExtractPlan, Failure, VideoJob, here
+from sttm.evaluation.features.extract import ExtractPlan, Failure, VideoJob, ready
+from sttm.evaluation.parallel import work
 from sttm.evaluation.run.execute import run
 from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video
 from sttm.evaluation.run.records import EvalAnswer
@@ -135,10 +136,10 @@ def test_features_are_those_of_one_process(cluster: None, tmp_path: Path) -> Non
     jobs.append(VideoJob.of_file(tmp_path / "bad.mp4"))
     sums: list[list[str]] = []
     # All in one batch of one worker, beside one by one in this process.
-    for execute in (here, RayExecutor(workers=1, gpus=0, batch=3)):
+    for execute in (work, RayExecutor(workers=1, gpus=0, batch=3)):
         plan = ExtractPlan(tmp_path / f"out-{len(sums)}", Sampling())
         (plan.out / "videos").mkdir(parents=True)
-        outcomes = list(execute(plan, load, jobs))
+        outcomes = list(execute(partial(ready, plan, load), jobs))
         assert [type(each) is Failure for each in outcomes] == [False, False, True]
         sums.append([each.sha256 for each in outcomes if not isinstance(each, Failure)])
         assert len(list((plan.out / "videos").iterdir())) == 2
@@ -148,14 +149,14 @@ def test_features_are_those_of_one_process(cluster: None, tmp_path: Path) -> Non
 def test_errors_of_workers_arrive(one_worker: Any) -> None:
     found: list[int] = []
     with pytest.raises(RuntimeError, match=r"a worker failed:\n.*(\n.*)*ZeroDivisionError"):
-        found.extend(one_worker.work(dividing, [1, 0]))
+        found.extend(one_worker(dividing, [1, 0]))
     assert found == [1]
 
 
 def test_a_video_that_kills_its_workers_ends_the_run(one_worker: Any) -> None:
     found: list[int] = []
     with pytest.raises(SttmError, match="lost every time they were at 1, expected them to stay"):
-        found.extend(one_worker.work(dying, [0, 1, 2]))
+        found.extend(one_worker(dying, [0, 1, 2]))
     assert 0 in found
 
 
@@ -163,10 +164,10 @@ def test_a_cluster_that_is_too_small_is_told(cluster: None) -> None:
     from sttm.distributed import RayExecutor
 
     with pytest.raises(ConfigError, match="--ray-gpus: got 1 per worker, expected at most"):
-        list(RayExecutor(gpus=1).work(doubling, [1]))
+        list(RayExecutor(gpus=1)(doubling, [1]))
     with pytest.raises(ConfigError, match=r"--ray-workers: got 3 .* expected at most 2"):
-        list(RayExecutor(workers=3).work(doubling, [1, 2, 3]))
-    assert list(RayExecutor().work(doubling, [])) == []
+        list(RayExecutor(workers=3)(doubling, [1, 2, 3]))
+    assert list(RayExecutor()(doubling, [])) == []
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"batch": 0}, {"attempts": 0}, {"gpus": -1.0}])

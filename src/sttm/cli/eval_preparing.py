@@ -1,7 +1,6 @@
 """From the options of `sttm eval run` to what is to be done."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +10,16 @@ from sttm.cli.loading import Loaded, load_model
 from sttm.cli.options import Wanted, parse_reduction
 from sttm.cli.output import note
 from sttm.cli.pictures import make_folder
-from sttm.cli.spreading import ray_executor
+from sttm.cli.questions import sound_items
+from sttm.cli.spreading import Spread
 from sttm.errors import ConfigError
 from sttm.evaluation.specs import ALL_TOKENS, Setting, parse_spec
 
 if TYPE_CHECKING:
-    from sttm.evaluation.run.execute import Executor
+    from sttm.evaluation.parallel import Execute
     from sttm.evaluation.run.plan import EvalPlan, VideoItems
     from sttm.evaluation.run.presets import Preset
     from sttm.evaluation.tasks import Item, Task
-
-_ON_ERROR = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,9 @@ class Asked:
     features: Path | None
     seed: int
     reproduce: bool
-    on_error: str
+    stop: bool
     warm_up: bool
-    processes: int
-    ray: str | None
-    ray_workers: int | None
-    ray_gpus: float | None
+    spread: Spread
     out: Path | None
 
 
@@ -68,7 +63,7 @@ class Work:
         bad_rows: rows of the data set that are left out, by kind of problem.
         out: the folder.
         loaded: the model.
-        executor: what works the videos off.
+        execute: what works the videos off.
     """
 
     asked: Asked
@@ -77,7 +72,7 @@ class Work:
     bad_rows: Mapping[str, int]
     out: Path
     loaded: Loaded
-    executor: "Executor"
+    execute: "Execute[Any, Any]"
 
     @property
     def items(self) -> "list[Item]":
@@ -98,10 +93,6 @@ def prepare(asked: Asked) -> Work:
         asked = _filled(asked, preset)
     if asked.task is None:
         raise ConfigError("got no --task, expected one of `sttm eval tasks`, or a --preset.")
-    if asked.on_error not in _ON_ERROR:
-        raise ConfigError(f"--on-error: got {asked.on_error!r}, expected stop or skip.")
-    if asked.ray is not None and asked.processes > 1:
-        raise ConfigError("got --ray and --processes, expected one of them.")
     task = get_task(asked.task)
     setting = _setting(asked) if preset is None else preset.setting()
     plan = EvalPlan(
@@ -120,12 +111,12 @@ def prepare(asked: Asked) -> Work:
     )
     items, bad_rows = _items(task, asked)
     videos = by_video(items)
-    executor = _executor(asked)  # without Ray this fails now, not after loading the model
+    execute = asked.spread.execute()  # without Ray this fails now, not after loading the model
     out = asked.out or _default_out(task, setting)
     make_folder(out)
     loaded = load_model(asked.model, asked.device_map, asked.dtype, asked.newline)
     plan = _for_model(plan, loaded, asked)
-    return Work(asked, plan, videos, bad_rows, out, loaded, executor)
+    return Work(asked, plan, videos, bad_rows, out, loaded, execute)
 
 
 def _preset(asked: Asked) -> "Preset | None":
@@ -183,23 +174,14 @@ def _sampling(task: "Task", asked: Asked) -> Any:
     return replace(task.frames, **changed) if changed else None
 
 
-def _items(task: "Task", asked: Asked) -> "tuple[list[Item], dict[str, int]]":
+def _items(task: "Task", asked: Asked) -> "tuple[list[Item], Mapping[str, int]]":
     """Read the questions; with ``--on-error skip`` go on without those that are wrong."""
     look = asked.features is None
-    bad_rows: dict[str, int] = {}
-    if asked.on_error == "stop":
+    bad_rows: Mapping[str, int] = {}
+    if asked.stop:
         items = task.items(asked.data_root, videos=look)
     else:
-        found = task.read(asked.data_root, videos=look)
-        bad = [problem for problem in found.problems if problem.kind not in ("video", "count")]
-        bad_rows = dict(Counter(problem.kind for problem in bad))
-        if not found.items:
-            items = task.items(asked.data_root, videos=look)  # says what is wrong
-        for problem in bad[:3]:
-            note(f"left out: {problem.where}: {problem.text}")
-        if len(bad) > 3:
-            note(f"and {len(bad) - 3} more; `sttm eval validate {task.name}` lists them.")
-        items = found.items
+        items, bad_rows = sound_items(task, asked.data_root, videos=look)
     items = items[: asked.limit]
     if look and not task.made:
         _tell_missing(task, items, asked)
@@ -215,7 +197,7 @@ def _tell_missing(task: "Task", items: "list[Item]", asked: Asked) -> None:
         f"videos of {task.name} are missing: {len(videos)} ({', '.join(videos[:3])}"
         f"{', ...' if len(videos) > 3 else ''}), for {len(without)} of {len(items)} questions"
     )
-    if asked.on_error == "stop":
+    if asked.stop:
         raise ConfigError(
             f"{text}; expected all. `sttm eval validate {task.name} "
             f"--data-root {asked.data_root}` tells how to get them; --on-error skip goes on."
@@ -231,12 +213,3 @@ def _for_model(plan: "EvalPlan", loaded: Loaded, asked: Asked) -> "EvalPlan":
     """Fill in what depends on the model."""
     layer = plan.layer if plan.layer is not None else loaded.layer
     return replace(plan, layer=layer, positions=asked.positions or loaded.positions)
-
-
-def _executor(asked: Asked) -> "Executor":
-    if asked.ray is None:
-        from sttm.evaluation.run.execute import Local
-
-        return Local(asked.processes)
-    executor: Executor = ray_executor(asked.ray, workers=asked.ray_workers, gpus=asked.ray_gpus)
-    return executor

@@ -1,7 +1,5 @@
 """``sttm eval report`` and ``sttm eval presets``."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sttm.cli.options import JsonOption
-from sttm.cli.output import note, results, say, show_json, show_table
+from sttm.cli.output import command_line, note, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def report(
     made = make_report(runs, full=reference, compare=compare, resamples=resamples)
     make_folder(out)
     header = {
-        "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+        "command": command_line(),
         "settings": {run.name: dict(run.settings) for run in runs},
         "runs_about": {run.name: dict(run.about) for run in runs},
         "parser": parser,

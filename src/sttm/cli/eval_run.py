@@ -17,13 +17,21 @@ from sttm.cli.options import (
     MethodOption,
     ModelOption,
     NewlineOption,
+    OnError,
+    OnErrorOption,
     RuleOption,
     ThresholdsOption,
     Wanted,
 )
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
-from sttm.cli.spreading import ProcessesOption, RayGpusOption, RayOption, RayWorkersOption
+from sttm.cli.spreading import (
+    ProcessesOption,
+    RayGpusOption,
+    RayOption,
+    RayWorkersOption,
+    Spread,
+)
 
 
 def run(
@@ -77,9 +85,7 @@ def run(
     reproduce: Annotated[
         bool, typer.Option("--reproduce", help="Only algorithms that repeat every bit, or fail.")
     ] = False,
-    on_error: Annotated[
-        str, typer.Option(help="stop or skip, when a video or question is bad or an answer empty.")
-    ] = "stop",
+    on_error: OnErrorOption = OnError.STOP,
     warm_up: Annotated[
         bool, typer.Option(help="Time no question of a process's first forward.")
     ] = True,
@@ -119,12 +125,9 @@ def run(
         features=features,
         seed=seed,
         reproduce=reproduce,
-        on_error=on_error,
+        stop=on_error is OnError.STOP,
         warm_up=warm_up,
-        processes=processes,
-        ray=ray,
-        ray_workers=ray_workers,
-        ray_gpus=ray_gpus,
+        spread=Spread(processes, ray, ray_workers, ray_gpus),
         out=out,
     )
     work = prepare(asked)

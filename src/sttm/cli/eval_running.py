@@ -1,7 +1,6 @@
 """Do what `sttm eval run` was asked for: answer, sum up and show."""
 
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sttm.cli.eval_preparing import Work
 from sttm.cli.loading import load_pair
 from sttm.cli.options import describe_method
-from sttm.cli.output import milliseconds, note, percent, say, show_table
+from sttm.cli.output import command_line, milliseconds, note, percent, say, show_table
 from sttm.cli.progress import Tell
 from sttm.errors import SttmError
 
@@ -33,15 +32,14 @@ def execute(work: Work, tell: Tell) -> None:
         total = len(ids)
         done = {key for key, a in journal.known.items() if key in ids and a.error is None}
         tell("answer", len(done), total)
-        here = asked.ray is None and asked.processes == 1
         load = (
             (lambda: (work.loaded.model, work.loaded.processor))
-            if here
+            if asked.spread.here
             else partial(load_pair, asked.model, asked.device_map, asked.dtype, asked.newline)
         )
-        for answer in run(plan, load, work.videos, dict(journal.known), execute=work.executor):
+        for answer in run(plan, load, work.videos, dict(journal.known), execute=work.execute):
             journal.add([answer])
-            if answer.error is not None and asked.on_error == "stop":
+            if answer.error is not None and asked.stop:
                 raise SttmError(
                     f"{answer.question_id}: {answer.error}: {answer.message} The answers so far "
                     f"are kept in {work.out}; --on-error skip goes on without."
@@ -64,14 +62,14 @@ def _journal(work: Work) -> "Iterator[Journal[EvalAnswer]]":
     with Journal(path, identity, info, EvalAnswer, replaceable=_failed) as journal:
         _tell_resumed(journal, machine)
         begun = {
-            "command": " ".join(["sttm", *map(shlex.quote, sys.argv[1:])]),
+            "command": command_line(),
             "preset": work.asked.preset,
             "questions": len(work.items),
             "videos": len(work.videos),
             "left_out": dict(work.bad_rows),
             "limit": work.asked.limit,
-            "processes": work.asked.processes,
-            "ray": work.asked.ray,
+            "processes": work.asked.spread.processes,
+            "ray": work.asked.spread.ray,
             "machine": machine,
         }
         write_json(work.out / RUN, begun)

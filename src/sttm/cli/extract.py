@@ -1,6 +1,5 @@
 """``sttm extract``: encode videos once, and store what the vision tower makes of them."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,21 +11,21 @@ from sttm.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    NewlineOption,
     OnError,
     OnErrorOption,
     OutOption,
+    RuleOption,
 )
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
-from sttm.cli.spreading import ProcessesOption, RayGpusOption, RayOption, RayWorkersOption
-
-
-class _Rule(StrEnum):
-    """Which frames are sampled."""
-
-    LLAVA = "llava"
-    QWEN = "qwen"
-    UNIFORM = "uniform"
+from sttm.cli.spreading import (
+    ProcessesOption,
+    RayGpusOption,
+    RayOption,
+    RayWorkersOption,
+    Spread,
+)
 
 
 def extract(
@@ -50,10 +49,9 @@ def extract(
     max_frames: Annotated[
         int | None, typer.Option(help="Most frames to sample. Default: the task's, or 128.")
     ] = None,
-    rule: Annotated[
-        _Rule | None, typer.Option(help="Sampling rule. Default: the task's, or llava.")
-    ] = None,
+    rule: RuleOption = None,
     dtype: DtypeOption = None,
+    newline: NewlineOption = None,
     with_attention: Annotated[
         bool,
         typer.Option(
@@ -91,12 +89,10 @@ def extract(
         max_frames=max_frames,
         rule=None if rule is None else rule.value,
         dtype=None if dtype is None else dtype.value,
+        newline=newline,
         attention=with_attention,
         stop=on_error is OnError.STOP,
-        processes=processes,
-        ray=ray,
-        ray_workers=ray_workers,
-        ray_gpus=ray_gpus,
+        spread=Spread(processes, ray, ray_workers, ray_gpus),
     )
     with progress_bars(quiet=json) as tell:
         done = extract_asked(asked, tell)

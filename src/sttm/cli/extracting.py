@@ -13,12 +13,11 @@ from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.output import note, say, show_json, show_table
 from sttm.cli.progress import Tell
 from sttm.cli.questions import sound_items
-from sttm.cli.spreading import ray_executor
+from sttm.cli.spreading import Spread
 from sttm.errors import ConfigError, VideoError
 
 if TYPE_CHECKING:
     from sttm.evaluation.features import Failure, StoredVideo, VideoJob
-    from sttm.evaluation.features.extract import Execute
     from sttm.video import Sampling
 
 
@@ -36,12 +35,10 @@ class Asked:
     max_frames: int | None
     rule: str | None
     dtype: str | None
+    newline: str | None
     attention: bool
     stop: bool
-    processes: int
-    ray: str | None
-    ray_workers: int | None
-    ray_gpus: float | None
+    spread: Spread
 
     def sampling(self, default: Any) -> "Sampling":
         """Fill up what was asked with what a task says."""
@@ -122,12 +119,10 @@ def extract_asked(asked: Asked, tell: Tell) -> Done:
     from sttm.evaluation.features import Extraction, ExtractPlan, Failure
     from sttm.evaluation.machine import environment
 
-    if asked.ray is not None and asked.processes > 1:
-        raise ConfigError("got --ray and --processes, expected one of them.")
-    execute = _executor(asked)  # without Ray this fails now, not after loading the model
+    execute = asked.spread.execute()  # without Ray this fails now, not after loading the model
     todo = _todo(asked)
     jobs = todo.jobs
-    loaded = load_model(asked.model, asked.device_map, asked.dtype)
+    loaded = load_model(asked.model, asked.device_map, asked.dtype, asked.newline)
     plan = ExtractPlan(asked.out.absolute(), todo.sampling, asked.attention)
     start = time.perf_counter()
     settings = plan.settings(loaded.model, loaded.processor)
@@ -201,18 +196,9 @@ def _of_task(name: str, asked: Asked) -> _Todo:
 
 def _loader(asked: Asked, loaded: Loaded) -> Any:
     """Give what is loaded to a worker in this process; others load by themselves."""
-    if asked.ray is None and asked.processes == 1:
+    if asked.spread.here:
         return lambda: (loaded.model, loaded.processor)
-    return partial(load_pair, asked.model, asked.device_map, asked.dtype)
-
-
-def _executor(asked: Asked) -> "Execute":
-    if asked.ray is None:
-        from sttm.evaluation.features.extract import here
-
-        return partial(here, processes=asked.processes)
-    execute: Execute = ray_executor(asked.ray, workers=asked.ray_workers, gpus=asked.ray_gpus)
-    return execute
+    return partial(load_pair, asked.model, asked.device_map, asked.dtype, asked.newline)
 
 
 class _Space:

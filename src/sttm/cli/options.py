@@ -119,7 +119,7 @@ class OnError(StrEnum):
 
 OnErrorOption = Annotated[
     OnError,
-    typer.Option(help="When a video or question is bad: stop the run, or skip it and tell."),
+    typer.Option(help="At a bad video or question, or an empty answer: stop, or skip it and tell."),
 ]
 VideoArgument = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
 

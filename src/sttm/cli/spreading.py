@@ -1,11 +1,16 @@
-"""Where work is done: options that several commands share, and the executor that they stand for."""
+"""Where work is done: options that several commands share, and what they stand for."""
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from sttm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sttm.evaluation.parallel import Execute
 
 RAY_HERE = "here"  # --ray without an address
 
@@ -39,15 +44,36 @@ class RayMayBeBare(TyperCommand):
         return super().parse_args(ctx, full)
 
 
-def ray_executor(address: str, *, workers: int | None, gpus: float | None) -> Any:
-    """Build what spreads jobs over a Ray cluster.
+@dataclass(frozen=True)
+class Spread:
+    """Where work is to be done, as the options say it."""
 
-    Args:
-        address: as in ``--ray``.
-        workers: models to hold.
-        gpus: of each.
-    Raises: ConfigError: Ray is not installed, or a number is out of range.
-    """
+    processes: int = 1
+    ray: str | None = None
+    workers: int | None = None
+    gpus: float | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this process, with the model that it has."""
+        return self.ray is None and self.processes == 1
+
+    def execute(self) -> "Execute[Any, Any]":
+        """Build what works jobs off there.
+
+        Raises: ConfigError: both places are named, Ray is not installed, or a number is out of
+            range.
+        """
+        from sttm.evaluation.parallel import work
+
+        if self.ray is None:
+            return partial(work, processes=self.processes)
+        if self.processes > 1:
+            raise ConfigError("got --ray and --processes, expected one of them.")
+        return _ray(self.ray, workers=self.workers, gpus=self.gpus)
+
+
+def _ray(address: str, *, workers: int | None, gpus: float | None) -> "Execute[Any, Any]":
     try:
         from sttm.distributed import RayExecutor
     except ImportError as error:

@@ -1,9 +1,8 @@
 """Spread videos over the workers of a Ray cluster, with Ray Data."""
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
@@ -15,17 +14,12 @@ from ray.exceptions import RayError
 from sttm.distributed.cluster import Room, find_room, first_line, joined, quiet_data
 from sttm.distributed.worker import JOB, PLACE, RESULTS, Attempts, Failure, Limits, Worker
 from sttm.errors import ConfigError, SttmError
-from sttm.evaluation.features import extract as features
-from sttm.evaluation.features.extract import ExtractPlan
-from sttm.evaluation.run import execute as answers
-from sttm.evaluation.run.plan import EvalPlan
-
-_READY: dict[type, Callable[..., Any]] = {EvalPlan: answers.ready, ExtractPlan: features.ready}
+from sttm.evaluation.parallel import Setup
 
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """Works the jobs of a plan off on a Ray cluster; an executor of `sttm eval` and `extract`.
+    """Works jobs off on a Ray cluster, for `sttm eval run` and `sttm extract`.
 
     The workers hold a model each and take batch after batch of videos. What they give comes back
     here, to be written, when a batch is done. If a worker is lost, Ray starts another in its place,
@@ -55,22 +49,16 @@ class RayExecutor:
         if self.gpus is not None and not self.gpus >= 0:
             raise ConfigError(f"gpus: got {self.gpus}, expected 0, a fraction or a whole number.")
 
-    def __call__(self, plan: Any, load: Any, jobs: Sequence[Any]) -> Iterator[Any]:
-        """Work off the jobs of a plan.
+    def __call__(self, setup: Setup[Any, Any], jobs: Sequence[Any]) -> Iterator[Any]:
+        """Work jobs off.
 
         Args:
-            plan: an `EvalPlan` or an `ExtractPlan`.
-            load: gives the model and its processor; called once per worker.
+            setup: gets ready and returns what turns a job into results; called once per worker.
             jobs: what to do; taken in order.
         Yields: results as batches are done, in no order.
         Raises: SttmError: a worker's own; or the workers of one video were lost again and again.
             ConfigError: no such cluster, or it is too small.
         """
-        setup = partial(_READY[type(plan)], plan, load)
-        return self.work(setup, jobs)
-
-    def work(self, setup: Any, jobs: Sequence[Any]) -> Iterator[Any]:
-        """Work jobs off; see `sttm.evaluation.parallel.work`."""
         if not jobs:
             return
         with joined(self.address):

@@ -1,6 +1,6 @@
 """Questions about generated scenes, answered with many methods and budgets on the same clips."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -9,7 +9,7 @@ from typing import Any
 from sttm.errors import ConfigError
 from sttm.evaluation.journal import AnswerKey, AnswerRecord
 from sttm.evaluation.machine import fingerprint
-from sttm.evaluation.parallel import Worker, work
+from sttm.evaluation.parallel import Loader, Worker, work
 from sttm.evaluation.runner import Runner
 from sttm.evaluation.specs import Setting, check_frames
 from sttm.nano.questions import SCENE_TASKS, Question, scene_questions
@@ -17,8 +17,6 @@ from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 
 TASKS: tuple[str, ...] = SCENE_TASKS
 KINDS: tuple[str, ...] = SCENE_KINDS
-
-Loader = Callable[[], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)

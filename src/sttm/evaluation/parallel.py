@@ -19,6 +19,8 @@ J = TypeVar("J")
 T = TypeVar("T")
 Worker = Callable[[J], Iterable[T]]
 Setup = Callable[[], Worker[J, T]]
+# Works jobs off somewhere, as `work` does here; results come as they are there, in any order.
+Execute = Callable[[Setup[J, T], Sequence[J]], Iterator[T]]
 Loader = Callable[[], tuple[Any, Any]]  # gives a model and its processor
 
 

@@ -24,7 +24,6 @@ from sttm.evaluation.features import (
     FeatureFolder,
     StoredVideo,
     VideoJob,
-    ready,
     verify,
 )
 from sttm.evaluation.features.extract import Outcome
@@ -353,9 +352,9 @@ def test_without_the_towers_attention(jobs: list[VideoJob], tmp_path: Path) -> N
 def test_work_done_elsewhere(jobs: list[VideoJob], tmp_path: Path) -> None:
     """An executor gets everything pickled, and may lose a worker and give results in any order."""
 
-    def elsewhere(plan: ExtractPlan, load: Any, some: Sequence[VideoJob]) -> Iterator[Outcome]:
-        plan, load, some = pickle.loads(pickle.dumps((plan, load, some)))
-        worker = ready(plan, load)
+    def elsewhere(setup: Any, some: Sequence[VideoJob]) -> Iterator[Outcome]:
+        setup, some = pickle.loads(pickle.dumps((setup, some)))
+        worker = setup()
         worker(some[1])  # a worker that was lost when its file was written
         for job in reversed(some):
             yield from pickle.loads(pickle.dumps(worker(job)))

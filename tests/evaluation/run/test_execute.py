@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from sttm.errors import ConfigError
-from sttm.evaluation.run.execute import Job, Loader, run
-from sttm.evaluation.run.plan import EvalPlan, by_video
+from sttm.evaluation.parallel import Setup
+from sttm.evaluation.run.execute import Job, run
+from sttm.evaluation.run.plan import by_video
 from sttm.evaluation.run.records import EvalAnswer, failed
 from tests.cli.marks import needs_nano
 
@@ -22,7 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.jobs: Sequence[Job] = ()
 
-    def __call__(self, plan: EvalPlan, load: Loader, jobs: Sequence[Job]) -> Iterator[EvalAnswer]:
+    def __call__(self, setup: Setup[Job, EvalAnswer], jobs: Sequence[Job]) -> Iterator[EvalAnswer]:
         self.jobs = jobs
         for job in jobs:
             for item in job.video.items:

@@ -29,7 +29,7 @@ from sttm.evaluation.features.replay import record
 from sttm.evaluation.features.stored import to_bytes
 from sttm.evaluation.files import write_bytes
 from sttm.evaluation.journal import Journal
-from sttm.evaluation.parallel import Loader, Worker, work
+from sttm.evaluation.parallel import Execute, Loader, Worker, work
 from sttm.grid import VideoGrid
 from sttm.methods.base import Need
 from sttm.plan import MergePlan
@@ -96,16 +96,6 @@ class ExtractPlan:
         Raises: UnsupportedModelError: no such model, or its tower's attention cannot be read.
         """
         return Extractor(self, model, processor)
-
-
-Execute = Callable[[ExtractPlan, Loader, Sequence[VideoJob]], Iterator[Outcome]]
-
-
-def here(
-    plan: ExtractPlan, load: Loader, jobs: Sequence[VideoJob], *, processes: int = 1
-) -> Iterator[Outcome]:
-    """Work jobs off in this process, or in several of one thread and one model each."""
-    yield from work(partial(ready, plan, load), jobs, processes=processes)
 
 
 def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
@@ -236,7 +226,7 @@ class Extraction:
         self.todo = [job for job in jobs if job.video_id not in done]
 
     def run(
-        self, load: Loader, *, stop: bool = False, execute: Execute = here
+        self, load: Loader, *, stop: bool = False, execute: Execute[VideoJob, Outcome] = work
     ) -> Iterator[Outcome]:
         """Encode what is not there yet.
 
@@ -250,7 +240,7 @@ class Extraction:
         """
         if not self.todo:
             return
-        for outcome in execute(self._plan, load, self.todo):
+        for outcome in execute(partial(ready, self._plan, load), self.todo):
             if isinstance(outcome, StoredVideo):
                 self._journal.add([outcome])
             elif stop:

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sttm.budget import written_keep
 from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import Panel, Point, draw_panels
 from sttm.evaluation.results import markdown_table
@@ -176,7 +177,7 @@ def _line(row: RunRow) -> Cells:
     return [
         row.run,
         row.method,
-        "-" if row.keep is None else f"{row.keep:g}",
+        "-" if row.keep is None else written_keep(row.keep),
         _number(summary.retention),
         _number(row.accuracy) + _ends(row.ci_low, row.ci_high),
         "100.0" if is_full else relative,
