@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sttm.errors import ConfigError, SttmError
+from sttm.evaluation.parallel import WorkerFailure
 from sttm.evaluation.run.execute import Job
 from sttm.evaluation.run.plan import VideoItems
 from tests.distributed.tasks import dividing, doubling, refusing
@@ -19,7 +20,6 @@ from sttm.distributed.worker import (
     PLACE,
     RESULTS,
     Attempts,
-    Failure,
     Limits,
     Worker,
 )
@@ -54,7 +54,7 @@ def test_every_job_of_a_batch_gets_its_results(make: Make) -> None:
 def test_an_error_is_a_result(make: Make) -> None:
     found = ask(make(dividing), 0, 1)
     assert found[1] == [1]
-    assert isinstance(found[0], Failure)
+    assert isinstance(found[0], WorkerFailure)
     assert found[0].error is None
     assert "ZeroDivisionError" in found[0].trace
 

@@ -10,7 +10,7 @@ import torch
 
 import sttm
 from sttm.evaluation.needle import KINDS, TASKS, ClipId
-from sttm.evaluation.results import markdown_table
+from sttm.evaluation.tables import markdown_table
 from sttm.methods import list_methods
 from sttm.methods.base import Evidence
 from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load

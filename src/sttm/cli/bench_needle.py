@@ -10,7 +10,7 @@ import typer
 from sttm.budget import read_keep
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.options import JsonOption, LayerOption, ModelOption
-from sttm.cli.output import command_line, note, results, say, show_json, show_table
+from sttm.cli.output import command_line, note, note_resumed, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
 from sttm.errors import ConfigError
@@ -203,12 +203,8 @@ def _answer(task: _Task, journal: "Journal[AnswerRecord]", tell: Tell) -> None:
 def _tell_resumed(journal: "Journal[AnswerRecord]", machine: dict[str, Any]) -> None:
     if not journal.known:
         return
-    note(f"{journal.path} has {len(journal.known)} answers already; only others are asked for.")
-    if journal.info.get("code") != machine["code"]:
-        note(
-            f"they were begun with another version of the source ({journal.info.get('commit')}): "
-            "mixed answers compare two versions. Choose another --out to start again."
-        )
+    there = f"{len(journal.known)} answers already; only others are asked for"
+    note_resumed(journal, machine["code"], there)
 
 
 def _write(task: _Task, report: "Report", header: dict[str, Any]) -> list[Path]:

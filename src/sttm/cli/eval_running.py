@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sttm.cli.eval_preparing import Work
 from sttm.cli.loading import load_pair
 from sttm.cli.options import describe_method
-from sttm.cli.output import command_line, milliseconds, note, percent, say, show_table
+from sttm.cli.output import command_line, milliseconds, note, note_resumed, percent, say, show_table
 from sttm.cli.progress import Tell
 from sttm.errors import SttmError
 
@@ -85,15 +85,8 @@ def _tell_resumed(journal: "Journal[EvalAnswer]", machine: Mapping[str, Any]) ->
         return
     errors = sum(answer.error is not None for answer in journal.known.values())
     again = f"; {errors} with errors are tried again" if errors else ""
-    note(
-        f"{journal.path} has {len(journal.known) - errors} answers already; only others are asked "
-        f"for{again}."
-    )
-    if journal.info.get("code") != machine["code"]:
-        note(
-            f"they were begun with another version of the source ({journal.info.get('commit')}): "
-            "mixed answers compare two versions. Choose another --out to start again."
-        )
+    there = f"{len(journal.known) - errors} answers already; only others are asked for{again}"
+    note_resumed(journal, machine["code"], there)
 
 
 def finish(work: Work) -> dict[str, Any]:

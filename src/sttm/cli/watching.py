@@ -1,7 +1,6 @@
 """What several commands have in common: read a video file."""
 
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +22,16 @@ class Decoded:
 
 def decode(path: Path, fps: float, max_frames: int, tell: Tell) -> Decoded:
     """Read the sampled frames; what is wrong with the file becomes a note."""
-    from sttm.video import VideoWarning, read_video
+    from sttm.video import read_video
 
     start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VideoWarning)
-        video = read_video(
-            path, fps=fps, max_frames=max_frames, progress=lambda i, n: tell("decode", i, n)
-        )
+    video = read_video(
+        path,
+        fps=fps,
+        max_frames=max_frames,
+        progress=lambda i, n: tell("decode", i, n),
+        warn=False,
+    )
     seconds = time.perf_counter() - start
     for warning in video.warnings:
         note(f"{path.name}: {warning}")

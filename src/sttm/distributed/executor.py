@@ -12,9 +12,9 @@ from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayError
 
 from sttm.distributed.cluster import Room, find_room, first_line, joined, quiet_data
-from sttm.distributed.worker import JOB, PLACE, RESULTS, Attempts, Failure, Limits, Worker
+from sttm.distributed.worker import JOB, PLACE, RESULTS, Attempts, Limits, Worker
 from sttm.errors import ConfigError, SttmError
-from sttm.evaluation.parallel import Setup
+from sttm.evaluation.parallel import Setup, WorkerFailure
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class RayExecutor:
             try:
                 for pickled in self._stream(setup, jobs, room):
                     found = pickle.loads(pickled)
-                    if isinstance(found, Failure):
-                        raise found.error or RuntimeError(f"a worker failed:\n{found.trace}")
+                    if isinstance(found, WorkerFailure):
+                        found.fail()
                     yield from found
             except (RayError, UserCodeException) as error:
                 raise SttmError(

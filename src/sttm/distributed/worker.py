@@ -1,7 +1,6 @@
 """What runs inside a worker of a Ray cluster: a model, and what turns jobs into results."""
 
 import pickle
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,20 +10,12 @@ import numpy as np
 import ray
 
 from sttm.errors import SttmError
+from sttm.evaluation.parallel import Setup, WorkerFailure
 
 Batch = dict[str, Any]
-Setup = Callable[[], Callable[[Any], Iterable[Any]]]
 
 PLACE, JOB, RESULTS = "place", "job", "results"
 _SETUP = -1  # beside the places of jobs
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong in a worker; an error of another library may not survive the journey."""
-
-    error: SttmError | None
-    trace: str
 
 
 class Attempts:
@@ -69,36 +60,36 @@ class Worker:
         self._attempts = attempts
         self._limits = limits
         self._work: Callable[[Any], Iterable[Any]] | None = None
-        self._failure: Failure | None = None
+        self._failure: WorkerFailure | None = None
         try:
             if self._begin(_SETUP) > limits.setups:
                 raise _lost("getting ready")
-            make: Setup = pickle.loads(setup)
+            make: Setup[Any, Any] = pickle.loads(setup)
             self._work = make()
             attempts.forget.remote(_SETUP)
         except Exception as error:  # noqa: BLE001 - whatever it is, the driver must hear of it
-            self._failure = _failure(error)
+            self._failure = WorkerFailure.of(error)
 
     def __call__(self, batch: Batch) -> Batch:
         """Work off a batch of pickled jobs; give the pickled results of each."""
         jobs = [pickle.loads(job) for job in batch[JOB]]
         lost = None
         if self._begin(int(batch[PLACE][0])) > self._limits.batches:
-            lost = _failure(_lost(", ".join(map(_name, jobs))))
+            lost = WorkerFailure.of(_lost(", ".join(map(_name, jobs))))
         results = [pickle.dumps(lost or self._results(job)) for job in jobs]
         return {RESULTS: np.array(results, dtype=object)}
 
     def _begin(self, what: int) -> int:
         return int(ray.get(self._attempts.begin.remote(what)))
 
-    def _results(self, job: Any) -> list[Any] | Failure:
+    def _results(self, job: Any) -> list[Any] | WorkerFailure:
         if self._work is None:
             assert self._failure is not None
             return self._failure
         try:
             return list(self._work(job))
         except Exception as error:  # noqa: BLE001 - as above
-            return _failure(error)
+            return WorkerFailure.of(error)
 
 
 def _lost(what: str) -> SttmError:
@@ -112,7 +103,3 @@ def _lost(what: str) -> SttmError:
 def _name(job: Any) -> str:
     video = getattr(job, "video", job)
     return str(getattr(video, "video_id", video))
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(error if isinstance(error, SttmError) else None, traceback.format_exc())

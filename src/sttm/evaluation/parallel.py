@@ -7,7 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -29,11 +29,20 @@ class _Done:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class WorkerFailure:
     """What went wrong in a worker; an error of another library may not survive the journey."""
 
     error: SttmError | None
     trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "WorkerFailure":
+        """Take down an error that is being handled."""
+        return cls(error if isinstance(error, SttmError) else None, traceback.format_exc())
+
+    def fail(self) -> NoReturn:
+        """Raise what went wrong, where the results are awaited."""
+        raise self.error or RuntimeError(f"a worker failed:\n{self.trace}")
 
 
 def work(setup: Setup[J, T], jobs: Sequence[J], *, processes: int = 1) -> Iterator[T]:
@@ -95,8 +104,8 @@ def _next(results: Any, workers: list[Any]) -> Any:
                     "again to go on, perhaps with --processes 1."
                 ) from None
             continue
-        if isinstance(found, _Failure):
-            raise found.error or RuntimeError(f"a worker failed:\n{found.trace}")
+        if isinstance(found, WorkerFailure):
+            found.fail()
         return found
 
 
@@ -114,5 +123,4 @@ def _work(setup: Setup[Any, Any], tasks: Any, results: Any) -> None:
                 results.put(result)
         results.put(_Done())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
-        own = error if isinstance(error, SttmError) else None
-        results.put(_Failure(own, traceback.format_exc()))
+        results.put(WorkerFailure.of(error))

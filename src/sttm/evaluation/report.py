@@ -3,12 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 from sttm.evaluation.journal import AnswerRecord
 from sttm.evaluation.needle import NeedlePlan
 from sttm.evaluation.specs import ALL, Keep, Setting
-from sttm.evaluation.statistics import MEAN, Bootstrap, Estimate, Tally
+from sttm.evaluation.statistics import MEAN, Bootstrap, Estimate, Tally, known
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,9 @@ class _Group:
                         setting.keep,
                         task,
                         retention,
-                        _known(estimate.value),
-                        _known(estimate.low),
-                        _known(estimate.high),
+                        known(estimate.value),
+                        known(estimate.low),
+                        known(estimate.high),
                         n=int(asked.sum()),
                         clips=int((asked.sum(1) > 0).sum()),
                     )
@@ -197,9 +196,9 @@ class _Group:
                 task,
                 other.label,
                 other.keep,
-                _known(estimate.value),
-                _known(estimate.low),
-                _known(estimate.high),
+                known(estimate.value),
+                known(estimate.low),
+                known(estimate.high),
                 n=int(tally.asked.sum() if place is None else tally.asked[:, place].sum()),
             )
             for task, place, estimate in self._named(estimates)
@@ -229,7 +228,3 @@ class _Group:
             shares[answer.seed].append(answer.tokens_out / answer.tokens_in)
         means = [sum(share) / len(share) for share in shares.values()]
         return round(sum(means) / len(means), 6) if means else None
-
-
-def _known(value: float) -> float | None:
-    return round(value, 5) if isfinite(value) else None

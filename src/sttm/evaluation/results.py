@@ -1,8 +1,6 @@
 """Write the rows of a run: JSON, CSV, Markdown and a plot."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ from sttm.evaluation.plot import draw
 from sttm.evaluation.report import Difference, Report, Row
 from sttm.evaluation.specs import ALL, Keep
 from sttm.evaluation.statistics import MEAN
+from sttm.evaluation.tables import Cells, csv_text, ends, markdown_table, percent
 
 FORMAT = 1
-
-Cells = list[str]
+_COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> list[Path]:
@@ -31,7 +29,9 @@ def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> li
     """
     files = [folder / name for name in ("results.json", "results.csv", "results.md")]
     write_json(files[0], {"format": FORMAT, **header, **asdict(report)}, compact=True)
-    write_text(files[1], _csv([*report.rows, *report.by_kind]))
+    write_text(
+        files[1], csv_text(_COLUMNS, [asdict(row) for row in (*report.rows, *report.by_kind)])
+    )
     write_text(files[2], markdown(report, header))
     files.append(folder / "accuracy.png")
     draw(report, files[-1])
@@ -63,8 +63,8 @@ def table(
     lines = []
     for method, keep in dict.fromkeys((row.method, row.keep) for row in here):
         own = [row for row in here if (row.method, row.keep) == (method, keep)]
-        line = [method, "-" if keep is None else written_keep(keep), _number(own[0].retention)]
-        line += [_number(row.accuracy) for row in own[:-1]] * per_task
+        line = [method, "-" if keep is None else written_keep(keep), percent(own[0].retention)]
+        line += [percent(row.accuracy) for row in own[:-1]] * per_task
         line.append(_interval(own[-1]))
         if to_all:
             line.append(_signed(differences.get((method, keep))))
@@ -111,33 +111,11 @@ def markdown(report: Report, header: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Write a table as Markdown."""
-    rows = [columns, ["---"] * len(columns), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _interval(row: Row) -> str:
-    if row.accuracy is None or row.ci_low is None or row.ci_high is None:
-        return _number(row.accuracy)
-    ends = _number(row.ci_low), _number(row.ci_high)
-    return f"{_number(row.accuracy)} [{', '.join(ends)}]"
+    return percent(row.accuracy) + ends(row.ci_low, row.ci_high)
 
 
 def _signed(row: Difference | None) -> str:
     if row is None or row.difference is None or row.ci_low is None or row.ci_high is None:
         return ""
-    parts = [f"{100 * value:+.1f}" for value in (row.difference, row.ci_low, row.ci_high)]
-    return f"{parts[0]} [{parts[1]}, {parts[2]}]"
+    return f"{100 * row.difference:+.1f}{ends(row.ci_low, row.ci_high, signed=True)}"

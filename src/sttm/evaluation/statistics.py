@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb
+from math import comb, isfinite
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,11 @@ class Bootstrap:
         values = _ratio(tally.accuracies(self._once), other.accuracies(self._once))
         resampled = _ratio(tally.accuracies(self._times), other.accuracies(self._times))
         return _intervals(values[0], resampled)
+
+
+def known(value: float | None) -> float | None:
+    """Round for a report; None for what cannot be told (nan), or is None already."""
+    return round(value, 5) if value is not None and isfinite(value) else None
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -111,10 +111,13 @@ class BudgetPath:
         """Count the cells whose score reaches a threshold."""
         return sum(score >= threshold for score in self._scores)
 
+    def _cuts(self, rank: int) -> list[Cut]:
+        return [cut(tree, 1 - rank) for tree in self._ranked]
+
     def at(self, rank: int) -> Point:
         """Return the end of a stretch: ``rank`` cells merged, and all links that it allows."""
         spatial = self._scores[rank - 1] if rank else None
-        cuts = [cut(tree, 1 - rank) for tree in self._ranked]
+        cuts = self._cuts(rank)
         if self._gap is None:
             return Point(cuts, self._no_links(), spatial, None)
         floor = float(self._floors[rank])
@@ -143,7 +146,7 @@ class BudgetPath:
             first: the path begins here, unless the cut there has fewer cells than the budget.
         Returns: None if no stretch has so few tokens.
         """
-        if first and self.at(first).num_cells < budget:
+        if first and sum(cells.num_cells for cells in self._cuts(first)) < budget:
             first = 0
         rank = self._look_up(budget, first) if self._parents else self._bisect(budget, first)
         return None if rank is None else self._trim(self.at(rank), rank, budget)
@@ -193,7 +196,7 @@ class BudgetPath:
         Those that are most similar to the whole cell stay in it.
         """
         spatial = self._scores[rank - 2] if rank > 1 else None
-        cuts = [cut(tree, 2 - rank) for tree in self._ranked]
+        cuts = self._cuts(rank - 1)
         links = self._no_links()
         point = Point(cuts, links, spatial, None)
         flat = int(self._order[rank - 1])

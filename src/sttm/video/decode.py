@@ -56,6 +56,7 @@ def read_video(
     max_frames: int = 128,
     rule: str = "llava",
     progress: Progress | None = None,
+    warn: bool = True,
 ) -> Video:
     """Decode a video file and keep the frames that a sampling rule picks.
 
@@ -73,9 +74,10 @@ def read_video(
         rule: ``"llava"``, ``"qwen"`` or ``"uniform"``, see :class:`~sttm.video.Sampling`.
         progress: called with (frames decoded, frames expected) after each decoded frame; starts
             again from 1 when the file is decoded again.
+        warn: issue a :class:`VideoWarning` about a damaged file.
 
     Returns: the frames with their times. A damaged or truncated file gives the frames that can
-        be decoded, with ``Video.warnings`` filled and a :class:`VideoWarning` issued.
+        be decoded, with ``Video.warnings`` filled, whether a warning is issued or not.
     Raises:
         ConfigError: unknown rule, or a number out of its range.
         VideoError: no such file, a directory, empty, not a video, no video stream, no frame that
@@ -90,7 +92,7 @@ def read_video(
         raise VideoError(f"{path}: the video stream holds no frames. Record or download it again.")
     shot, rate, wanted = _take_until_settled(file, found, sampling, progress)
     notes = (*found.notes, *_notes(found, shot, rate))
-    if notes:
+    if notes and warn:
         warnings.warn(f"{path}: {'; '.join(notes)}", VideoWarning, stacklevel=2)
     indices = wanted[: len(shot.frames)]
     return Video(

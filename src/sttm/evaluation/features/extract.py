@@ -1,10 +1,9 @@
 """Encode videos once, for any number of runs: a file of features for each."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +32,7 @@ from sttm.evaluation.parallel import Execute, Loader, Worker, work
 from sttm.grid import VideoGrid
 from sttm.methods.base import Need
 from sttm.plan import MergePlan
-from sttm.video import Sampling, Video, VideoWarning, read_video
+from sttm.video import Sampling, Video, read_video
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,10 @@ def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
     """
     plan, start = extractor.plan, time.perf_counter()
     found = job.find()
-    video = found if isinstance(found, Video) else _read(found, plan.sampling)
+    if isinstance(found, Video):
+        video = found
+    else:
+        video = read_video(found, **asdict(plan.sampling), warn=False)  # it is in the record
     content = extractor.encode(video)
     file = file_name(job.video_id)
     write_bytes(plan.out / file, content, kept="The videos before it are kept.")
@@ -176,14 +178,6 @@ def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
         warnings=list(video.warnings),
         seconds=round(time.perf_counter() - start, 6),
     )
-
-
-def _read(path: Path, sampling: Sampling) -> Video:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VideoWarning)  # they are in the record
-        return read_video(
-            path, fps=sampling.fps, max_frames=sampling.max_frames, rule=sampling.rule
-        )
 
 
 class Extraction:

@@ -3,8 +3,8 @@
 import os
 import random
 import time
-import warnings
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from sttm.evaluation.run.reading import read_answer
 from sttm.evaluation.run.records import EvalAnswer, answered, failed
 from sttm.evaluation.runner import Runner, TimedAnswer
 from sttm.evaluation.tasks import Item
-from sttm.video import Video, VideoWarning, read_video
+from sttm.video import Video, read_video
 
 # What may go wrong with one video while others are fine.
 _Trouble = (SttmError, torch.OutOfMemoryError, MemoryError)
@@ -68,11 +68,7 @@ class EvalRunner:
             return self._features.encoded(chat, video_id, context=context) if context else encoded
         video = task.video(item)
         if not isinstance(video, Video):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VideoWarning)  # they are in the record
-                video = read_video(
-                    video, fps=sampling.fps, max_frames=sampling.max_frames, rule=sampling.rule
-                )
+            video = read_video(video, **asdict(sampling), warn=False)  # it is in the record
         return self._runner.encode(video, context=task.context(item, video.timestamps))
 
     def answers(self, encoded: Encoded, prompts: Sequence[str]) -> Iterator[TimedAnswer]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from statistics import fmean
 
 from sttm.errors import ConfigError
@@ -11,7 +10,7 @@ from sttm.evaluation.run.intervals import Counts, Pairing, overall, per_group
 from sttm.evaluation.run.load import Run
 from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.run.summary import sum_up
-from sttm.evaluation.statistics import RESAMPLES, Bootstrap, Estimate, mcnemar
+from sttm.evaluation.statistics import RESAMPLES, Bootstrap, Estimate, known, mcnemar
 
 FAMILY = "family"  # unions of a group's values
 
@@ -70,8 +69,8 @@ def _accuracies(run: Run, resamples: int) -> list[AccuracyRow]:
                 group,
                 value,
                 None if accuracy is None else round(accuracy, 5),
-                _known(None if interval is None else interval.low),
-                _known(None if interval is None else interval.high),
+                known(None if interval is None else interval.low),
+                known(None if interval is None else interval.high),
                 n,
                 missing,
                 metric.unit,
@@ -112,7 +111,7 @@ def _row(run: Run, first: AccuracyRow, reference: _Reference, resamples: int) ->
     empty_wrong = None
     if summary.empty > summary.empty_scored:
         metrics = run.task.metrics(run.scored(empty_wrong=True))
-        empty_wrong = _known(metrics[first.metric].value)
+        empty_wrong = known(metrics[first.metric].value)
     beside = set_beside(settings, preset=run.preset, questions=first.n, hidden=summary.hidden)
     return RunRow(
         run=run.name,
@@ -131,10 +130,10 @@ def _row(run: Run, first: AccuracyRow, reference: _Reference, resamples: int) ->
         full=None if full is None else full.name,
         full_differs=reference.differs,
         near=None if reference.near is None else reference.near.name,
-        relative_accuracy=None if ratio is None else _known(ratio.value),
-        relative_low=None if ratio is None else _known(ratio.low),
-        relative_high=None if ratio is None else _known(ratio.high),
-        relative_ttft=_known(ttft),
+        relative_accuracy=None if ratio is None else known(ratio.value),
+        relative_low=None if ratio is None else known(ratio.low),
+        relative_high=None if ratio is None else known(ratio.high),
+        relative_ttft=known(ttft),
         common=common,
         left=run.left,
         left_out=sum(run.about.get("left_out", {}).values()),
@@ -182,9 +181,9 @@ def _compare(first: Run, second: Run, resamples: int) -> Comparison:
         first.name,
         second.name,
         metric,
-        _known(found.value),
-        _known(found.low),
-        _known(found.high),
+        known(found.value),
+        known(found.low),
+        known(found.high),
         only_first,
         only_second,
         rights.count((True, True)),
@@ -194,7 +193,3 @@ def _compare(first: Run, second: Run, resamples: int) -> Comparison:
         pair.videos,
         tuple(first.differs(second)),
     )
-
-
-def _known(value: float | None) -> float | None:
-    return round(value, 5) if value is not None and isfinite(value) else None

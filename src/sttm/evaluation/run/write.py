@@ -1,7 +1,5 @@
 """Lay out a report: tables for people, Markdown, CSV, JSON and a plot."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,10 +8,10 @@ from typing import Any
 from sttm.budget import written_keep
 from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import Panel, Point, draw_panels
-from sttm.evaluation.results import markdown_table
 from sttm.evaluation.run.published import PublishedRow
 from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.specs import ALL
+from sttm.evaluation.tables import Cells, csv_text, ends, markdown_table, percent
 
 FORMAT = 1
 COLUMNS = (
@@ -53,8 +51,6 @@ _OF_THE_PAPER = (
     *("name", "accuracy", "relative_accuracy", "ttft_s", "relative_ttft", "tokens", "retention"),
     *("source", "doubt"),
 )
-
-Cells = list[str]
 
 
 def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) -> list[Path]:
@@ -120,8 +116,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> tuple[Cells, list[Cel
     columns += ["p (McNemar)", "questions", "videos", "other settings that differ"]
     lines = []
     for one in comparisons:
-        ends = _ends(one.ci_low, one.ci_high, signed=True)
-        difference = "-" if one.difference is None else f"{100 * one.difference:+.1f}{ends}"
+        interval = ends(one.ci_low, one.ci_high, signed=True)
+        difference = "-" if one.difference is None else f"{100 * one.difference:+.1f}{interval}"
         counts = [str(one.only_first), str(one.only_second)]
         where = [str(one.questions), str(one.videos), ", ".join(one.differs) or "none"]
         lines.append([one.first, one.second, difference, *counts, _p_value(one.p_value), *where])
@@ -172,17 +168,17 @@ def _of(report: EvalReport, task: str, model: str) -> list[RunRow]:
 
 def _line(row: RunRow) -> Cells:
     summary = row.summary
-    relative = _number(row.relative_accuracy) + _ends(row.relative_low, row.relative_high)
+    relative = percent(row.relative_accuracy) + ends(row.relative_low, row.relative_high)
     is_full = row.full == row.run
     return [
         row.run,
         row.method,
         "-" if row.keep is None else written_keep(row.keep),
-        _number(summary.retention),
-        _number(row.accuracy) + _ends(row.ci_low, row.ci_high),
+        percent(summary.retention),
+        percent(row.accuracy) + ends(row.ci_low, row.ci_high),
         "100.0" if is_full else relative,
         _seconds(summary.ttft_s),
-        _number(row.relative_ttft),
+        percent(row.relative_ttft),
         _seconds(summary.seconds),
         str(row.n),
     ]
@@ -194,11 +190,11 @@ def _published_line(row: PublishedRow, *, differs: bool) -> Cells:
         f"{row.source}{marks}",
         row.method,
         "-" if row.budget is None else f"{row.budget / 100:g}",
-        _number(row.retention),
-        _number(row.accuracy),
-        _number(row.relative_accuracy),
+        percent(row.retention),
+        percent(row.accuracy),
+        percent(row.relative_accuracy),
         _seconds(row.ttft_s),
-        _number(row.relative_ttft),
+        percent(row.relative_ttft),
         "-",
         "-",
     ]
@@ -216,7 +212,7 @@ def _by_run(
 
 
 def _accuracy(row: AccuracyRow) -> str:
-    text = _number(row.accuracy) + _ends(row.ci_low, row.ci_high)
+    text = percent(row.accuracy) + ends(row.ci_low, row.ci_high)
     return text if row.accuracy is None else f"{text} ({row.n})"
 
 
@@ -258,27 +254,12 @@ def _flat(row: RunRow) -> dict[str, Any]:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(rows[0]) if rows else [], rows)
 
 
 def _italic(line: Cells) -> Cells:
     published = line[0].startswith("arXiv")
     return [f"*{cell}*" for cell in line] if published else line
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _ends(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    if low is None or high is None:
-        return ""
-    form = "+.1f" if signed else ".1f"
-    return f" [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def _seconds(value: float | None) -> str:
