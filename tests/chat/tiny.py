@@ -121,6 +121,12 @@ def bundle(name: str) -> Bundle:
     for mark in ("video_token", "vision_start_token", "vision_end_token"):
         if hasattr(config, f"{mark}_id"):
             setattr(config, f"{mark}_id", ids[mark])
+    return build(config, processor)
+
+
+def build(config: Any, processor: Any) -> Bundle:
+    """Make the model of a configuration, with random weights large enough to tell answers apart."""
+    words = processor.tokenizer
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config).eval()
     for parameter in model.parameters():

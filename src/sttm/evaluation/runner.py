@@ -198,31 +198,51 @@ class Runner:
     def _alone(self, encoded: Encoded, setting: Setting, question: str) -> TimedAnswer:
         """Answer with a prefill of its own."""
         start = time.perf_counter()
-        ids = encoded.prefix.prompt_ids(self.processor, [], question)
-        inputs = lengthen(encoded.inputs, ids)
-        method, adapter = setting.method, self._plain.adapter
+        method = setting.method
         assert method is not None
         with (
             attach(self.model, method, layer=self.layer, positions=self.positions) as attachment,
             FirstForward(self.model) as clock,
-            torch.no_grad(),
         ):
-            out = self.model.generate(
-                **inputs,
-                mm_encoder_outputs={adapter.modality: encoded.features},
+            ids = generate_alone(
+                self._plain,
+                encoded,
+                question,
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
             )
         wait()
         return TimedAnswer(
-            _decode(self.processor, out[0, len(ids) :]),
-            int(out.shape[1]) - len(ids),
+            _decode(self.processor, ids),
+            len(ids),
             sum(report.tokens_out for report in attachment.reports),
             shared=False,
             prefill=0.0,
             first_forward=clock.seconds,
             answering=time.perf_counter() - start,
         )
+
+
+@torch.no_grad()
+def generate_alone(
+    chat: VideoChat, encoded: Encoded, question: str, **generate: Any
+) -> torch.Tensor:
+    """Answer a question on a prefill of its own, for whatever is attached to the model.
+
+    Args:
+        chat: that encoded the video.
+        encoded: the video.
+        question: the only one.
+        **generate: options of ``generate()``.
+    Returns: ``(n,)`` int64, the ids of the answer.
+    """
+    ids = encoded.prefix.prompt_ids(chat.processor, [], question)
+    out: torch.Tensor = chat.model.generate(
+        **lengthen(encoded.inputs, ids),
+        mm_encoder_outputs={chat.adapter.modality: encoded.features},
+        **generate,
+    )
+    return out[0, len(ids) :]
 
 
 def ask_together(

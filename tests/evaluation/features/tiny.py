@@ -5,9 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from transformers import AutoModelForImageTextToText
 
 from sttm.video import Sampling, Video, write_video
 from tests.chat import tiny
@@ -118,14 +116,7 @@ def bundle(name: str) -> Bundle:
     config.text_config.max_position_embeddings = 4096
     for attribute, text in marks.items():
         setattr(config, attribute, words.convert_tokens_to_ids(text))
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.generation_config.eos_token_id = words.eos_token_id
-    model.generation_config.pad_token_id = words.pad_token_id
-    return Bundle(model, processor)
+    return tiny.build(config, processor)
 
 
 def video(frames: int = 6, seed: int = 0) -> Video:

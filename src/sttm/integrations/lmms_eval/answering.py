@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from sttm.attachment import Attachment, attach
 from sttm.chat import VideoChat, WatchedVideo
 from sttm.chat.records import Encoded
 from sttm.errors import BudgetError, SttmError, VideoError
-from sttm.evaluation.runner import lengthen
+from sttm.evaluation.runner import generate_alone
 from sttm.integrations.lmms_eval.arguments import Arguments
 from sttm.integrations.lmms_eval.ending import Ending, cut
 from sttm.integrations.lmms_eval.requests import Request, check_file
@@ -172,16 +170,11 @@ class Answerer:
             generate["stopping_criteria"] = [ending]
         if isinstance(video, WatchedVideo):
             return video.ask(request.question, **generate).ids, video.retention
-        ids = video.prefix.prompt_ids(self._chat.processor, [], request.question)
-        with self._attached() as attachment, torch.no_grad():
-            out = self._chat.model.generate(
-                **lengthen(video.inputs, ids),
-                mm_encoder_outputs={self._chat.adapter.modality: video.features},
-                **generate,
-            )
+        with self._attached() as attachment:
+            ids = generate_alone(self._chat, video, request.question, **generate)
         self.work = replace(self.work, prefills=self.work.prefills + 1)
         kept = sum(report.tokens_out for report in attachment.reports)
-        return out[0, len(ids) :].tolist(), kept / video.tokens
+        return ids.tolist(), kept / video.tokens
 
 
 @contextlib.contextmanager
