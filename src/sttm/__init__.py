@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 from sttm.errors import (
     BudgetError,
     ConfigError,
+    IncompatibleTransformersError,
     SavedCacheError,
     SttmError,
     UnknownNameError,
     UnreducedVideoError,
     UnsupportedModelError,
+    UntestedVersionWarning,
     VideoError,
 )
 from sttm.grid import VideoGrid
@@ -27,6 +29,7 @@ __all__ = [
     "Attachment",
     "BudgetError",
     "ConfigError",
+    "IncompatibleTransformersError",
     "MergePlan",
     "Method",
     "SavedCacheError",
@@ -34,6 +37,7 @@ __all__ = [
     "UnknownNameError",
     "UnreducedVideoError",
     "UnsupportedModelError",
+    "UntestedVersionWarning",
     "VideoChat",
     "VideoError",
     "VideoGrid",

@@ -8,14 +8,17 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from transformers.utils import ModelOutput
 
 from sttm.errors import ConfigError, UnreducedVideoError
 from sttm.methods.base import DecodePruning, Method, needs_of
 from sttm.models.adapter import Adapter, Positions
+from sttm.models.contract import Signatures, read_signatures
 from sttm.models.evidence import TowerRecorder
 from sttm.models.forward import ForwardPass
 from sttm.models.registry import adapter_for
 from sttm.models.report import VideoReport
+from sttm.models.versions import warn_if_untested
 
 __all__ = ["Attachment", "VideoReport", "attach"]
 
@@ -31,7 +34,8 @@ def attach(
     :meth:`Attachment.detach` or at the end of a ``with`` block.
 
     Args:
-        model: a transformers video model, e.g. ``LlavaOnevisionForConditionalGeneration``.
+        model: a transformers video model, e.g. ``LlavaOnevisionForConditionalGeneration``, or one
+            that PEFT or another module wraps.
         method: decides which tokens become one, e.g. ``sttm.STTM(keep=0.3)``.
         layer: decoder layer (0-based) whose input is reduced; default 2, as published for 7B
             models (published for 72B: 0), or the last layer of a smaller model.
@@ -41,8 +45,12 @@ def attach(
         ConfigError: layer or policy out of range, or something is attached already.
         UnsupportedModelError: no adapter serves the model, or the method reads an attention that
             this model does not have.
+        IncompatibleTransformersError: the model is not called as the hooks expect. The forward
+            passes of an attached model raise it too.
+    Warns: UntestedVersionWarning: once, if transformers is newer than every tested release.
     Source: STTM, sections 3 and 4.3. Differs: decoding goes on without a gap in the positions.
     """
+    warn_if_untested()
     adapter = adapter_for(model)
     layers = len(adapter.text.layers)
     layer = min(adapter.layer, layers - 1) if layer is None else layer
@@ -56,7 +64,7 @@ def attach(
             "e.g. sttm.STTM(keep=0.3)."
         )
     policy: Any = adapter.positions if positions == "auto" else positions
-    return Attachment(adapter, method, layer, policy)
+    return Attachment(adapter, method, layer, policy, read_signatures(adapter))
 
 
 class Attachment:
@@ -71,9 +79,18 @@ class Attachment:
         observed_layer: the decoder layer whose attention the method reads; None if it reads none.
         decode_pruning: what the method hides while answering; None if nothing.
         asked_layer: the decoder layer that decides on it.
+        signatures: of the functions that are hooked.
     """
 
-    def __init__(self, adapter: Adapter, method: Method, layer: int, positions: Positions) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        method: Method,
+        layer: int,
+        positions: Positions,
+        signatures: Signatures,
+    ) -> None:
+        self.signatures = signatures
         self.method = method
         self.layer = layer
         self.positions: Positions = positions
@@ -164,7 +181,9 @@ class Attachment:
         def recording(*args: Any, **kwargs: Any) -> Any:
             with contextlib.nullcontext() if tower is None else tower.recording():
                 output = encode(*args, **kwargs)
-            arguments = self._adapter.arguments(encode, args, kwargs)
+            arguments = self.signatures.encoder.bind(args, kwargs)
+            if not isinstance(output, ModelOutput):
+                return output  # a tuple cannot carry the grids; it is refused when it comes back
             videos = self._adapter.encoded(arguments, output)
             if tower is not None:
                 seen = tower.per_video([video.grid for video in videos], arguments)
@@ -177,7 +196,7 @@ class Attachment:
         return recording
 
     def _on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = self._adapter.arguments(module.forward, args, kwargs)
+        arguments = self.signatures.base.bind(args, kwargs)
         self._forward = ForwardPass(self._adapter, self, arguments)
 
     def _after_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -27,6 +27,14 @@ class UnsupportedModelError(SttmError):
     """The model, its cache or its inputs are of a kind that merging cannot be exact for."""
 
 
+class IncompatibleTransformersError(UnsupportedModelError):
+    """The installed transformers, or a wrapper of the model, does not do what the hooks rely on."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """The installed transformers is newer than every release that sttm was tested with."""
+
+
 class UnreducedVideoError(SttmError):
     """A video passed through the model without being reduced."""
 

@@ -13,6 +13,7 @@ from sttm.methods.base import Method
 from sttm.plan import MergePlan
 
 from .families import Inputs
+from .names import with_cache
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _layer(
         attention_mask=None if recurrent else _causal(hidden.shape[0]),
         position_embeddings=rotary,
         position_ids=None,
-        past_key_values=None,
+        **with_cache(None),
     )
     return out[0]
 

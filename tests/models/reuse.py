@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 
 from .families import Inputs
+from .names import cache_of, with_cache
 from .running import Answer
 
 
@@ -76,9 +77,7 @@ def prefill(model: Any, inputs: Inputs, cache: Any, **more: Any) -> Prefix:
 
     hook = model.get_decoder().rotary_emb.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        out = model(
-            **{**inputs.tensors, **more}, past_key_values=cache, use_cache=cache is not None
-        )
+        out = model(**{**inputs.tensors, **more}, **with_cache(cache), use_cache=cache is not None)
     finally:
         hook.remove()
     rows = inputs.tensors["input_ids"].shape[0]
@@ -98,10 +97,10 @@ def ask(model: Any, prefix: Prefix, question: torch.Tensor, steps: int = 5) -> A
         input_ids=torch.cat([prefix.ids, question], 1),
         attention_mask=torch.cat([prefix.mask, torch.ones_like(question)], 1),
         position_ids=positions,
-        past_key_values=prefix.cache,
+        **with_cache(prefix.cache),
         do_sample=False,
         max_new_tokens=steps,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    return Answer(out.sequences[:, -steps:], torch.stack(out.logits, 1), out.past_key_values)
+    return Answer(out.sequences[:, -steps:], torch.stack(out.logits, 1), cache_of(out))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from .families import Inputs
+from .names import cache_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def greedy(model: Any, inputs: Inputs, steps: int = 6, **more: Any) -> Answer:
         return_dict_in_generate=True,
     )
     tokens = out.sequences[:, -steps:]
-    return Answer(tokens, torch.stack(out.logits, 1), out.past_key_values)
+    return Answer(tokens, torch.stack(out.logits, 1), cache_of(out))
 
 
 def assert_same(got: Answer, wanted: Answer, atol: float) -> None:

@@ -13,6 +13,7 @@ from . import configs
 from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
 from .layouts import Row, Text, Video
 from .methods import ContentMerge, KeepEvery, PairMerge
+from .names import with_cache
 from .reuse import ask, new_cache, prefill, rotary_positions
 from .running import assert_same, greedy, tolerance
 
@@ -49,7 +50,7 @@ def test_static_cache(family: Family, rows: int, layer: int, positions: str) -> 
     with attach(model, ContentMerge(), layer=layer, positions=positions):
         wanted = greedy(model, inputs)
         cache = StaticCache(config=model.config.get_text_config(), max_cache_len=inputs.length + 8)
-        got = greedy(model, inputs, past_key_values=cache, disable_compile=True)
+        got = greedy(model, inputs, **with_cache(cache), disable_compile=True)
         assert_same(got, wanted, tolerance(family.name))
         named = greedy(model, inputs, cache_implementation="static", disable_compile=True)
         assert_same(named, wanted, tolerance(family.name))
@@ -61,10 +62,10 @@ def test_the_users_own_dynamic_cache(family: Family, layer: int) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
     with attach(model, ContentMerge(), layer=layer):
         wanted = greedy(model, inputs)
-        got = greedy(model, inputs, past_key_values=new_cache(model))
+        got = greedy(model, inputs, **with_cache(new_cache(model)))
         assert torch.equal(got.logits, wanted.logits)
         skip_broken(family, "bare cache")
-        bare = greedy(model, inputs, past_key_values=DynamicCache())
+        bare = greedy(model, inputs, **with_cache(DynamicCache()))
         assert torch.equal(bare.logits, wanted.logits)
 
 
@@ -194,8 +195,8 @@ def test_a_second_video_into_the_same_cache(family: Family, layer: int, position
         wanted = greedy(model, whole, 4)
         counts = [report.tokens_out for report in attachment.reports]
         cache = new_cache(model)
-        model(**begin.tensors, past_key_values=cache, use_cache=True)
-        got = model(**{**rest.tensors, **more}, past_key_values=cache, use_cache=True)
+        model(**begin.tensors, **with_cache(cache), use_cache=True)
+        got = model(**{**rest.tensors, **more}, **with_cache(cache), use_cache=True)
         torch.testing.assert_close(
             got.logits[:, -1], wanted.logits[:, 0], atol=tolerance(family.name), rtol=0
         )
@@ -208,7 +209,7 @@ def test_a_second_video_into_the_same_cache(family: Family, layer: int, position
                 input_ids=wanted.tokens[:, step : step + 1],
                 attention_mask=more["attention_mask"],
                 position_ids=last + 1 + step,
-                past_key_values=cache,
+                **with_cache(cache),
                 use_cache=True,
             )
             torch.testing.assert_close(

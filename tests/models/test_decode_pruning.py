@@ -16,6 +16,7 @@ from sttm.methods.base import DecodePruning
 from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
 from .layouts import Row, Text, Video
 from .methods import FrameMerge, PairMerge
+from .names import with_cache
 from .oracle import _positions, _rotary, decoder_inputs, reduction
 from .running import assert_same, greedy, tolerance
 
@@ -72,7 +73,7 @@ def by_hand(
             attention_mask=None if recurrent else mask[None, None],
             position_embeddings=rotary,
             position_ids=None,
-            past_key_values=None,
+            **with_cache(None),
         )[0]
         if index < len(begin.deepstack):
             hidden = hidden + reduced.matrix @ begin.deepstack[index]
@@ -161,7 +162,7 @@ def test_static_caches(name: str) -> None:
     with attach(model, Pruned(), layer=1):
         wanted = greedy(model, inputs, 4)
         cache = StaticCache(model.config.get_text_config(), max_cache_len=inputs.length + 8)
-        assert_same(greedy(model, inputs, 4, past_key_values=cache), wanted, tolerance(name))
+        assert_same(greedy(model, inputs, 4, **with_cache(cache)), wanted, tolerance(name))
 
 
 def test_a_layer_that_cannot_decide_is_refused() -> None:

@@ -18,6 +18,7 @@ from . import configs
 from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
 from .layouts import Row, Text, Video
 from .methods import KeepEvery, keep_only
+from .names import with_cache
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -148,8 +149,8 @@ def test_a_prompt_behind_a_cached_one(name: str, static: bool) -> None:
         model = shared_model(name, implementation)
         text = model.config.get_text_config()
         cache = StaticCache(text, max_cache_len=80) if static else DynamicCache(config=text)
-        model(input_ids=lead, past_key_values=cache)
-        tensors = {**inputs.tensors, "attention_mask": mask, "past_key_values": cache}
+        model(input_ids=lead, **with_cache(cache))
+        tensors = {**inputs.tensors, "attention_mask": mask, **with_cache(cache)}
         if implementation == "eager":
             weights = model(**tensors, output_attentions=True).attentions[1].mean(1)
             told.append(weights[0, -1, inputs.videos[0][0].index + 7])
@@ -177,14 +178,14 @@ def test_sliding_windows(cached: int) -> None:
         model = family.make_model(implementation)
         cache = DynamicCache(config=model.config.get_text_config())
         if cached:
-            model(input_ids=lead, past_key_values=cache)
+            model(input_ids=lead, **with_cache(cache))
         tensors = {**inputs.tensors, "attention_mask": torch.cat([torch.ones_like(lead), mask], 1)}
         if implementation == "eager":
-            out = model(**tensors, past_key_values=cache, output_attentions=True).attentions[1]
+            out = model(**tensors, **with_cache(cache), output_attentions=True).attentions[1]
             rows = list(out.mean(1)[:, -1, -inputs.length :])
         else:
             with attach(model, method, layer=2):
-                model(**tensors, past_key_values=cache)
+                model(**tensors, **with_cache(cache))
     told = [row[places[0].index] for row, places in zip(rows, inputs.videos, strict=True)]
     assert all(bool((row == 0).any()) for row in told)
     check(method.seen, told)
@@ -216,7 +217,7 @@ def test_a_second_video_behind_one_that_was_reduced_in_front_of_layer_0_is_refus
     family, model = BY_NAME["llava_onevision"], shared_model("llava_onevision")
     inputs = family.make_inputs(ROW)
     cache = DynamicCache(config=model.config.get_text_config())
-    tensors = {**inputs.tensors, "past_key_values": cache}
+    tensors = {**inputs.tensors, **with_cache(cache)}
     with attach(model, KeepEvery(2), layer=0):
         model(**tensors)
     mask = torch.ones(1, 2 * inputs.length, dtype=torch.long)

@@ -13,6 +13,7 @@ from . import configs
 from .families import BY_NAME, FAMILIES, shared_model
 from .layouts import Row, Text, Video
 from .methods import PairMerge
+from .names import with_cache
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -88,7 +89,7 @@ def test_other_caches_are_refused_by_name(name: str) -> None:
         attach(model, PairMerge(), layer=1),
         pytest.raises(UnsupportedModelError, match="QuantizingLayer"),
     ):
-        model(**family.make_inputs(ROW).tensors, past_key_values=cache, use_cache=True)
+        model(**family.make_inputs(ROW).tensors, **with_cache(cache), use_cache=True)
 
 
 @pytest.mark.parametrize("layer", [0, 2])

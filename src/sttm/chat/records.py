@@ -15,7 +15,7 @@ class Answer:
     Args:
         text: the answer, without special tokens.
         ids: its token ids.
-        tokens: prompt tokens that this question paid for.
+        tokens: prompt tokens that this question paid for, as counted in front of the decoder.
         ttft: seconds from the question to its first token (time to first token).
         seconds: seconds to the last token.
     """

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -14,12 +13,14 @@ import torch
 from transformers import DynamicCache, StoppingCriteriaList
 
 from sttm.attachment import Attachment, VideoReport, attach
+from sttm.chat.measured import Meter, generate_behind, generation_config
 from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Answer, Encoded, Source, Timings
 from sttm.chat.store import load_video, save_video
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.models import Positions, adapter_for
+from sttm.models import transformers_api as api
 from sttm.video import Sampling, Video, read_video
 
 Frames = np.ndarray[Any, Any]
@@ -147,7 +148,7 @@ class VideoChat:
         """
         with self.attached(self.layer, self.positions):
             encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
-            names = inspect.signature(encode).parameters
+            names = api.Signature.of(self.adapter.base, self.adapter.encoder)
             arguments = {name: value for name, value in inputs.items() if name in names}
             features = encode(**arguments, return_dict=True)
         inputs.pop(self.adapter.pixels)
@@ -234,30 +235,30 @@ class VideoChat:
 
     @torch.no_grad()
     def _prefill(self, inputs: Mapping[str, torch.Tensor], features: Any) -> tuple[Any, int]:
-        """Fill a fresh cache; return it and the position of the next token."""
-        accepted = {
-            **inspect.signature(self.model.forward).parameters,
-            **inspect.signature(self.adapter.base.forward).parameters,
-        }
-        arguments = {name: value for name, value in inputs.items() if name in accepted}
-        cache = DynamicCache(config=self.model.config)
-        seen: list[torch.Tensor] = []
-        hook = self.adapter.text.rotary_emb.register_forward_pre_hook(
-            lambda _, args, kw: seen.append(args[1] if len(args) > 1 else kw["position_ids"]),
-            with_kwargs=True,
-        )
-        try:
+        """Fill a fresh cache; return it and the position of the next token.
+
+        Raises: IncompatibleTransformersError: the model was fed something else than the prompt.
+        """
+        signatures = api.Signature.of(self.adapter.model), api.Signature.of(self.adapter.base)
+        arguments = {n: v for n, v in inputs.items() if any(n in each for each in signatures)}
+        cache = DynamicCache(config=self.adapter.config)
+        with Meter(self.adapter) as meter:
             self.model(
                 **arguments,
-                mm_encoder_outputs={self.adapter.modality: features},
-                past_key_values=cache,
+                **api.features_argument(self.adapter.modality, features),
+                **api.cache_argument(self.model, cache),
                 use_cache=True,
                 logits_to_keep=1,
             )
-        finally:
-            hook.remove()
+        length = inputs["input_ids"].shape[1]
+        if meter.tokens != [length] or cache.get_seq_length() != length:
+            raise api.mismatch(
+                f"a prompt of {length} tokens of which {meter.tokens} were fed to the decoder and "
+                f"{cache.get_seq_length()} are in the cache",
+                "all of them, once",
+            )
         # The prefix ends with text, whose positions are equal on all axes.
-        return cache, int(seen[-1][..., -1].max()) + 1
+        return cache, int(meter.positions[-1][..., -1].max()) + 1
 
     def _now(self) -> float:
         if self.model.device.type == "cuda":
@@ -365,19 +366,21 @@ class Conversation:
                 [first, *generate.get("stopping_criteria", ())]
             ),
         }
-        copies = _copies(chat.model, arguments)
+        copies = _copies(chat.adapter.model, arguments)
         if copies > 1:
             # generate() repeats the prompt for beams and samples, but not a cache it is given.
             cache.reorder_cache(torch.zeros(copies, dtype=torch.long))
-        device = chat.model.device
         positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
         start = time.perf_counter()
-        with chat.attached(self.video.layer, self.video.positions), torch.no_grad():
-            out = chat.model.generate(
-                input_ids=ids[None].to(device),
-                attention_mask=torch.ones_like(ids)[None].to(device),
-                position_ids=positions.clamp(min=0)[None].to(device),
-                past_key_values=cache,
+        with chat.attached(self.video.layer, self.video.positions):
+            out, fed = generate_behind(
+                chat.model,
+                chat.adapter,
+                cache,
+                ids=ids[None],
+                mask=torch.ones_like(ids)[None],
+                positions=positions.clamp(min=0)[None],
+                known=known,
                 **arguments,
             )
         seconds = time.perf_counter() - start
@@ -386,7 +389,7 @@ class Conversation:
         self.history.append((question, text))
         if copies == 1:
             self._cache, self._ids = cache, torch.cat([ids, new[:-1]])
-        return Answer(text, tuple(new.tolist()), len(ids) - known, first.at - start, seconds)
+        return Answer(text, tuple(new.tolist()), fed, first.at - start, seconds)
 
     def _resume(self, ids: torch.Tensor) -> tuple[Any, int]:
         """Fork the cache and cut it to what the new prompt shares with it."""
@@ -404,9 +407,8 @@ class Conversation:
 
 def _copies(model: Any, arguments: Mapping[str, Any]) -> int:
     """Count the rows that ``generate`` makes of one prompt."""
-    config = arguments.get("generation_config") or model.generation_config
-    names = ("num_beams", "num_return_sequences")
-    return max(arguments.get(name) or getattr(config, name, None) or 1 for name in names)
+    config = generation_config(model, arguments)
+    return max(config.num_beams or 1, config.num_return_sequences or 1)
 
 
 class _FirstToken:

@@ -14,6 +14,7 @@ from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.models.newlines import NEWLINES, newline_marks
 from sttm.models.pooled import pooled_side
+from sttm.models.transformers_api import PIXELS, POOLED
 
 NEWLINE_KEY = "mm_newline_position"
 PLAIN = "one_token"  # what transformers' own classes do
@@ -54,8 +55,8 @@ class LlavaVideoModel(LlavaOnevisionModel):  # type: ignore[misc]  # transformer
             return_dict=True,
             **kwargs,
         )
-        output.pooler_output = self.place_newlines(
-            output.pooler_output[:, :-1], frames=pixel_values_videos.shape[1]
+        output[POOLED] = self.place_newlines(
+            output[POOLED][:, :-1], frames=pixel_values_videos.shape[1]
         )
         return output.to_tuple() if as_tuple else output
 
@@ -102,9 +103,7 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):  # type: ignore[misc]
         self, video_inputs: dict[str, Any], video_idx: int, **kwargs: Any
     ) -> str:
         """Write the placeholders of one video."""
-        return str(self.video_token) * self._count(
-            len(video_inputs["pixel_values_videos"][video_idx])
-        )
+        return str(self.video_token) * self._count(len(video_inputs[PIXELS["video"]][video_idx]))
 
     def _get_num_multimodal_tokens(
         self, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any

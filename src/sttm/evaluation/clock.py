@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from sttm.errors import UnsupportedModelError
+
 
 class FirstForward:
     """Times the first forward of a model inside a ``with`` block, on an idle device.
@@ -18,6 +20,8 @@ class FirstForward:
 
     Attributes:
         seconds: of the first forward; 0 before it.
+
+    Raises: UnsupportedModelError: at the end of the block, if the model was not called.
     """
 
     def __init__(self, model: Any) -> None:
@@ -41,6 +45,11 @@ class FirstForward:
     ) -> None:
         for handle in self._handles:
             handle.remove()
+        if kind is None and not self.seconds:
+            raise UnsupportedModelError(
+                f"got a {type(self._model).__name__} of which no forward was seen, expected one to "
+                "time. Pass the transformers model itself, without what wraps it."
+            )
 
     def _before(self, *_: Any) -> None:
         if self._start is None:

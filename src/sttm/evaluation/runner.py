@@ -9,6 +9,7 @@ import torch
 
 from sttm.attachment import attach
 from sttm.chat import VideoChat, WatchedVideo
+from sttm.chat.measured import generate_behind
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Encoded
 from sttm.chat.session import fork
@@ -16,6 +17,7 @@ from sttm.errors import BudgetError, ConfigError
 from sttm.evaluation.clock import FirstForward, wait
 from sttm.evaluation.specs import Setting
 from sttm.methods.base import needs_of
+from sttm.models.transformers_api import ATTENTION_MASK, features_argument, pretrained
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,10 @@ class Runner:
             for question in questions:
                 yield self._alone(encoded, setting, question)
             return
-        with FirstForward(self.model) as filling:
+        with FirstForward(pretrained(self.model)) as filling:
             watched = self._chats[setting].prefill(encoded)
         for question in questions:
-            with FirstForward(self.model) as asking:
+            with FirstForward(pretrained(self.model)) as asking:
                 answer = watched.ask(question, max_new_tokens=self.max_new_tokens)
             yield TimedAnswer(
                 answer.text,
@@ -202,7 +204,7 @@ class Runner:
         assert method is not None
         with (
             attach(self.model, method, layer=self.layer, positions=self.positions) as attachment,
-            FirstForward(self.model) as clock,
+            FirstForward(pretrained(self.model)) as clock,
         ):
             ids = generate_alone(
                 self._plain,
@@ -239,7 +241,7 @@ def generate_alone(
     ids = encoded.prefix.prompt_ids(chat.processor, [], question)
     out: torch.Tensor = chat.model.generate(
         **lengthen(encoded.inputs, ids),
-        mm_encoder_outputs={chat.adapter.modality: encoded.features},
+        **features_argument(chat.adapter.modality, encoded.features),
         **generate,
     )
     return out[0, len(ids) :]
@@ -266,13 +268,15 @@ def ask_together(
     places = [_fit((torch.arange(len(p)) + offset).clamp(min=0), known, width) for p in prompts]
     cache = fork(watched.cache)
     cache.reorder_cache(torch.zeros(len(prompts), dtype=torch.long))
-    device = chat.model.device
-    with chat.attached(watched.layer, watched.positions), torch.no_grad():
-        out = chat.model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=torch.stack(places).to(device),
-            past_key_values=cache,
+    with chat.attached(watched.layer, watched.positions):
+        out, _ = generate_behind(
+            chat.model,
+            chat.adapter,
+            cache,
+            ids=ids,
+            mask=mask,
+            positions=torch.stack(places),
+            known=known,
             max_new_tokens=max_new_tokens,
             do_sample=False,
         )
@@ -290,7 +294,7 @@ def lengthen(inputs: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, to
     longer: dict[str, torch.Tensor] = {}
     for name, value in inputs.items():
         if value.ndim == 2 and value.shape[1] == length:
-            fill = int(name == "attention_mask")
+            fill = int(name == ATTENTION_MASK)
             extra = value.new_full((1, len(ids) - length), fill)
             longer[name] = torch.cat([value, extra], 1)
         else:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from sttm.errors import ConfigError, unknown_name
+from sttm.models.transformers_api import PIXELS, VIDEO_GRID
 
 WORDS_BEFORE, WORDS_AFTER = 14, 30
 _VISION_WIDTH = 32
@@ -105,17 +106,17 @@ def prompt(model: Any, shape: Shape, frames: int) -> dict[str, torch.Tensor]:
         ids = [*range(10, 24), *[video] * (tokens + 1), *range(30, 60)]  # one more: the newline
         size = 2 * rows - 1
         noise = torch.rand(1, steps, 3, size, size, generator=generator)
-        pixels = {"pixel_values_videos": noise}
+        pixels = {PIXELS["video"]: noise}
     else:
         start, end = model.config.vision_start_token_id, model.config.vision_end_token_id
         ids = [*range(10, 23), start, *[video] * tokens, end, *range(30, 59)]
         noise = torch.rand(4 * tokens, 3 * 2 * 2 * 2, generator=generator)
         pixels = {
-            "pixel_values_videos": noise,
-            "video_grid_thw": torch.tensor([[steps, 2 * rows, 2 * columns]]),
+            PIXELS["video"]: noise,
+            VIDEO_GRID: torch.tensor([[steps, 2 * rows, 2 * columns]]),
             "mm_token_type_ids": 2 * torch.tensor([ids]).eq(video).int(),
         }
-    pixels["pixel_values_videos"] = pixels["pixel_values_videos"].to(model.dtype)
+    pixels[PIXELS["video"]] = noise.to(model.dtype)
     inputs = {"input_ids": torch.tensor([ids]), **pixels}
     return {name: value.to(device) for name, value in inputs.items()}
 

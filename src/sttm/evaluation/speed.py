@@ -32,6 +32,7 @@ from sttm.evaluation.specs import (
 from sttm.grid import VideoGrid
 from sttm.methods import Method
 from sttm.methods.base import DecodePruning, Evidence, needs_of
+from sttm.models import transformers_api as api
 from sttm.plan import MergePlan
 
 DECODED = 4  # tokens that are decoded and timed after the first one
@@ -251,10 +252,10 @@ class _Bench:
     @torch.no_grad()
     def encode(self, methods: Sequence[Method]) -> None:
         """Run the token-sized tower once, with the evidence that any of the methods needs."""
-        names = ("pixel_values_videos", "video_grid_thw")
+        names = (api.PIXELS["video"], api.VIDEO_GRID)
         arguments = {name: self.inputs.pop(name) for name in names if name in self.inputs}
-        if "video_grid_thw" in arguments:
-            self.inputs["video_grid_thw"] = arguments["video_grid_thw"]
+        if api.VIDEO_GRID in arguments:
+            self.inputs[api.VIDEO_GRID] = arguments[api.VIDEO_GRID]
         needing = [method for method in methods if "tower_attention" in needs_of(method)]
         observer = next(iter(needing), _Nothing())
         with attach(self.model, observer, layer=self.layer):
@@ -273,14 +274,17 @@ class _Bench:
             start = _now(device)
             out = self.model(
                 **self.inputs,
-                mm_encoder_outputs={"video": self.features},
+                **api.features_argument("video", self.features),
                 use_cache=True,
                 logits_to_keep=1,
             )
             first = _now(device)
-            cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
+            cache, token = api.cache_of(out), out.logits[:, -1:].argmax(-1)
+            assert cache is not None
             for _ in range(DECODED):
-                step = self.model(input_ids=token, past_key_values=cache, use_cache=True)
+                step = self.model(
+                    input_ids=token, **api.cache_argument(self.model, cache), use_cache=True
+                )
                 token = step.logits[:, -1:].argmax(-1)
             end = _now(device)
         report = None if attachment is None else attachment.reports[0]

@@ -1,6 +1,5 @@
 """What the library must know of a model family: where its video tokens stand, and their grid."""
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.models.evidence import Tower, attention_problem
+from sttm.models.transformers_api import PIXELS, Modality, pretrained
 
 Positions = Literal["survived", "reassigned", "merged"]
 # Types of decoder layers that have attention weights.
@@ -63,6 +63,8 @@ class Adapter:
         model_types: values of ``config.model_type`` it serves.
         positions: default position policy.
         modality: which encoder output holds the frames, "video" or "image".
+        encoder_arguments: what tells the grids, beside the pixels, in a call of the encoder.
+        deepstack: whether features of several layers of the vision tower enter the decoder.
         layer: recommended merging layer for models of the usual size.
         checkpoints: some published models, for ``sttm models``.
     """
@@ -70,20 +72,22 @@ class Adapter:
     family: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     positions: ClassVar[Positions] = "survived"
-    modality: ClassVar[Literal["video", "image"]] = "video"
+    modality: ClassVar[Modality] = "video"
+    encoder_arguments: ClassVar[tuple[str, ...]] = ()
+    deepstack: ClassVar[bool] = False
     layer: ClassVar[int] = 2
     checkpoints: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any) -> None:
-        self.model = model
-        self.base = model.base_model
-        self.text = model.get_decoder()
-        self.config = model.config
+        self.model = pretrained(model)
+        self.base = self.model.base_model
+        self.text = self.model.get_decoder()
+        self.config = self.model.config
         for name in ("layers", "rotary_emb", "norm"):
             if not hasattr(self.text, name):
                 raise UnsupportedModelError(
-                    f"got {type(model).__name__} whose decoder {type(self.text).__name__} has no "
-                    f"{name!r}, expected a transformers video model with its own decoder. "
+                    f"got {type(self.model).__name__} whose decoder {type(self.text).__name__} "
+                    f"has no {name!r}, expected a transformers video model with its own decoder. "
                     "Load it with AutoModelForImageTextToText."
                 )
 
@@ -91,7 +95,7 @@ class Adapter:
     def layer_types(self) -> Sequence[str]:
         """Type of every decoder layer; looked up once, since every decoding step reads it."""
         types: list[str] = get_layer_types_and_kwargs(self.text.config)[0]
-        return types
+        return types[: len(self.text.layers)]  # the configuration may speak of more
 
     @property
     def encoder(self) -> str:
@@ -101,7 +105,7 @@ class Adapter:
     @property
     def pixels(self) -> str:
         """Name of the argument that holds the frames."""
-        return "pixel_values_videos" if self.modality == "video" else "pixel_values"
+        return PIXELS[self.modality]
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
         """Read the grids of the videos of one encoder call.
@@ -176,14 +180,6 @@ class Adapter:
             else:
                 rows.append(list(_take(mask[row].nonzero().squeeze(1), queue)))
         return rows
-
-    def arguments(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Name the arguments of a call."""
-        bound = inspect.signature(function).bind_partial(*args, **kwargs).arguments
-        extra = bound.pop("kwargs", {})
-        return {**bound, **extra}
 
 
 def count_copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:

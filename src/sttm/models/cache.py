@@ -18,6 +18,7 @@ from transformers.cache_utils import (
 )
 
 from sttm.errors import UnsupportedModelError
+from sttm.models.transformers_api import mismatch
 
 
 class ReducedLayer:
@@ -173,6 +174,22 @@ _REDUCED: dict[type, type[ReducedLayer]] = {
     StaticLayer: ReducedStaticLayer,
 }
 _PLAIN = (LinearAttentionLayer,)
+# What transformers calls on its layers and ours do in their own way. Static layers cannot always do
+# the rest.
+_OVERRIDDEN = ("update", "get_seq_length", "get_mask_sizes", "reset", "reorder_cache")
+_OVERRIDDEN_IF_GROWING = ("crop", "batch_repeat_interleave", "batch_select_indices")
+
+
+def check_layer_classes() -> None:
+    """Check that the library's cache layers have the methods that ours replace.
+
+    Raises: IncompatibleTransformersError: one is gone, so that ours would never be called.
+    """
+    for kind in _REDUCED:
+        names = _OVERRIDDEN if kind is StaticLayer else (*_OVERRIDDEN, *_OVERRIDDEN_IF_GROWING)
+        missing = [name for name in names if not hasattr(kind, name)]
+        if missing:
+            raise mismatch(f"a {kind.__name__} without {', '.join(missing)}", "these methods")
 
 
 def adopt_layer(cache: Cache, index: int) -> ReducedLayer | None:

@@ -16,9 +16,17 @@ import torch
 
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
+from sttm.models.transformers_api import (
+    CHUNK_LENGTHS,
+    POSITION_EMBEDDINGS,
+    Signature,
+    mismatch,
+)
 
 # Most attention weights that exist at once, of one frame.
 _PIECE = 2**24
+_ROTATE = "apply_rotary_pos_emb"
+_ROTATE_PATCHES = "apply_rotary_pos_emb_vision"
 Heads = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -31,8 +39,8 @@ def attention_problem(layer: Any) -> str:
         missing.append("input_layernorm")
     if missing:
         return f"{type(layer).__name__} has no {', '.join(missing)}"
-    if _rotary_function(attention, "apply_rotary_pos_emb") is None:
-        return f"{type(attention).__module__} has no apply_rotary_pos_emb"
+    if _rotary_function(attention, _ROTATE) is None:
+        return f"{type(attention).__module__} has no {_ROTATE}"
     return ""
 
 
@@ -62,7 +70,7 @@ class Past:
         if cache is None or not count:
             return None
         layer = cache.layers[index]
-        if layer.is_compileable and getattr(layer, "is_sliding", False):
+        if layer.is_compileable and layer.is_sliding:
             raise UnsupportedModelError(
                 "got a static sliding-window cache that is not empty, expected an empty or a "
                 "dynamic one: a method reads the attention over it. Use DynamicCache."
@@ -124,11 +132,11 @@ def _queries_and_keys(
     key = attention.k_proj(hidden).unflatten(-1, (-1, size))
     heads = key.shape[2] * groups
     query = attention.q_proj(hidden[row, last][:, None]).unflatten(-1, (heads, -1))[..., :size]
-    if getattr(attention, "q_norm", None) is not None:
+    if getattr(attention, "q_norm", None) is not None:  # only some families normalise
         query, key = attention.q_norm(query), attention.k_norm(key)
     query, key = query.transpose(1, 2), key.transpose(1, 2)
     if rotary is not None:
-        rotate = _rotary_function(attention, "apply_rotary_pos_emb")
+        rotate = _rotary_function(attention, _ROTATE)
         cos, sin = (part.expand(len(hidden), *part.shape[1:]) for part in rotary)
         key = rotate(key[:, :1], key, cos, sin)[1]
         query = rotate(query, query[:, :1], cos[row, last][:, None], sin[row, last][:, None])[0]
@@ -141,14 +149,15 @@ class Tower:
 
     Args:
         attention: the attention module of the tower's last layer that is used.
-        received: its arguments, positional and named, to the attention that each patch receives,
-            ``(patches,)`` or ``(frames, patches)`` float32.
+        received: a function of its input ``(patches, C)`` or ``(frames, patches, C)`` and of all
+            its arguments by name; returns the attention that each patch receives, ``(patches,)``
+            or ``(frames, patches)`` float32.
         pool: that, and the encoder call's arguments, to one value per token ``(tokens,)`` in the
             order of the features.
     """
 
     attention: Any
-    received: Callable[[tuple[Any, ...], Mapping[str, Any]], torch.Tensor]
+    received: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
     pool: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
 
 
@@ -161,6 +170,7 @@ class TowerRecorder:
 
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
+        self._signature = Signature.of(tower.attention)
         self._recording = False
         self._received: list[torch.Tensor] = []
 
@@ -168,7 +178,9 @@ class TowerRecorder:
     def hook(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """In front of the attention module: measure. A forward pre-hook."""
         if self._recording:
-            self._received.append(self.tower.received(args, kwargs))
+            call = self._signature.bind(args, kwargs)
+            hidden = self._signature.given(call, self._signature.names[0])
+            self._received.append(self.tower.received(hidden, call))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -240,19 +252,25 @@ def received_in_frames(attention: Any, hidden: torch.Tensor, class_token: bool) 
 
 
 def received_in_chunks(
-    attention: Any, hidden: torch.Tensor, kwargs: Mapping[str, Any]
+    attention: Any, hidden: torch.Tensor, call: Mapping[str, Any]
 ) -> torch.Tensor:
     """Measure an attention with one projection over packed chunks (Qwen-VL).
 
     Args:
         attention: the module.
         hidden: ``(patches, C)``, its input.
-        kwargs: its other arguments.
+        call: its arguments by name.
     Returns: ``(patches,)`` float32, in the tower's order.
+    Raises: IncompatibleTransformersError: it is not told the positions or the chunks, or its file
+        cannot rotate them.
     """
+    signature = Signature.of(attention)
+    positions = signature.given(call, POSITION_EMBEDDINGS)
+    lengths = signature.given(call, CHUNK_LENGTHS).diff().tolist()
     projected = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
     query, key = projected[:, 0], projected[:, 1]
-    rotate = _rotary_function(attention, "apply_rotary_pos_emb_vision")
-    query, key = rotate(query, key, *kwargs["position_embeddings"])
-    lengths = kwargs["cu_seqlens"].diff().tolist()
+    rotate = _rotary_function(attention, _ROTATE_PATCHES)
+    if rotate is None:
+        raise mismatch(f"{type(attention).__module__} without it", f"{_ROTATE_PATCHES}()")
+    query, key = rotate(query, key, *positions)
     return received(zip(query.split(lengths), key.split(lengths)), attention.scaling)

@@ -21,15 +21,18 @@ from sttm.models.evidence import Tower, received_in_chunks, received_in_frames
 from sttm.models.frames import frame_series
 from sttm.models.newlines import newline_marks
 from sttm.models.pooled import pooled_side
+from sttm.models.transformers_api import PIXELS, POOLED, VIDEO_GRID
 
 
 class GridTHW(Adapter):
     """Families that are told their patch grids in ``video_grid_thw``; M-RoPE."""
 
+    encoder_arguments = (VIDEO_GRID,)
+
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
         """Read the grids from ``video_grid_thw``."""
         merge = self.config.vision_config.spatial_merge_size
-        return [EncodedVideo(grid) for grid in merged_grids(arguments["video_grid_thw"], merge)]
+        return [EncodedVideo(grid) for grid in merged_grids(arguments[VIDEO_GRID], merge)]
 
 
 class QwenTower(GridTHW):
@@ -38,16 +41,11 @@ class QwenTower(GridTHW):
     def tower(self) -> Tower:
         """Read the last block; its patches are averaged like the merger joins them."""
         attention = self.base.visual.blocks[-1].attn
-
-        def measure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            return received_in_chunks(attention, hidden, kwargs)
-
-        return Tower(attention, measure, self._pool)
+        return Tower(attention, partial(received_in_chunks, attention), self._pool)
 
     def _pool(self, patches: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
         tokens = patches.view(-1, self.base.visual.spatial_merge_size**2).mean(1)
-        order = self.tower_order(arguments["video_grid_thw"])
+        order = self.tower_order(arguments[VIDEO_GRID])
         return tokens if order is None else tokens[order.argsort().to(tokens.device)]
 
     def tower_order(self, grids: torch.Tensor) -> torch.Tensor | None:
@@ -73,11 +71,20 @@ class Qwen2VL(QwenTower):
 
 
 class Qwen3VL(QwenTower):
-    """Qwen3-VL and Qwen3.5: a run per frame with a timestamp before it; DeepStack in Qwen3-VL."""
+    """Qwen3-VL: a run per frame with a timestamp before it, and DeepStack."""
 
-    family = "Qwen3-VL, Qwen3.5"
-    model_types = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+    family = "Qwen3-VL"
+    model_types = ("qwen3_vl", "qwen3_vl_moe")
     checkpoints = ("Qwen/Qwen3-VL-8B-Instruct",)
+    deepstack = True
+
+
+class Qwen35(QwenTower):
+    """Qwen3.5: a run per frame with a timestamp before it; linear attention in most layers."""
+
+    family = "Qwen3.5"
+    model_types = ("qwen3_5", "qwen3_5_moe")
+    checkpoints = ("Qwen/Qwen3.5-27B",)
 
 
 class Glm4v(GridTHW):
@@ -100,11 +107,12 @@ class VideoLlama3(Adapter):
     family = "Video-LLaMA 3"
     model_types = ("video_llama_3",)
     positions = "reassigned"
+    encoder_arguments = (VIDEO_GRID, "video_merge_sizes")
     checkpoints = ("lkhl/VideoLLaMA3-7B-Image-HF",)
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
         """Read the grids from ``video_grid_thw`` and each video's own merge size."""
-        grids = merged_grids(arguments["video_grid_thw"], arguments["video_merge_sizes"])
+        grids = merged_grids(arguments[VIDEO_GRID], arguments["video_merge_sizes"])
         return [EncodedVideo(grid) for grid in grids]
 
     def spans(
@@ -114,7 +122,7 @@ class VideoLlama3(Adapter):
         arguments: Mapping[str, Any],
     ) -> list[list[VideoSpan]]:
         """Find the videos, less the tokens that the model's own compression dropped."""
-        mask = arguments.get("video_compression_mask")
+        mask = arguments.get("video_compression_mask")  # optional: nothing was dropped
         if mask is not None:
             sizes = [video.grid.num_tokens for video in videos]
             parts = mask.cpu().bool().flatten()[: sum(sizes)].split(sizes)
@@ -129,7 +137,7 @@ class SquareFrames(Adapter):
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
         """Read the frame count from the pixels and the side from the configuration."""
-        videos, frames = arguments["pixel_values_videos"].shape[:2]
+        videos, frames = arguments[PIXELS["video"]].shape[:2]
         grid = VideoGrid(frames, *self.frame_size())
         return [EncodedVideo(grid, extra=self.newlines(grid))] * videos
 
@@ -158,8 +166,7 @@ class SquareFrames(Adapter):
             )
         class_token = self.config.vision_feature_select_strategy == "default"
 
-        def measure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
-            hidden = args[0] if args else kwargs["hidden_states"]
+        def measure(hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
             return received_in_frames(attention, hidden, class_token)
 
         return Tower(attention, measure, partial(self._pool, self.pooling()))
@@ -256,7 +263,7 @@ class ImageSeries(Adapter):
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
         """Count the frames and images; the sequence itself shows which is which."""
-        tokens = sum(part.shape[:-1].numel() for part in output.pooler_output)
+        tokens = sum(part.shape[:-1].numel() for part in output[POOLED])
         return [EncodedVideo(VideoGrid(tokens // self.side() ** 2, self.side(), self.side()))]
 
     def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:

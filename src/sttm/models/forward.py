@@ -11,8 +11,10 @@ from transformers.cache_utils import Cache
 from sttm.errors import ConfigError, UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.methods.base import DecodePruning, Evidence, Method, needs_of
+from sttm.models import transformers_api as api
 from sttm.models.adapter import Adapter, EncodedVideo, Positions, VideoSpan
 from sttm.models.cache import ReducedLayer, adopt_layer, reduced_layers
+from sttm.models.contract import Signatures, check_counts
 from sttm.models.evidence import Past, last_token_attention
 from sttm.models.inputs import LayerInputs, RotaryCall, split_padding
 from sttm.models.pruning import seen_entries, video_entries
@@ -27,6 +29,7 @@ class Settings(Protocol):
     method: Method
     layer: int
     positions: Positions
+    signatures: Signatures
     reports: list[VideoReport]
     observed_layer: int | None
     """The decoder layer whose attention the method needs; None if it needs none."""
@@ -60,7 +63,12 @@ class ForwardPass:
         self.reduction: BatchReduction | None = None
         self._arguments = arguments or {}
         self._padding: Any = None
+        self._cache: Cache | None = None
         self._past = 0
+        self._seen = 0
+        self._held = 0
+        self._length = 0
+        self._entered: list[int] = []
         self._rotary: list[RotaryCall] = []
         self._deepstack: dict[int, torch.Tensor] = {}
         self._visual: torch.Tensor | None = None
@@ -70,63 +78,130 @@ class ForwardPass:
 
     def enter_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In front of the text model: find the videos, hold back DeepStack of the layers above."""
-        named = self.adapter.arguments(module.forward, args, kwargs)
-        self._padding = named.get("attention_mask")
-        self._past = _entries(named.get("past_key_values"))
+        signature = self.settings.signatures.text
+        call = signature.bind(args, kwargs)
+        if self.text_only:
+            self._refuse_embeddings(call)
+            self._padding = call.get(api.ATTENTION_MASK)  # optional for whoever calls it directly
+        else:
+            self._padding = signature.given(call, api.ATTENTION_MASK)
+        self._cache = api.cache_in(call.values())
+        self._seen, self._past = _counts(self._cache)
         self.rows = self._find_videos()
-        self._visual = named.get("visual_pos_masks")
-        embeds = named.get("deepstack_visual_embeds")
-        layer = self.settings.layer
-        if not self.rows or embeds is None:
+        if not self.rows or not self.adapter.deepstack:
             return None
+        self._visual = signature.given(call, api.VISUAL_MASK)
+        embeds = signature.given(call, api.DEEPSTACK)
+        if embeds is None or self._visual is None:
+            raise api.mismatch(f"a video without {api.DEEPSTACK}", "features for the first layers")
+        layer = self.settings.layer
         if len(embeds) >= len(module.layers):
             raise UnsupportedModelError(
                 f"got {len(embeds)} DeepStack levels for {len(module.layers)} decoder layers, "
                 "expected fewer levels than layers."
             )
         self._deepstack = {i: embeds[i] for i in range(layer, len(embeds))}
-        return args, {**kwargs, "deepstack_visual_embeds": embeds[:layer]}
+        return (), {**call, api.DEEPSTACK: embeds[:layer]}
 
     def record_rotary(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Behind the rotary embedding: remember which positions gave which cos and sin."""
-        self._rotary.append(RotaryCall(module, args, kwargs, output))
+        call = self.settings.signatures.rotary.bind(args, kwargs)
+        self._rotary.append(RotaryCall(module, call, self.settings.signatures.rotary, output))
 
     def enter_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In front of a decoder layer: hand those from the reduction on shortened inputs."""
-        hidden = args[0] if args else kwargs["hidden_states"]
-        cache = kwargs.get("past_key_values")
+        signature = self.settings.signatures.layers[index]
+        call = signature.bind(args, kwargs)
+        hidden = signature.given(call, signature.names[0])
+        cache = self._layer_cache(index, call)
+        for name in (api.ATTENTION_MASK, api.POSITION_EMBEDDINGS):
+            signature.given(call, name)
         if index == self.settings.observed_layer and self.rows:
-            self._observe(index, hidden, cache, kwargs)
+            self._observe(index, hidden, cache, call)
+        self._entered.append(index)
         if index < self.settings.layer:
             return None
         if index == self.settings.layer:
-            self._begin(hidden, cache, kwargs)
+            self._begin(hidden, cache, call)
             if self.reduction is not None:
                 hidden = self.reduction.reduce(hidden)
         elif index - 1 in self._deepstack:
             hidden = self._inject(index - 1, hidden)
         if self._inputs is None:
             return None
-        kwargs = self._inputs.arguments(index, hidden, cache, kwargs)
+        call = self._inputs.arguments(index, hidden, cache, call)
         if index == self.settings.asked_layer and not self.rows and hidden.shape[1] == 1:
-            self._prune(index, hidden, cache, kwargs)
-        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+            self._prune(index, hidden, cache, call)
+        del call[signature.names[0]]
+        return (hidden,), call
 
     def leave_text(self, output: Any) -> Any:
-        """Behind the text model: give the output its original length back."""
+        """Behind the text model: check what happened, and give the output its original length.
+
+        Raises: IncompatibleTransformersError: the layers or their cache hold something else than
+            the plan says.
+        """
+        if self._inputs is None:
+            return None
+        self._check(output)
         if self.reduction is None:
             return None
-        if isinstance(output, tuple):
-            return (self.reduction.restore(output[0]), *output[1:])
-        output.last_hidden_state = self.reduction.restore(output.last_hidden_state)
-        return output
+        return api.with_text_hidden(output, self.reduction.restore(api.text_hidden(output)))
+
+    def _check(self, output: Any) -> None:
+        """Compare what the decoder did with what it was to do."""
+        first, layers = self.settings.layer, len(self.adapter.layer_types)
+        entered = [index for index in self._entered if index >= first]
+        if entered != list(range(first, layers)):
+            raise api.mismatch(
+                f"a forward pass through the decoder layers {entered} from layer {first} on",
+                f"each from {first} to {layers - 1}, in order",
+            )
+        reduction, returned = self.reduction, api.cache_of(output)
+        length = self._length if reduction is None else reduction.length
+        if api.text_hidden(output).shape[1] != length:
+            raise api.mismatch(
+                f"{api.text_hidden(output).shape[1]} tokens behind the last decoder layer",
+                f"{length}",
+            )
+        if returned is not None and returned is not self._cache:
+            raise api.mismatch("a model that returns another cache than it wrote to", "the same")
+        if self._cache is not None:
+            check_counts(
+                self.adapter,
+                self._cache,
+                first=first,
+                seen=self._seen + self._length,
+                held=self._held + length,
+                exact=bool(self.rows),
+            )
+
+    def _layer_cache(self, index: int, call: dict[str, Any]) -> Cache | None:
+        """Return the cache that a layer was given: the same for the text model and all layers."""
+        cache = api.cache_in(call.values())
+        if self._cache is None and not self._entered:
+            self._cache = cache  # the text model has just made it, or there is none
+        if cache is not self._cache:
+            raise api.mismatch(f"a decoder layer {index} that is not given the cache", "it")
+        return cache
+
+    def _refuse_embeddings(self, call: dict[str, Any]) -> None:
+        """Refuse embeddings that reach the text model past the model: a video may be in them."""
+        if call.get(api.INPUTS_EMBEDS) is not None:  # optional: ids are text
+            raise UnreducedVideoError(
+                f"got {api.INPUTS_EMBEDS} at {type(self.adapter.text).__name__}, past "
+                f"{type(self.adapter.base).__name__}'s hooks, where videos in them cannot be seen. "
+                "Call the model itself (not its forward()), or detach."
+            )
 
     def _find_videos(self) -> list[list[VideoSpan]]:
         adapter = self.adapter
-        features = (self._arguments.get("mm_encoder_outputs") or {}).get(adapter.modality)
-        if features is None and self._arguments.get(adapter.pixels) is None:
+        features = api.handed_features(self._arguments, adapter.modality)
+        if features is None and self._arguments.get(adapter.pixels) is None:  # text alone
+            if self.videos is not None:
+                raise api.mismatch("a model that encodes a video it was not given", adapter.pixels)
             return []
-        ids = self._arguments.get("input_ids")
+        ids = self._arguments.get(api.INPUT_IDS)  # optional: some pass embeddings
         if ids is None:
             raise UnsupportedModelError(
                 "got a video with inputs_embeds, expected input_ids: they tell where the video "
@@ -148,12 +223,14 @@ class ForwardPass:
         rows = adapter.spans(ids.cpu(), videos or [], self._arguments)
         return rows if any(rows) else []
 
-    def _begin(self, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]) -> None:
+    def _begin(self, hidden: torch.Tensor, cache: Cache | None, call: dict[str, Any]) -> None:
         """At the reduction's layer: plan, and prepare the inputs of this layer and all above."""
         kept = self._kept_layer(cache)
+        self._length = hidden.shape[1]
+        self._held = self._past if kept is None else kept.held()
         if not self.rows and kept is None:
             return
-        self._refuse_unsupported(cache, kwargs)
+        self._refuse_unsupported(cache, call)
         past, chunk = split_padding(self._padding, self._past, hidden.shape[1])
         start = _now(hidden.device)
         if self.rows:
@@ -167,12 +244,12 @@ class ForwardPass:
             self.reduction,
             kept,
             self._rotary,
+            self.settings.signatures.masks,
         )
         held = past if kept is None else kept.valid
         if held is not None or chunk is not None:
             length = hidden.shape[1] if self.reduction is None else self.reduction.length
-            before = self._past if kept is None else kept.held()
-            self._inputs.set_padding(held, chunk, (before, length))
+            self._inputs.set_padding(held, chunk, (self._held, length))
         if self.settings.decode_pruning is not None:
             chunk = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool)
             if self.reduction is not None:
@@ -183,11 +260,11 @@ class ForwardPass:
             self._report_time(_now(hidden.device) - start + self._seconds)
 
     def _observe(
-        self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, call: dict[str, Any]
     ) -> None:
         """Measure the attention of every row's last token in layer ``index``."""
         start = _now(hidden.device)
-        self._refuse_unsupported(cache, kwargs)
+        self._refuse_unsupported(cache, call)
         if index == self.settings.layer and self._kept_layer(cache) is not None:
             raise UnsupportedModelError(
                 "got a cache that holds a reduced video in layer 0, expected one above it for a "
@@ -198,7 +275,7 @@ class ForwardPass:
         self._attention = last_token_attention(
             self.adapter.text.layers[index],
             hidden,
-            kwargs.get("position_embeddings"),
+            call[api.POSITION_EMBEDDINGS],
             valid=valid,
             past=Past.of(cache, index, self._past, before),
             window=self.adapter.text.config.sliding_window if sliding else None,
@@ -206,7 +283,7 @@ class ForwardPass:
         self._seconds = _now(hidden.device) - start
 
     def _prune(
-        self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, call: dict[str, Any]
     ) -> None:
         """While decoding: ask layer ``index`` what the layers above it need to see."""
         inputs, pruning = self._inputs, self.settings.decode_pruning
@@ -217,7 +294,7 @@ class ForwardPass:
         seen = seen_entries(
             self.adapter.text.layers[index],
             hidden,
-            kwargs.get("position_embeddings"),
+            call[api.POSITION_EMBEDDINGS],
             cache.layers[index],
             valid=inputs.valid,
             video=inputs.video,
@@ -244,10 +321,9 @@ class ForwardPass:
             )
         return found[0][1] if found else None
 
-    def _refuse_unsupported(self, cache: Cache | None, kwargs: dict[str, Any]) -> None:
+    def _refuse_unsupported(self, cache: Cache | None, call: dict[str, Any]) -> None:
         implementation = str(self.adapter.text.config._attn_implementation)
-        packed = any(kwargs.get(name) is not None for name in ("cu_seq_lens_q", "cu_seqlens"))
-        if packed or implementation.startswith("paged"):
+        if api.is_packed(call) or implementation.startswith("paged"):
             raise UnsupportedModelError(
                 "got packed sequences or paged attention, expected one prompt per row. "
                 "Use generate() without continuous batching."
@@ -315,12 +391,15 @@ class ForwardPass:
         return hidden + self.reduction.reduce(full)
 
 
-def _entries(cache: Cache | None) -> int:
-    """Entries in the cache, in the coordinates of the mask that the model builds itself."""
+def _counts(cache: Cache | None) -> tuple[int, int]:
+    """Count the tokens that a cache has seen, and those in the mask that the model builds itself.
+
+    The two differ once a video was reduced in front of layer 0.
+    """
     if cache is None:
-        return 0
-    removed = [layer.removed for index, layer in reduced_layers(cache) if index == 0]
-    return int(cache.get_seq_length()) - sum(removed)
+        return 0, 0
+    seen = int(cache.get_seq_length())
+    return seen, seen - sum(layer.removed for i, layer in reduced_layers(cache) if i == 0)
 
 
 def _now(device: torch.device) -> float:

@@ -1,14 +1,14 @@
 """What decoder layers behind a reduction are given: masks, rotary embeddings, cache records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
-from transformers.masking_utils import LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING as MASKS
 
 from sttm.errors import UnsupportedModelError
+from sttm.models import transformers_api as api
 from sttm.models.adapter import WEIGHTED, Positions, VideoSpan
 from sttm.models.cache import ReducedLayer, adopt_layer
 from sttm.models.reduction import BatchReduction, reassigned_positions
@@ -19,21 +19,20 @@ class RotaryCall:
     """One call of the decoder's rotary embedding."""
 
     module: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    call: Mapping[str, Any]
+    signature: api.Signature
     output: Any
 
     @property
     def position_ids(self) -> torch.Tensor:
         """``(B, N)`` or ``(axes, B, N)``, as the decoder computed them."""
-        ids: torch.Tensor = self.args[1] if len(self.args) > 1 else self.kwargs["position_ids"]
+        ids: torch.Tensor = self.signature.given(self.call, self.signature.names[1])
         return ids
 
     def again(self, hidden: torch.Tensor, ids: torch.Tensor) -> Any:
         """Call with other positions (without hooks: this is no call of the model's)."""
-        if len(self.args) > 1:
-            return self.module.forward(hidden, ids, *self.args[2:], **self.kwargs)
-        return self.module.forward(hidden, **{**self.kwargs, "position_ids": ids})
+        changed = dict(zip(self.signature.names, (hidden, ids)))
+        return self.module.forward(**{**self.call, **changed})
 
 
 class LayerInputs:
@@ -47,6 +46,7 @@ class LayerInputs:
         reduction: how this forward was shortened; None if only the cache holds a reduced video.
         kept: a layer of the cache that holds a reduced video, as it was before this forward.
         rotary: the rotary calls of this forward.
+        masks: builds the masks of each type of decoder layer.
 
     Attributes:
         tail: tokens behind this forward's last video; None if it carries none.
@@ -68,12 +68,14 @@ class LayerInputs:
         reduction: BatchReduction | None,
         kept: ReducedLayer | None,
         rotary: Sequence[RotaryCall],
+        masks: Mapping[str, api.MaskFunction],
     ) -> None:
         self._config = config
         self._positions = positions
         self._reduction = reduction
         self._rotary = rotary
         self._types = types
+        self._functions = masks
         self._masks: dict[tuple[str, bool], Any] = {}
         self._embeddings: dict[int, Any] = {}
         self._new_ids: torch.Tensor | None = None
@@ -112,24 +114,24 @@ class LayerInputs:
         self._seen, self._pruned_from = seen, layer
 
     def arguments(
-        self, index: int, hidden: torch.Tensor, cache: Cache | None, kwargs: dict[str, Any]
+        self, index: int, hidden: torch.Tensor, cache: Cache | None, call: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Replace what layer ``index`` must get differently; prepare its cache layer."""
         layer = None if cache is None else adopt_layer(cache, index)
-        mask = kwargs.get("attention_mask")
+        mask, rotary = call[api.ATTENTION_MASK], call[api.POSITION_EMBEDDINGS]
         single = self._reduction is None and hidden.shape[1] == 1 and mask is None
         if not single or self._visible(index) is not None:
             mask = self._mask(index, hidden, cache, layer)
         if layer is not None:
             gone = self._reduction.removed if self._reduction is not None else 0
             layer.stage(layer.removed + gone, self.valid, self._shift, self.tail, self.video)
-        changed: dict[str, Any] = {"attention_mask": mask}
-        if kwargs.get("position_embeddings") is not None:
-            changed["position_embeddings"] = self._embed(hidden, kwargs["position_embeddings"])
-        if self._reduction is not None and kwargs.get("position_ids") is not None:
+        changed: dict[str, Any] = {api.ATTENTION_MASK: mask}
+        if rotary is not None:  # some layers do not rotate
+            changed[api.POSITION_EMBEDDINGS] = self._embed(hidden, rotary)
+        if self._reduction is not None and call.get(api.POSITION_IDS) is not None:  # optional
             # FlashAttention takes gaps in these for packed sequences, and reads nothing else.
-            changed["position_ids"] = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        return {**kwargs, **changed}
+            changed[api.POSITION_IDS] = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        return {**call, **changed}
 
     def _mask(
         self, index: int, hidden: torch.Tensor, cache: Cache | None, layer: ReducedLayer | None
@@ -139,20 +141,13 @@ class LayerInputs:
         key = (kind, valid is self.valid)
         if key in self._masks:
             return self._masks[key]
-        factory = MASKS.get(kind)
-        if factory is None or isinstance(factory, dict):
+        if kind not in self._functions:
             raise UnsupportedModelError(
                 f"got a decoder layer of type {kind!r}, expected full, sliding or linear attention."
             )
         if valid is not None and layer is not None and layer.removed:
             valid = torch.cat([valid.new_ones(len(valid), layer.removed), valid], 1)
-        self._masks[key] = factory(
-            config=self._config,
-            inputs_embeds=hidden,
-            attention_mask=valid,
-            past_key_values=cache,
-            layer_idx=index,
-        )
+        self._masks[key] = self._functions[kind](self._config, hidden, valid, cache, index)
         return self._masks[key]
 
     def _visible(self, index: int) -> torch.Tensor | None:

@@ -5,12 +5,14 @@ from typing import Any
 from sttm.errors import UnsupportedModelError
 from sttm.models import families
 from sttm.models.adapter import Adapter
+from sttm.models.transformers_api import pretrained
 
 _ADAPTERS: tuple[type[Adapter], ...] = (
     families.LlavaOnevision,
     families.LlavaNextVideo,
     families.Qwen2VL,
     families.Qwen3VL,
+    families.Qwen35,
     families.Glm4v,
     families.InternVL,
     families.SmolVLM,
@@ -25,11 +27,11 @@ def list_models() -> list[type[Adapter]]:
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Find the adapter of a transformers model.
+    """Find the adapter of a transformers model, or of one that PEFT or another module wraps.
 
     Raises: UnsupportedModelError: no family serves it; names the supported ones.
     """
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+    kind = getattr(getattr(pretrained(model), "config", None), "model_type", None)
     adapter = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if adapter is None:
         raise UnsupportedModelError(

@@ -13,6 +13,7 @@ from sttm.evaluation.features.stored import from_bytes, to_bytes
 from tests.chat.test_session import from_scratch
 from tests.chat.tiny import clip
 from tests.models.methods import PairMerge
+from tests.models.names import with_cache
 
 from .tiny import FAMILIES, bundle, video
 
@@ -54,7 +55,7 @@ def logits(chat: sttm.VideoChat, encoded: Encoded) -> torch.Tensor:
         out = chat.model(
             input_ids=ids[None, known:],
             position_ids=places[None],
-            past_key_values=watched.cache,
+            **with_cache(watched.cache),
             use_cache=True,
         )
     found: torch.Tensor = out.logits[0, -1]

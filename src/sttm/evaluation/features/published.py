@@ -17,7 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from sttm.evaluation.features.pickles import FAILURES, load_tensors, read_pickle
-from sttm.evaluation.features.stored import EncodedFrames, Features, Processed, without_pixels
+from sttm.evaluation.features.stored import EncodedFrames, Processed, without_pixels
+from sttm.models.transformers_api import POOLED, VIDEO_GRID, EncoderOutput
 from sttm.video import Sampling, Video
 
 _FEATURES, _METADATA = "features", "metadata"
@@ -176,14 +177,14 @@ class _Metadata:
 
     def grid(self) -> torch.Tensor:
         """Return the patch grid ``(1, 3)``."""
-        value = self._values.get("video_grid_thw")
+        value = self._values.get(VIDEO_GRID)
         if (
             not isinstance(value, torch.Tensor)
             or value.dtype != torch.long
             or tuple(value.shape) != (1, 3)
             or int(value.min()) < 1
         ):
-            raise self.wrong("video_grid_thw", _shown(value), "a (1, 3) tensor of patches")
+            raise self.wrong(VIDEO_GRID, _shown(value), "a (1, 3) tensor of patches")
         return value
 
     def wrong(self, name: str, got: str, expected: str) -> VideoError:
@@ -268,10 +269,10 @@ def _qwen2_vl(chat: VideoChat, merged: torch.Tensor, metadata: _Metadata) -> Enc
     steps, rows, columns = grid[0].tolist()
     wanted = (steps, rows // merge, columns // merge, config.get_text_config().hidden_size)
     if tuple(merged.shape) != wanted or rows % merge or columns % merge:
-        raise metadata.wrong("features", _shown(merged), f"{wanted} of video_grid_thw")
+        raise metadata.wrong("features", _shown(merged), f"{wanted} of {VIDEO_GRID}")
     tokens = merged.flatten(0, 2).to(chat.model.device, chat.model.dtype)
-    features: Any = Features(pooler_output=(tokens,))
-    features.sttm_videos = chat.adapter.encoded({"video_grid_thw": grid}, features)
+    features: Any = EncoderOutput(**{POOLED: (tokens,)})
+    features.sttm_videos = chat.adapter.encoded({VIDEO_GRID: grid}, features)
     frames, fps = steps * step, metadata.number("video_sample_fps")
     patch = config.vision_config.patch_size
     # The published frame_time has only its first entry; the frames' rate tells them all.
@@ -286,7 +287,7 @@ def _qwen2_vl(chat: VideoChat, merged: torch.Tensor, metadata: _Metadata) -> Enc
         sampling=Sampling(rule="qwen"),
     )
     shape = (steps * rows * columns, 3 * step * patch**2)
-    processed = Processed({"video_grid_thw": grid}, chat.adapter.pixels, shape, None)
+    processed = Processed({VIDEO_GRID: grid}, chat.adapter.pixels, shape, None)
     return EncodedFrames(video, processed, features)
 
 

@@ -20,6 +20,7 @@ from sttm.evaluation.features.stored import (
     metadata_values,
     without_pixels,
 )
+from sttm.models.transformers_api import PIXELS
 from sttm.video import Video
 
 
@@ -83,7 +84,7 @@ class WatchedProcessor(_Wrapped):
         """
         tensors = dict(self._frames.seen or {})
         metadata = tensors.pop("video_metadata", None)
-        names = [name for name in tensors if name in ("pixel_values_videos", "pixel_values")]
+        names = [name for name in tensors if name in PIXELS.values()]
         if len(names) != 1 or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
             kind, given = type(self._wrapped).__name__, ", ".join(tensors) or "nothing"
             raise UnsupportedModelError(
@@ -105,7 +106,7 @@ class _ReplayedProcessor(_Wrapped):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = self._wrapped(*args, **kwargs)
-        for name in ("pixel_values_videos", "pixel_values"):
+        for name in PIXELS.values():
             inputs.pop(name, None)
         return inputs
 

@@ -10,28 +10,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sttm.errors import VideoError
 from sttm.grid import VideoGrid
 from sttm.models import EncodedVideo
+from sttm.models.transformers_api import ENCODER_FIELDS, EncoderOutput
 from sttm.video import Sampling, Video
 
 FORMAT: Literal[1] = 1
 _KEY = "sttm"
-
-
-@dataclass
-class Features(BaseModelOutputWithPooling):  # type: ignore[misc]
-    """What language models read of an encoder's output: the features, of several layers in some.
-
-    A tower's own states, which are larger and which nobody reads, are not kept.
-    """
-
-    deepstack_features: Any = None
-
-
-_READ = ("pooler_output", "deepstack_features")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +104,7 @@ def to_bytes(frames: EncodedFrames) -> bytes:
     fields = {
         name: _take_apart(value, f"features.{name}", tensors)
         for name, value in features.items()
-        if name in _READ
+        if name in ENCODER_FIELDS
     }
     spans = []
     for place, span in enumerate(features.sttm_videos):
@@ -154,7 +141,7 @@ def from_bytes(content: bytes, path: object) -> EncodedFrames:
     try:
         header = _Header.model_validate_json(_metadata(content)[_KEY])
         tensors = load(content)
-        features: Any = Features(
+        features: Any = EncoderOutput(
             **{name: _put_together(place, tensors) for name, place in header.fields.items()}
         )
         features.sttm_videos = [

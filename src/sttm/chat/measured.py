@@ -1,0 +1,121 @@
+"""What a model is really fed, as measured at its text model, against what it was to be fed."""
+
+import copy
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation import GenerationMode
+
+from sttm.errors import ConfigError
+from sttm.models import Adapter
+from sttm.models import transformers_api as api
+
+
+class Meter:
+    """Counts the tokens that enter a text model while the ``with`` block runs.
+
+    Args:
+        adapter: of the model.
+
+    Attributes:
+        tokens: per row, of each forward.
+        positions: the rotary positions of each forward, ``(B, N)`` or ``(axes, B, N)``.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[torch.Tensor] = []
+        self._text, self._rotary = adapter.text, adapter.text.rotary_emb
+        self._of_text = api.Signature.of(self._text)
+        self._of_rotary = api.Signature.of(self._rotary)
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> "Meter":
+        for module, hook in ((self._text, self._on_text), (self._rotary, self._on_rotary)):
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _on_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = self._of_text.bind(args, kwargs)
+        given = [call.get(name) for name in (api.INPUT_IDS, api.INPUTS_EMBEDS)]  # one or the other
+        found = next((value for value in given if value is not None), None)
+        if found is None:
+            raise api.mismatch(f"a call of {self._of_text.name} without tokens", api.INPUTS_EMBEDS)
+        self.tokens.append(found.shape[1])
+
+    def _on_rotary(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(self.positions) < len(self.tokens):  # once per forward
+            call = self._of_rotary.bind(args, kwargs)
+            self.positions.append(self._of_rotary.given(call, self._of_rotary.names[1]))
+
+
+def generation_config(model: Any, arguments: Mapping[str, Any]) -> GenerationConfig:
+    """Return the settings that ``generate`` makes of its arguments."""
+    config = copy.deepcopy(arguments.get("generation_config") or model.generation_config)
+    config.update(**arguments)
+    return config
+
+
+def generate_behind(
+    model: Any,
+    adapter: Adapter,
+    cache: Any,
+    *,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    known: int,
+    **arguments: Any,
+) -> tuple[torch.Tensor, int]:
+    """Generate behind what a cache holds, and check that only the rest was fed to the model.
+
+    Args:
+        model: what a video in the cache needs is attached to it.
+        adapter: of the model.
+        cache: holds the first ``known`` tokens; grows.
+        ids: ``(B, n)`` the whole prompts.
+        mask: ``(B, n)`` 1 for real tokens, 0 for padding.
+        positions: ``(B, n)`` rotary positions.
+        known: tokens that the cache has seen.
+        arguments: of ``generate``.
+    Returns: ``(rows, n + new)`` ids, and the tokens per row that were fed before the first new one.
+    Raises: IncompatibleTransformersError: more or less was fed than the rest of the prompt, or at
+        other positions. ConfigError: assisted decoding.
+    """
+    config, device = generation_config(adapter.model, arguments), adapter.model.device
+    mode = config.get_generation_mode(arguments.get("assistant_model"))  # most have no assistant
+    if mode == GenerationMode.ASSISTED_GENERATION:
+        raise ConfigError(
+            "got an assistant model or prompt lookup for a question about a watched video, "
+            "expected neither: they feed guesses along with the question. Leave them out (also of "
+            "the model's generation_config), or use attach() with generate()."
+        )
+    with Meter(adapter) as meter, torch.no_grad():
+        out: torch.Tensor = model.generate(
+            **api.prompt_arguments(ids.to(device), mask.to(device), positions.to(device)),
+            **api.cache_argument(model, cache),
+            **arguments,
+        )
+    wanted = ids.shape[1] - known
+    chunks = 1 if config.prefill_chunk_size is None else -(-wanted // config.prefill_chunk_size)
+    fed = sum(meter.tokens[:chunks])
+    if fed != wanted:
+        raise api.mismatch(f"a question of {wanted} tokens for which {fed} were fed", f"{wanted}")
+    first, begin = meter.positions[0][..., 0].cpu(), positions[:, known]
+    if bool((first != begin.repeat_interleave(first.shape[-1] // len(begin))).any()):
+        raise api.mismatch(
+            f"a question at positions {first.flatten().tolist()}", f"{begin.tolist()}"
+        )
+    return out, fed

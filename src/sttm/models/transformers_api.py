@@ -1,0 +1,288 @@
+"""What transformers calls things, looked up where it says so.
+
+The library renames its internals from one release to the next. Every such name that the hooks and
+the chat depend on stands in this file and in no other (``tests/models/test_names.py``). A cache is
+known by its type, wherever it travels. All other names are looked up in the signature of the
+function that takes them, before anything runs, and are an error when they are not there. Versions
+are never compared to find out what something is called.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal, get_args
+
+import torch
+from transformers import PreTrainedModel, masking_utils
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from sttm.errors import IncompatibleTransformersError
+from sttm.models.versions import newest_tested, tested_versions
+
+Modality = Literal["video", "image"]
+
+# Arguments of the models, of their text models and of the text models' layers.
+INPUT_IDS = "input_ids"
+INPUTS_EMBEDS = "inputs_embeds"
+ATTENTION_MASK = "attention_mask"
+POSITION_IDS = "position_ids"
+POSITION_EMBEDDINGS = "position_embeddings"
+ENCODER_OUTPUTS = "mm_encoder_outputs"
+VISUAL_MASK = "visual_pos_masks"
+DEEPSTACK = "deepstack_visual_embeds"
+LOGITS_TO_KEEP = "logits_to_keep"
+# Arguments of the encoders.
+PIXELS: Mapping[Modality, str] = {"video": "pixel_values_videos", "image": "pixel_values"}
+VIDEO_GRID = "video_grid_thw"
+CHUNK_LENGTHS = "cu_seqlens"
+# Fields of outputs.
+LAST_HIDDEN_STATE = "last_hidden_state"
+POOLED = "pooler_output"
+# Types of decoder layers that hold a state, not one cache entry per token.
+RECURRENT = ("linear_attention", "conv")
+
+# Given where several prompts are packed into one row.
+_PACKED = ("cu_seq_lens_q", CHUNK_LENGTHS)
+_MASK_ARGUMENTS = ("config", INPUTS_EMBEDS, ATTENTION_MASK)
+_MASK_FACTORIES = "LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING"
+_LAYER_INDEX = "layer_idx"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def mismatch(got: str, expected: str) -> IncompatibleTransformersError:
+    """Build the error for something that transformers does otherwise than the hooks expect.
+
+    Args:
+        got: what was found.
+        expected: what the hooks rely on.
+    """
+    return IncompatibleTransformersError(
+        f"got {got}, expected {expected}. transformers {version('transformers')}, or something "
+        "that wraps this model, does not do what sttm's hooks rely on. sttm was tested with "
+        f"{', '.join(tested_versions())}: pip install 'transformers=={newest_tested()}', or "
+        "report this."
+    )
+
+
+class Signature:
+    """The parameters of a function of transformers that is hooked or called.
+
+    Args:
+        function: the function.
+        name: what to call it in messages, e.g. "Qwen2DecoderLayer.forward".
+
+    Attributes:
+        names: the parameters that can be given by position, in order.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.name = name
+        self._parameters = inspect.signature(function).parameters
+        self.names = tuple(n for n, p in self._parameters.items() if p.kind in _POSITIONAL)
+
+    @classmethod
+    def of(cls, owner: Any, method: str = "forward") -> "Signature":
+        """Read the signature of a method.
+
+        What replaces a method of one object and takes any arguments says nothing; then the
+        method of its class is read.
+
+        Raises: IncompatibleTransformersError: there is no such method.
+        """
+        kind = type(owner)
+        function = getattr(owner, method, None)
+        if not callable(function):
+            raise mismatch(f"{kind.__name__} without {method}()", "it")
+        found = cls(function, f"{kind.__name__}.{method}")
+        if all(p.kind in _OPEN for p in found._parameters.values()) and hasattr(kind, method):
+            return cls(getattr(kind, method).__get__(owner), found.name)
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parameters
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(self._parameters)})"
+
+    def require(self, *names: str) -> "Signature":
+        """Return itself if all ``names`` are parameters.
+
+        Raises: IncompatibleTransformersError: one is not.
+        """
+        missing = [name for name in names if name not in self._parameters]
+        if missing:
+            raise mismatch(str(self), f"a parameter {' and '.join(missing)}")
+        return self
+
+    def cache_name(self) -> str:
+        """Return the name of the parameter that takes a KV cache, known by its annotation.
+
+        Raises: IncompatibleTransformersError: there is no such parameter, or more than one.
+        """
+        found = [n for n, p in self._parameters.items() if _means_cache(p.annotation)]
+        if len(found) != 1:
+            raise mismatch(str(self), "one parameter annotated as a Cache")
+        return found[0]
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the arguments that a call gave.
+
+        Raises: IncompatibleTransformersError: it gave more by position than have names.
+        """
+        if len(args) > len(self.names):
+            raise mismatch(f"a call with {len(args)} arguments by position", str(self))
+        return {**dict(zip(self.names, args)), **kwargs}
+
+    def given(self, call: Mapping[str, Any], name: str) -> Any:
+        """Return an argument that transformers itself always gives.
+
+        Raises: IncompatibleTransformersError: the call lacks it.
+        """
+        if name not in call:
+            raise mismatch(f"a call of {self.name} with only {', '.join(call)}", name)
+        return call[name]
+
+
+def _means_cache(annotation: Any) -> bool:
+    if isinstance(annotation, str):  # a module with postponed annotations
+        return re.search(r"Cache\b", annotation) is not None
+    parts = (annotation, *get_args(annotation))
+    return any(isinstance(part, type) and issubclass(part, Cache) for part in parts)
+
+
+def cache_in(values: Iterable[Any]) -> Cache | None:
+    """Return the KV cache among arguments or outputs, found by its type.
+
+    None if there is none, which is no error: with ``use_cache=False`` there is none.
+    """
+    for value in values:
+        if isinstance(value, Cache):
+            return value
+    return None
+
+
+def cache_of(output: Any) -> Cache | None:
+    """Return the KV cache in a model's output, a tuple or a ``ModelOutput``; None if none is."""
+    return cache_in(output if isinstance(output, tuple) else output.values())
+
+
+def cache_argument(model: Any, cache: Cache) -> dict[str, Cache]:
+    """Return ``cache`` under the name by which ``model`` and its ``generate()`` take it.
+
+    Raises: IncompatibleTransformersError: the model's ``forward`` takes no cache.
+    """
+    return {Signature.of(pretrained(model)).cache_name(): cache}
+
+
+def prompt_arguments(
+    ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return a prompt as arguments of a model and of its ``generate()``.
+
+    Args:
+        ids: ``(B, N)`` int64.
+        mask: ``(B, N)`` 1 for real tokens, 0 for padding.
+        positions: ``(B, N)`` or ``(axes, B, N)`` rotary positions.
+    """
+    return {INPUT_IDS: ids, ATTENTION_MASK: mask, POSITION_IDS: positions}
+
+
+@dataclass
+class EncoderOutput(BaseModelOutputWithPooling):  # type: ignore[misc]
+    """What language models read of an encoder's output: the features, of several layers in some.
+
+    A tower's own states, which are larger and which nobody reads, are left out.
+    """
+
+    deepstack_features: Any = None
+
+
+ENCODER_FIELDS = (POOLED, "deepstack_features")
+
+
+def features_argument(modality: Modality, features: Any) -> dict[str, Any]:
+    """Return an encoder's output as the argument by which models and ``generate()`` take it."""
+    return {ENCODER_OUTPUTS: {modality: features}}
+
+
+def handed_features(call: Mapping[str, Any], modality: Modality) -> Any:
+    """Return the encoder's output that a call of the model was given.
+
+    None where this call encodes by itself or carries text alone: the argument is optional.
+    """
+    return (call.get(ENCODER_OUTPUTS) or {}).get(modality)
+
+
+def is_packed(call: Mapping[str, Any]) -> bool:
+    """Whether a decoder layer's call holds several prompts in one row."""
+    return any(call.get(name) is not None for name in _PACKED)  # optional: for packed rows only
+
+
+def text_hidden(output: Any) -> torch.Tensor:
+    """Return the hidden states ``(B, N, C)`` in a text model's output.
+
+    Args:
+        output: a tuple or a ``ModelOutput``.
+    Raises: IncompatibleTransformersError: they are not there.
+    """
+    is_tuple = isinstance(output, tuple)
+    if not is_tuple and LAST_HIDDEN_STATE not in output:
+        raise mismatch(f"a text model's output with {', '.join(output)}", LAST_HIDDEN_STATE)
+    hidden: torch.Tensor = output[0] if is_tuple else output[LAST_HIDDEN_STATE]
+    return hidden
+
+
+def with_text_hidden(output: Any, hidden: torch.Tensor) -> Any:
+    """Return the output with these hidden states in place of :func:`text_hidden`."""
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    output[LAST_HIDDEN_STATE] = hidden
+    return output
+
+
+MaskFunction = Callable[[Any, torch.Tensor, torch.Tensor | None, Cache | None, int], Any]
+
+
+def mask_function(kind: str) -> MaskFunction | None:
+    """Return transformers' own function that builds the masks of one type of decoder layer.
+
+    Args:
+        kind: the type in the configuration, e.g. "full_attention".
+    Returns: a function of the configuration, the hidden states ``(B, L, C)``, ``(B, entries)`` bool
+        (False for padding) or None, the cache or None, and the layer's index. None if such a layer
+        has no mask of its own.
+    Raises: IncompatibleTransformersError: the library's function is not there, or takes something
+        else.
+    """
+    if not hasattr(masking_utils, _MASK_FACTORIES):
+        raise mismatch("transformers.masking_utils without it", _MASK_FACTORIES)
+    factory = getattr(masking_utils, _MASK_FACTORIES).get(kind)
+    if factory is None or isinstance(factory, dict):  # unknown, or two masks in one layer
+        return None
+    signature = Signature(factory, factory.__name__).require(*_MASK_ARGUMENTS)
+    if kind not in RECURRENT:
+        signature.require(_LAYER_INDEX)
+    cache_name = signature.cache_name()
+
+    def build(
+        config: Any, hidden: torch.Tensor, valid: Any, cache: Cache | None, index: int
+    ) -> Any:
+        values = dict(zip(_MASK_ARGUMENTS, (config, hidden, valid)))
+        return factory(**values, **{cache_name: cache, _LAYER_INDEX: index})
+
+    return build
+
+
+def pretrained(model: Any) -> Any:
+    """Return the transformers model in a wrapper such as PEFT's; ``model`` itself if it is none.
+
+    Wrappers may call ``forward`` past the hooks of the model they hold, but never past those of
+    its inner modules.
+    """
+    if isinstance(model, PreTrainedModel) or not isinstance(model, torch.nn.Module):
+        return model
+    return next((part for part in model.modules() if isinstance(part, PreTrainedModel)), model)
