@@ -18,6 +18,7 @@ from sttm.models.evidence import TowerRecorder
 from sttm.models.forward import ForwardPass
 from sttm.models.registry import adapter_for
 from sttm.models.report import VideoReport
+from sttm.models.transformers_api import handed_features
 from sttm.models.versions import warn_if_untested
 
 __all__ = ["Attachment", "VideoReport", "attach"]
@@ -80,6 +81,7 @@ class Attachment:
         decode_pruning: what the method hides while answering; None if nothing.
         asked_layer: the decoder layer that decides on it.
         signatures: of the functions that are hooked.
+        waiting: whether a video was encoded that no forward pass has been given yet.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Attachment:
         self._adapter = adapter
         self._handles: list[Any] = []
         self._forward: ForwardPass | None = None
+        self.waiting = False
         needs = needs_of(method)
         self.observed_layer: int | None = None
         if "prompt_attention" in needs:
@@ -189,8 +192,10 @@ class Attachment:
                 seen = tower.per_video([video.grid for video in videos], arguments)
                 videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
             output.sttm_videos = videos
-            if self._forward is not None:
-                self._forward.videos = output.sttm_videos
+            if self._forward is None:
+                self.waiting = True
+            else:
+                self._forward.videos = videos
             return output
 
         return recording
@@ -198,11 +203,16 @@ class Attachment:
     def _on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = self.signatures.base.bind(args, kwargs)
         self._forward = ForwardPass(self._adapter, self, arguments)
+        if handed_features(arguments, self._adapter.modality) is not None:
+            self.waiting = False
 
     def _after_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         forward, self._forward = self._forward, None
-        # Without an output the forward has failed already: do not hide its error.
-        if output is None or forward is None or not forward.rows or forward.reduction is not None:
+        if output is None or forward is None:
+            return  # the forward has failed already: do not hide its error
+        if not forward.reached_text:
+            raise forward.past_text()
+        if not forward.rows or forward.reduction is not None:
             return
         raise UnreducedVideoError(
             f"a video passed layer {self.layer} unreduced. If the model was compiled before "

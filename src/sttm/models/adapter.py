@@ -97,6 +97,10 @@ class Adapter:
         types: list[str] = get_layer_types_and_kwargs(self.text.config)[0]
         return types[: len(self.text.layers)]  # the configuration may speak of more
 
+    def library_fault(self) -> str:
+        """Say why the installed transformers cannot run this model at all; empty if it can."""
+        return ""
+
     @property
     def encoder(self) -> str:
         """Name of the method that encodes videos."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -316,6 +317,13 @@ class SmolVLM(ImageSeries):
     family = "SmolVLM"
     model_types = ("smolvlm",)
     checkpoints = ("HuggingFaceTB/SmolVLM2-2.2B-Instruct",)
+
+    def library_fault(self) -> str:
+        """Tell of two releases that cut a frame's features into pieces of ``patch_size``."""
+        tokens, patch = self.side() ** 2, self.config.vision_config.patch_size
+        if version("transformers") in ("5.20.1", "5.20.2") and tokens % patch:
+            return f"it cuts the {tokens} tokens of a frame into pieces of {patch}"
+        return ""
 
     def side(self) -> int:
         """Rows of one frame after pixel shuffle."""

@@ -36,6 +36,8 @@ class Settings(Protocol):
     decode_pruning: DecodePruning | None
     asked_layer: int | None
     """The decoder layer that decides on ``decode_pruning``."""
+    waiting: bool
+    """Whether a video was encoded that no forward pass has been given yet."""
 
 
 class ForwardPass:
@@ -50,6 +52,7 @@ class ForwardPass:
         videos: what the encoder gave during this call.
         rows: the videos of each row; empty if the call carries none.
         reduction: how the sequence was shortened, once it was.
+        reached_text: whether the text model was entered.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ForwardPass:
         self.videos: list[EncodedVideo] | None = None
         self.rows: list[list[VideoSpan]] = []
         self.reduction: BatchReduction | None = None
+        self.reached_text = False
         self._arguments = arguments or {}
         self._padding: Any = None
         self._cache: Cache | None = None
@@ -80,6 +84,7 @@ class ForwardPass:
         """In front of the text model: find the videos, hold back DeepStack of the layers above."""
         signature = self.settings.signatures.text
         call = signature.bind(args, kwargs)
+        self.reached_text = True
         if self.text_only:
             self._refuse_embeddings(call)
             self._padding = call.get(api.ATTENTION_MASK)  # optional for whoever calls it directly
@@ -110,6 +115,8 @@ class ForwardPass:
 
     def enter_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In front of a decoder layer: hand those from the reduction on shortened inputs."""
+        if not self.reached_text:
+            raise self.past_text()
         signature = self.settings.signatures.layers[index]
         call = signature.bind(args, kwargs)
         hidden = signature.given(call, signature.names[0])
@@ -134,6 +141,13 @@ class ForwardPass:
             self._prune(index, hidden, cache, call)
         del call[signature.names[0]]
         return (hidden,), call
+
+    def past_text(self) -> Exception:
+        """Build the error for a text model whose hooks did not run."""
+        base, text = type(self.adapter.base).__name__, type(self.adapter.text).__name__
+        return api.mismatch(
+            f"a {base} that calls {text} past its hooks", f"a call of {text} itself"
+        )
 
     def leave_text(self, output: Any) -> Any:
         """Behind the text model: check what happened, and give the output its original length.
@@ -197,11 +211,12 @@ class ForwardPass:
     def _find_videos(self) -> list[list[VideoSpan]]:
         adapter = self.adapter
         features = api.handed_features(self._arguments, adapter.modality)
+        ids = self._arguments.get(api.INPUT_IDS)  # optional: some pass embeddings
         if features is None and self._arguments.get(adapter.pixels) is None:  # text alone
             if self.videos is not None:
                 raise api.mismatch("a model that encodes a video it was not given", adapter.pixels)
+            self._refuse_bare_placeholders(ids)
             return []
-        ids = self._arguments.get(api.INPUT_IDS)  # optional: some pass embeddings
         if ids is None:
             raise UnsupportedModelError(
                 "got a video with inputs_embeds, expected input_ids: they tell where the video "
@@ -222,6 +237,20 @@ class ForwardPass:
             )
         rows = adapter.spans(ids.cpu(), videos or [], self._arguments)
         return rows if any(rows) else []
+
+    def _refuse_bare_placeholders(self, ids: torch.Tensor | None) -> None:
+        """Refuse a prompt whose video got lost on the way: the model would answer without it.
+
+        Placeholders behind a prompt may be words of an answer, and are left alone.
+        """
+        if self.text_only or not (self.settings.waiting or (self._seen == 0 and ids is not None)):
+            return
+        if ids is None or bool(self.adapter.placeholders(ids).any()):
+            raise UnreducedVideoError(
+                "got a prompt with placeholders of a video, or embeddings, but no video, expected "
+                "both in one forward pass. Was the prompt split by prefill_chunk_size, or was the "
+                "video encoded and not handed over? Prefill in one piece."
+            )
 
     def _begin(self, hidden: torch.Tensor, cache: Cache | None, call: dict[str, Any]) -> None:
         """At the reduction's layer: plan, and prepare the inputs of this layer and all above."""

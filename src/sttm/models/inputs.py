@@ -82,7 +82,7 @@ class LayerInputs:
         self._seen: torch.Tensor | None = None
         self._pruned_from = 0
         self._shift = None if kept is None else kept.shift
-        if positions == "reassigned" and rotary and (reduction is not None or kept is not None):
+        if positions == "reassigned":
             self._reassign(rows)
 
     def set_padding(
@@ -157,6 +157,8 @@ class LayerInputs:
 
     def _reassign(self, rows: Sequence[Sequence[VideoSpan]]) -> None:
         """Compute the new ids once; every rotary call of a forward has the same ones."""
+        if not self._rotary:
+            raise api.mismatch("decoder layers without rotary positions", "a call of rotary_emb")
         ids = self._rotary[-1].position_ids
         axes = ids if ids.ndim == 3 else ids[None]
         if self._shift is not None:

@@ -52,6 +52,12 @@ def newest_tested() -> str:
     return tested_versions()[-1]
 
 
+def versions_for(model_type: str) -> tuple[str, ...]:
+    """Return the releases in which a family passed its tests, oldest first."""
+    counts = ((one.version, one.families.get(model_type, {})) for one in tested())
+    return tuple(number for number, count in counts if count.get("passed") and not count["failed"])
+
+
 @cache  # once per process
 def warn_if_untested() -> None:
     """Warn, once, if the installed transformers is newer than every tested one."""

@@ -11,6 +11,7 @@ from sttm.video import Sampling, Video, write_video
 from tests.chat import tiny
 from tests.chat.tiny import Bundle
 from tests.models import configs
+from tests.models.families import skip_if_faulty
 
 _LINE = tiny._LINE
 _GLM = {
@@ -108,6 +109,7 @@ def bundle(name: str) -> Bundle:
     """Build the tiny model of a family, with a vocabulary that fits its tokenizer."""
     if name not in _MORE:
         return tiny.bundle(name)
+    skip_if_faulty(name)
     make, marks = _MORE[name]
     processor = make()
     words, config = processor.tokenizer, getattr(configs, name)()

@@ -1,0 +1,314 @@
+"""A library that changed under the hooks is an error with a sentence, or changes nothing at all."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import masking_utils
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+from sttm import attach
+from sttm.errors import (
+    IncompatibleTransformersError,
+    UnreducedVideoError,
+    UnsupportedModelError,
+    UntestedVersionWarning,
+)
+from sttm.models import adapter_for, families
+from sttm.models import versions as tested_versions
+
+from . import mutations
+from .families import BY_NAME, FAMILIES, Family
+from .layouts import Row, Text, Video
+from .methods import PairMerge
+from .names import CACHE
+from .running import greedy
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+ROW: Row = (Text(4), Video(3), Text(5, seed=1))
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+INPUTS = ("input_ids", "attention_mask", "position_ids", "mm_encoder_outputs", "PIXELS", CACHE)
+# part of the model -> the arguments that are renamed in turn
+ARGUMENTS = {
+    "model": INPUTS,
+    "base": INPUTS,
+    "text": ("inputs_embeds", "attention_mask", "position_ids", CACHE),
+    "layer": ("hidden_states", "attention_mask", "position_ids", "position_embeddings", CACHE),
+    "rotary": ("x", "position_ids"),
+}
+DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
+CASES = [(part, name) for part, names in ARGUMENTS.items() for name in names]
+
+
+def parts(model: Any, part: str) -> list[Any]:
+    """The modules that play one part."""
+    text = model.get_decoder()
+    found = {"model": [model], "base": [model.base_model], "text": [text]}
+    return {**found, "layer": list(text.layers), "rotary": [text.rotary_emb]}[part]
+
+
+def right_or_refused(family: Family, change: Callable[[Any], None], layer: int = 1) -> str:
+    """Reduce and answer with a changed model: as before, or an error; returns its message."""
+    inputs = family.make_inputs(ROW)
+    plain, changed = family.make_model(), family.make_model()
+    with attach(plain, PairMerge(), layer=layer):
+        wanted = greedy(plain, inputs, 4)
+    change(changed)
+    try:
+        with attach(changed, PairMerge(), layer=layer) as attachment:
+            got = greedy(changed, inputs, 4)
+            assert len(attachment.reports) == 1
+    except (IncompatibleTransformersError, UnreducedVideoError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    assert torch.equal(got.logits, wanted.logits)
+    assert got.tokens.tolist() == wanted.tokens.tolist()
+    return "the same answer"
+
+
+@pytest.mark.parametrize(("part", "name"), CASES)
+@every_family
+def test_a_renamed_argument(family: Family, part: str, name: str) -> None:
+    pixels = adapter_for(family.make_model()).pixels
+    name = pixels if name == "PIXELS" else name
+
+    def change(model: Any) -> None:
+        for module in parts(model, part):
+            mutations.rename_argument(module, name, "renamed")
+
+    said = right_or_refused(family, change)
+    if name in (CACHE, "hidden_states", "x") or (part, name) == ("rotary", "position_ids"):
+        assert said == "the same answer"  # found by type or by place, whatever it is called
+    if part in ("model", "base") and name not in (CACHE,):
+        assert name in said
+        assert "transformers" in said
+
+
+@pytest.mark.parametrize("name", DEEPSTACK)
+@pytest.mark.parametrize("how", [mutations.rename_argument, mutations.rename_unseen])
+def test_renamed_deepstack(name: str, how: Callable[[Any, str, str], None]) -> None:
+    family = BY_NAME["qwen3_vl"]
+    for layer in (0, 2):
+        said = right_or_refused(family, lambda m: how(m.get_decoder(), name, "renamed"), layer)
+        assert "IncompatibleTransformersError" in said
+
+
+@pytest.mark.parametrize(("part", "name"), [case for case in CASES if case[0] in ("text", "layer")])
+@every_family
+def test_a_renamed_argument_that_no_signature_shows(family: Family, part: str, name: str) -> None:
+    def change(model: Any) -> None:
+        for module in parts(model, part):
+            mutations.rename_unseen(module, name, "renamed")
+
+    right_or_refused(family, change)
+
+
+@pytest.mark.parametrize("part", ["text", "layer", "rotary"])
+@every_family
+def test_arguments_by_position(family: Family, part: str) -> None:
+    def change(model: Any) -> None:
+        for module in parts(model, part):
+            mutations.by_position(module, "position_ids" if part == "rotary" else CACHE)
+
+    assert right_or_refused(family, change) == "the same answer"
+
+
+@pytest.mark.parametrize("part", ["base", "text"])
+@every_family
+def test_a_module_called_past_its_hooks(family: Family, part: str) -> None:
+    def change(model: Any) -> None:
+        for module in parts(model, part):
+            mutations.past_the_hooks(module)
+
+    assert "Error" in right_or_refused(family, change)
+
+
+@pytest.mark.parametrize("index", [1, 2, 4])
+@every_family
+def test_a_layer_called_past_its_hooks(family: Family, index: int) -> None:
+    said = right_or_refused(
+        family, lambda model: mutations.past_the_hooks(model.get_decoder().layers[index])
+    )
+    assert "Error" in said  # in between, torch itself complains about the lengths
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@every_family
+def test_a_rotary_embedding_called_past_its_hooks(family: Family, layer: int) -> None:
+    def change(model: Any) -> None:
+        mutations.past_the_hooks(model.get_decoder().rotary_emb)
+
+    said = right_or_refused(family, change, layer)
+    assert said == "the same answer" if family.rope == "mrope" else "rotary_emb" in said
+
+
+@pytest.mark.parametrize("index", [1, 3])
+@every_family
+def test_a_layer_without_the_cache(family: Family, index: int) -> None:
+    said = right_or_refused(
+        family, lambda model: mutations.without_argument(model.get_decoder().layers[index], CACHE)
+    )
+    assert "not given the cache" in said
+
+
+@every_family
+def test_a_renamed_output(family: Family) -> None:
+    def rename(fields: dict[str, Any]) -> dict[str, Any]:
+        return {("states" if n == "last_hidden_state" else n): v for n, v in fields.items()}
+
+    said = right_or_refused(
+        family, lambda model: mutations.change_output(model.get_decoder(), rename)
+    )
+    assert "last_hidden_state" in said
+
+
+@every_family
+def test_another_cache_in_the_output(family: Family) -> None:
+    def swap(fields: dict[str, Any]) -> dict[str, Any]:
+        return {n: copy.deepcopy(v) if n == CACHE else v for n, v in fields.items()}
+
+    said = right_or_refused(
+        family, lambda model: mutations.change_output(model.get_decoder(), swap)
+    )
+    assert "another cache" in said
+
+
+@every_family
+def test_a_renamed_encoder_and_its_arguments(family: Family) -> None:
+    adapter = adapter_for(family.make_model())
+    encoder = adapter.encoder
+    said = right_or_refused(
+        family, lambda model: mutations.rename_method(model.base_model, encoder, "embed_video")
+    )
+    assert f"without {encoder}" in said
+    for name in (adapter.pixels, *adapter.encoder_arguments):
+        said = right_or_refused(
+            family,
+            lambda model, name=name: mutations.rename_encoder_argument(
+                model.base_model, encoder, name, "renamed"
+            ),
+        )
+        assert name in said
+
+
+@pytest.mark.parametrize("name", ["config", "inputs_embeds", "attention_mask", "layer_idx", CACHE])
+def test_a_renamed_argument_of_the_masks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = BY_NAME["qwen2_vl"]
+    factory = mutations.renamed(masking_utils.create_causal_mask, name, "renamed")
+    mapping = {**masking_utils.LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING, "full_attention": factory}
+
+    def change(model: Any) -> None:
+        monkeypatch.setattr(masking_utils, "LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING", mapping)
+
+    said = right_or_refused(family, change)
+    assert said == "the same answer" if name == CACHE else name in said
+
+
+def test_masks_that_are_made_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(masking_utils, "LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING")
+    with pytest.raises(IncompatibleTransformersError, match="LAYER_PATTERN"):
+        attach(BY_NAME["qwen2_vl"].make_model(), PairMerge())
+
+
+@pytest.mark.parametrize("kind", [DynamicLayer, StaticLayer])
+@pytest.mark.parametrize("name", ["get_seq_length", "get_mask_sizes", "update", "reset"])
+def test_a_cache_layer_with_another_method(
+    kind: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for base in kind.__mro__:
+        if name in vars(base):
+            monkeypatch.delattr(base, name)
+    with pytest.raises(IncompatibleTransformersError, match=name):
+        attach(BY_NAME["qwen2_vl"].make_model(), PairMerge())
+
+
+def test_every_method_of_the_cache_layers_is_known() -> None:
+    """A new one may need a counterpart in ``ReducedLayer``: look at it, then add it here."""
+    known = {
+        *("update", "get_seq_length", "get_mask_sizes", "get_max_cache_shape", "max_cache_len"),
+        *("crop", "reset", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"),
+        *("lazy_initialization", "offload", "prefetch", "get_max_length", "max_batch_size"),
+        *("activate_past_recording", "deactivate_past_recording"),
+        *("is_compileable", "is_croppable", "is_sliding", "supports_early_init"),
+    }
+    for kind in (DynamicLayer, StaticLayer):
+        assert {name for name in dir(kind) if not name.startswith("_")} <= known
+
+
+def hooks(model: torch.nn.Module) -> int:
+    """Count the hooks of all modules."""
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+class TestWrapped:
+    """Models in a wrapper are reduced like the model in it."""
+
+    @pytest.mark.parametrize("wrap", ["lora", "forward", "module"])
+    @every_family
+    def test_is_reduced(self, family: Family, wrap: str) -> None:
+        inputs, inner = family.make_inputs(ROW), family.make_model()
+        with attach(inner, PairMerge(), layer=2):
+            wanted = inner(**inputs.tensors).logits
+        model = WRAPPERS[wrap](family.make_model())
+        model(**inputs.tensors)  # the library sets hooks of its own
+        before = hooks(model)
+        with attach(model, PairMerge(), layer=2) as attachment:
+            got = model(**inputs.tensors).logits
+            assert len(attachment.reports) == 1
+            assert hooks(model) > before
+        assert torch.equal(got, wanted)
+        assert hooks(model) == before
+
+    def test_without_a_model_in_it(self) -> None:
+        with pytest.raises(UnsupportedModelError, match="got Linear"):
+            attach(torch.nn.Linear(2, 2), PairMerge())
+
+
+class Forwarding(torch.nn.Module):
+    """Calls its model's ``forward`` past the hooks."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner.forward(*args, **kwargs)
+
+
+def _lora(model: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    targets = r".*(language_model|text_model).*layers\..*(q_proj|v_proj|in_proj_qkv)"
+    config = peft.LoraConfig(r=4, target_modules=targets)
+    return peft.get_peft_model(model, config).eval()
+
+
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "lora": _lora,
+    "forward": lambda model: Forwarding(Forwarding(model)),
+    "module": torch.nn.DataParallel,
+}
+
+
+def test_a_family_that_a_release_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BY_NAME["smolvlm"].make_model()
+    monkeypatch.setattr(families, "version", lambda name: "5.20.2")
+    able = ", ".join(tested_versions.versions_for("smolvlm"))
+    with pytest.raises(
+        UnsupportedModelError, match="9 tokens of a frame into pieces of 2"
+    ) as error:
+        attach(model, PairMerge())
+    assert able
+    assert able in str(error.value)
+    model.config.vision_config.patch_size, model.config.scale_factor = 3, 1
+    adapter_for(model)  # 16 tokens a frame ... into pieces of 2: those are whole
+
+
+def test_an_untested_release_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BY_NAME["qwen2_vl"].make_model()
+    monkeypatch.setattr(tested_versions, "version", lambda name: "99.0")
+    tested_versions.warn_if_untested.cache_clear()
+    with pytest.warns(UntestedVersionWarning, match=r"transformers 99\.0 is newer than"):
+        attach(model, PairMerge()).detach()
+    attach(model, PairMerge()).detach()  # a second warning would be an error
