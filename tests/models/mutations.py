@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from typing import Any
 
 from transformers.utils import ModelOutput
@@ -113,14 +113,8 @@ def change_output(module: Any, change: Callable[[dict[str, Any]], dict[str, Any]
 
     @functools.wraps(inner)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = _Output()
-        for name, value in change(dict(inner(self, *args, **kwargs).items())).items():
-            output[name] = value
-        return output
+        fields = change(dict(inner(self, *args, **kwargs).items()))
+        kind = make_dataclass("Output", [(n, Any, None) for n in fields], bases=(ModelOutput,))
+        return kind(**fields)
 
     change_class(module, forward=forward)
-
-
-@dataclass
-class _Output(ModelOutput):  # type: ignore[misc]
-    """An output with any fields."""

@@ -184,13 +184,11 @@ def test_a_renamed_encoder_and_its_arguments(family: Family) -> None:
     )
     assert f"without {encoder}" in said
     for name in (adapter.pixels, *adapter.encoder_arguments):
-        said = right_or_refused(
-            family,
-            lambda model, name=name: mutations.rename_encoder_argument(
-                model.base_model, encoder, name, "renamed"
-            ),
-        )
-        assert name in said
+
+        def change(model: Any, name: str = name) -> None:
+            mutations.rename_encoder_argument(model.base_model, encoder, name, "renamed")
+
+        assert name in right_or_refused(family, change)
 
 
 @pytest.mark.parametrize("name", ["config", "inputs_embeds", "attention_mask", "layer_idx", CACHE])
