@@ -1,21 +1,35 @@
-# Everything runs in .venv, which the first target that needs it builds.
+# Everything runs in virtual environments of its own, which the first target that needs one builds.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?= -n 2
+# The tests of what depends on other libraries' versions.
+VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests/cli/test_demo.py
+# What test-latest installs, e.g. git+https://github.com/huggingface/transformers
+TRANSFORMERS ?= transformers
+RELEASES ?=
 
-.PHONY: help setup demo test lint format docs bench clean
+.PHONY: help setup demo test test-lowest test-latest versions lock lint format docs bench clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP)  ## build the virtual environment in .venv
+setup: $(STAMP)  ## build the virtual environment in .venv, with the locked versions
 
-$(STAMP): pyproject.toml
+# $(call install,ENVIRONMENT,ARGUMENTS): a new environment with what pip makes of the arguments.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "got $$($(PYTHON) --version), expected Python >= 3.11: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
+endef
+
+$(STAMP): pyproject.toml constraints/locked.txt
+	$(call install,.venv,--constraint constraints/locked.txt --editable '.[dev]')
+	@touch $@
+
+.venv-lowest/.installed: pyproject.toml constraints/lowest.txt
+	$(call install,.venv-lowest,--constraint constraints/lowest.txt --editable '.[test]')
 	@touch $@
 
 demo: setup  ## watch a made clip with the bundled model, with all tokens and merged
@@ -23,6 +37,24 @@ demo: setup  ## watch a made clip with the bundled model, with all tokens and me
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-lowest: .venv-lowest/.installed  ## run the tests of hooks, chat and demo with the lowest versions
+	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) $(VERSION_TESTS)
+
+test-latest:  ## run them with the newest versions of everything
+	$(call install,.venv-latest,--upgrade --upgrade-strategy eager --editable '.[test]' '$(TRANSFORMERS)')
+	.venv-latest/bin/python -m pip list | grep -E '^(torch|torchvision|transformers|huggingface_hub|numpy) '
+	.venv-latest/bin/python -m pytest $(PYTEST_ARGS) $(VERSION_TESTS)
+
+versions: setup  ## test RELEASES="5.19.0 5.24.0" of transformers, and write the table in docs/models.md
+	$(BIN)/python -m tests.tested_versions $(RELEASES)
+
+lock: setup  ## choose the newest and the lowest versions again, and write constraints/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --all-extras --universal --python-version 3.11 \
+		--no-annotate --no-header --output-file constraints/locked.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --extra test --universal --python-version 3.11 \
+		--resolution lowest-direct --no-annotate --no-header --output-file constraints/lowest.txt
 
 lint: setup  ## check format, style and types
 	$(BIN)/ruff format --check .
@@ -34,11 +66,12 @@ format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 docs: setup  ## build the documentation into site/
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/locked.txt \
+		--editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 bench: setup  ## measure the merge operation (nothing else should run)
 	$(BIN)/python benchmarks/merge_op.py
 
 clean:  ## remove what the other targets made
-	rm -rf .venv site out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-latest site out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,13 +14,13 @@ from sttm.errors import (
     UntestedVersionWarning,
     VideoError,
 )
-from sttm.grid import VideoGrid
-from sttm.methods import STTM, Method, get_method, list_methods
-from sttm.plan import MergePlan
 
 if TYPE_CHECKING:
     from sttm.attachment import Attachment, VideoReport, attach
     from sttm.chat import VideoChat
+    from sttm.grid import VideoGrid
+    from sttm.methods import STTM, Method, get_method, list_methods
+    from sttm.plan import MergePlan
 
 __version__ = "0.1.0"
 
@@ -47,12 +47,19 @@ __all__ = [
     "list_methods",
 ]
 
-# What needs transformers is imported on first use: ``import sttm`` stays quick and light.
+# Imported on first use: ``import sttm`` and the command line's help load neither torch nor
+# transformers.
 _LAZY = {
+    "STTM": "sttm.methods",
     "Attachment": "sttm.attachment",
+    "MergePlan": "sttm.plan",
+    "Method": "sttm.methods",
     "VideoChat": "sttm.chat",
+    "VideoGrid": "sttm.grid",
     "VideoReport": "sttm.attachment",
     "attach": "sttm.attachment",
+    "get_method": "sttm.methods",
+    "list_methods": "sttm.methods",
 }
 
 

@@ -315,6 +315,12 @@ class WatchedVideo:
         return self.tokens_out / self.tokens_in
 
     @property
+    def entries(self) -> tuple[int | None, ...]:
+        """Entries that each decoder layer's cache holds; None for layers that hold a state."""
+        keys = [getattr(layer, "keys", None) for layer in self.cache.layers]  # states have none
+        return tuple(None if key is None else int(key.shape[-2]) for key in keys)
+
+    @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values in the cache."""
         layers = [layer for layer in self.cache.layers if hasattr(layer, "keys")]

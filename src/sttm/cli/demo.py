@@ -10,7 +10,7 @@ import typer
 
 import sttm
 from sttm.cli.loading import Loaded, load_nano
-from sttm.cli.measuring import Run, measure
+from sttm.cli.measuring import Run, measure, miscounted
 from sttm.cli.options import (
     JsonOption,
     KeepOption,
@@ -23,11 +23,24 @@ from sttm.cli.options import (
     describe_method,
     parse_reduction,
 )
-from sttm.cli.output import milliseconds, note, percent, say, show_json, show_table
+from sttm.cli.output import (
+    milliseconds,
+    note,
+    percent,
+    say,
+    show_error,
+    show_json,
+    show_table,
+)
 from sttm.cli.pictures import Merged, make_folder, write_pictures
 from sttm.cli.progress import Tell, progress_bars
 from sttm.cli.watching import Decoded, decode
-from sttm.errors import ConfigError
+from sttm.errors import (
+    ConfigError,
+    IncompatibleTransformersError,
+    SttmError,
+    UnreducedVideoError,
+)
 
 if TYPE_CHECKING:
     from sttm.nano.clips import Clip
@@ -38,6 +51,11 @@ FIRST_SEED = 40_000_000
 TASKS = ("digit", "colour", "quadrant")
 TRAINED_FRAMES = 32
 MOST_FRAMES = 64  # the longest clips that nano has seen
+EXIT_MISCOUNTED = 1
+_MISCOUNTED = (
+    "{}. What was measured is not what the plan says: do not trust it, and report this with the "
+    "versions above."
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,9 @@ class DemoResult:
         ttft_merged_s: the same with merged tokens, merging included.
         ttft_next_question_s: a further question on the merged prefill, to its first token.
         ttft_next_question_full_s: the same with all tokens.
+        entries_full, entries_merged: KV entries that each decoder layer holds of the prefill.
+        fed_full, fed_merged: tokens that entered the decoder for each question.
+        miscounted: where these counts are not what the plan says; empty if they are.
         decode_s, process_s, encode_s: decoding (once), processor and vision tower: the same for
             both ways, and not in the TTFT.
     """
@@ -77,12 +98,18 @@ class DemoResult:
     ttft_merged_s: float
     ttft_next_question_s: float
     ttft_next_question_full_s: float
+    entries_full: list[int | None]
+    entries_merged: list[int | None]
+    fed_full: list[int]
+    fed_merged: list[int]
+    miscounted: str
     decode_s: float
     process_s: float
     encode_s: float
     repeats: int
     threads: int
     versions: dict[str, str]
+    tested: list[str]
     questions: list[Checked]
     files: list[str]
 
@@ -125,12 +152,19 @@ def demo(
         note(f"nano was trained on at most {TRAINED_FRAMES} frames; beyond, it answers worse.")
     make_folder(out)
     loaded = load_nano()
-    with progress_bars(quiet=json) as tell:
-        result = _run(loaded, _Task(reduction, seed, frames, repeats, out), tell)
+    try:
+        with progress_bars(quiet=json) as tell:
+            result = _run(loaded, _Task(reduction, seed, frames, repeats, out), tell)
+    except (IncompatibleTransformersError, UnreducedVideoError) as error:
+        show_error(error)
+        raise typer.Exit(EXIT_MISCOUNTED) from error
     if json:
         show_json(result)
     else:
         _show(result)
+    if result.miscounted:
+        show_error(SttmError(_MISCOUNTED.format(result.miscounted)))
+        raise typer.Exit(EXIT_MISCOUNTED)
 
 
 def _run(loaded: Loaded, task: _Task, tell: Tell) -> DemoResult:
@@ -158,7 +192,10 @@ def _run(loaded: Loaded, task: _Task, tell: Tell) -> DemoResult:
         Checked(q.text, q.answer, before, after)
         for q, before, after in zip(questions, full.answers, merged.answers)
     ]
-    return _result(loaded, task, decoded, (full, merged), checked, [str(file) for file in files])
+    wrong = next(filter(None, (miscounted(run, texts) for run in (full, merged))), "")
+    return _result(
+        loaded, task, decoded, (full, merged), checked, wrong, [str(file) for file in files]
+    )
 
 
 def _three_questions(clip: "Clip") -> list["Question"]:
@@ -182,9 +219,12 @@ def _result(
     decoded: Decoded,
     runs: tuple[Run, Run],
     questions: list[Checked],
+    wrong: str,
     files: list[str],
 ) -> DemoResult:
     import torch
+
+    from sttm.models.versions import tested_versions
 
     full, merged = runs
     return DemoResult(
@@ -201,6 +241,11 @@ def _result(
         ttft_merged_s=merged.first,
         ttft_next_question_s=merged.following,
         ttft_next_question_full_s=full.following,
+        entries_full=list(full.watched.entries),
+        entries_merged=list(merged.watched.entries),
+        fed_full=list(full.fed),
+        fed_merged=list(merged.fed),
+        miscounted=wrong,
         decode_s=decoded.seconds,
         process_s=merged.process,
         encode_s=merged.encode,
@@ -212,6 +257,7 @@ def _result(
             "torch": version("torch"),
             "transformers": version("transformers"),
         },
+        tested=list(tested_versions()),
         questions=questions,
         files=files,
     )
@@ -229,12 +275,32 @@ def _show(result: DemoResult) -> None:
             f"{result.tokens_out} ({percent(result.retention)})",
             f"{result.tokens_in / result.tokens_out:.1f}x fewer",
         ),
+        _entries(result),
+        ("tokens fed per question", _listed(result.fed_full), _listed(result.fed_merged), ""),
         _timing("TTFT", result.ttft_full_s, result.ttft_merged_s),
         _timing(
             "TTFT, next question", result.ttft_next_question_full_s, result.ttft_next_question_s
         ),
     ]
     show_table(("", "all tokens", "merged", ""), rows)
+    slower = [
+        name
+        for name, full, merged in (
+            ("the merged prefill", result.ttft_full_s, result.ttft_merged_s),
+            (
+                "a question on it",
+                result.ttft_next_question_full_s,
+                result.ttft_next_question_s,
+            ),
+        )
+        if merged > full
+    ]
+    if slower:
+        say(
+            f"This time {' and '.join(slower)} took longer than with all tokens. The counts above "
+            "are right, so the machine was busy, or the clip is too short to tell: run it again "
+            "with nothing else running."
+        )
     answers = [(q.question, q.expected, q.answer_full, q.answer_merged) for q in result.questions]
     show_table(("question", "expected", "all tokens", "merged"), answers)
     say(
@@ -246,12 +312,24 @@ def _show(result: DemoResult) -> None:
         f"processor {milliseconds(result.process_s)}, "
         f"vision tower {milliseconds(result.encode_s)}."
     )
+    say(f"sttm was tested with transformers {', '.join(result.tested)}.")
     software = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     say(f"{platform.machine()}, {threads}, {software}.")
     say("nano is tiny: the speed-up grows with the model and with the length of the video.")
     for file in result.files:
         say(f"wrote {file}")
+
+
+def _entries(result: DemoResult) -> tuple[str, str, str, str]:
+    full = sum(held or 0 for held in result.entries_full)
+    merged = sum(held or 0 for held in result.entries_merged)
+    layers = f"KV entries in {len(result.entries_full)} layers"
+    return layers, str(full), str(merged), f"{full / merged:.1f}x fewer"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _timing(name: str, full: float, merged: float) -> tuple[str, str, str, str]:

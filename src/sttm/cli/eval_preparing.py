@@ -13,12 +13,12 @@ from sttm.cli.pictures import make_folder
 from sttm.cli.questions import sound_items
 from sttm.cli.spreading import Spread
 from sttm.errors import ConfigError
-from sttm.evaluation.specs import ALL_TOKENS, Setting, parse_spec
 
 if TYPE_CHECKING:
     from sttm.evaluation.parallel import Execute
     from sttm.evaluation.run.plan import EvalPlan, VideoItems
     from sttm.evaluation.run.presets import Preset
+    from sttm.evaluation.specs import Setting
     from sttm.evaluation.tasks import Item, Task
 
 
@@ -150,7 +150,9 @@ def _filled(asked: Asked, preset: "Preset") -> Asked:
     )
 
 
-def _setting(asked: Asked) -> Setting:
+def _setting(asked: Asked) -> "Setting":
+    from sttm.evaluation.specs import ALL_TOKENS, Setting, parse_spec
+
     wanted = asked.wanted
     reduction = parse_reduction(wanted, model=asked.model, layer=asked.layer)
     if reduction.method is None:
@@ -205,7 +207,7 @@ def _tell_missing(task: "Task", items: "list[Item]", asked: Asked) -> None:
     note(f"{text}; they are not asked, and not scored.")
 
 
-def _default_out(task: "Task", setting: Setting) -> Path:
+def _default_out(task: "Task", setting: "Setting") -> Path:
     return Path("out/eval", task.name, re.sub(r"[^\w.+-]+", "-", str(setting)))
 
 

@@ -24,6 +24,7 @@ class Run:
         process: the processor's part, before the model.
         encode: the vision tower's part, before the language model.
         answers: one per question.
+        fed: prompt tokens that entered the decoder for each question.
         watched: the video in the cache.
     """
 
@@ -32,6 +33,7 @@ class Run:
     process: float
     encode: float
     answers: tuple[str, ...]
+    fed: tuple[int, ...]
     watched: "WatchedVideo"
 
 
@@ -65,6 +67,30 @@ def measure(
     return [_with_medians(done) for done in runs]
 
 
+def miscounted(run: Run, questions: Sequence[str]) -> str:
+    """Say where a run did not do what its plan says; empty if it did.
+
+    Counted are the entries of the cache, layer by layer, and the tokens that were fed for each
+    question.
+    """
+    from sttm.chat.prompt import common_length
+
+    watched = run.watched
+    whole = len(watched.ids)
+    short = whole - watched.tokens_in + watched.tokens_out
+    for layer, held in enumerate(watched.entries):
+        merged = watched.layer is not None and layer >= watched.layer
+        wanted = short if merged else whole
+        if held not in (None, wanted):
+            return f"layer {layer} holds {held} KV entries, expected {wanted}"
+    for question, fed in zip(questions, run.fed, strict=True):
+        prompt = watched.prefix.prompt_ids(watched.chat.processor, [], question)
+        wanted = len(prompt) - min(common_length(watched.ids, prompt), len(prompt) - 1)
+        if fed != wanted:
+            return f"{fed} tokens were fed for {question!r}, expected {wanted}"
+    return ""
+
+
 def _ask_all(watched: "WatchedVideo", questions: Sequence[str]) -> Run:
     answers = [watched.ask(question, max_new_tokens=_ANSWER_TOKENS) for question in questions]
     return Run(
@@ -73,6 +99,7 @@ def _ask_all(watched: "WatchedVideo", questions: Sequence[str]) -> Run:
         process=watched.timings.process,
         encode=watched.timings.encode,
         answers=tuple(answer.text for answer in answers),
+        fed=tuple(answer.tokens for answer in answers),
         watched=watched,
     )
 
@@ -84,5 +111,6 @@ def _with_medians(runs: Sequence[Run]) -> Run:
         process=median(run.process for run in runs),
         encode=median(run.encode for run in runs),
         answers=runs[-1].answers,
+        fed=runs[-1].fed,
         watched=runs[-1].watched,
     )

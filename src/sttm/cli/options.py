@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sttm.budget import read_keep, written_keep
 from sttm.errors import ConfigError
-from sttm.evaluation.specs import MethodSpec, Value, parse_spec
-from sttm.evaluation.thresholds import Thresholds
-from sttm.methods import STTM, Method, get_method
-from sttm.methods.sttm import DEFAULT_SPATIAL, DEFAULT_TEMPORAL
+
+if TYPE_CHECKING:
+    from sttm.evaluation.specs import MethodSpec, Value
+    from sttm.evaluation.thresholds import Thresholds
+    from sttm.methods import Method
 
 ModelOption = Annotated[
     str | None,
@@ -137,9 +138,9 @@ class Reduction:
         calibrated: the file that the thresholds come from.
     """
 
-    method: Method | None
+    method: "Method | None"
     layer: int | None = None
-    calibrated: Thresholds | None = None
+    calibrated: "Thresholds | None" = None
 
     def misfit(self, model: str, layer: int | None) -> str:
         """Say where thresholds are used elsewhere than calibrated; empty if they are not.
@@ -191,6 +192,9 @@ def parse_reduction(wanted: Wanted, *, model: str | None, layer: int | None = No
         layer: as in ``--layer``.
     Raises: ConfigError: a value that cannot be read or is out of range, or two that contradict.
     """
+    from sttm.evaluation.specs import parse_spec
+    from sttm.methods import STTM, get_method
+
     _refuse_contradictions(wanted)
     if wanted.full:
         return Reduction(None, layer)
@@ -238,7 +242,9 @@ def _refuse_contradictions(wanted: Wanted) -> None:
             )
 
 
-def _with_spec(given: Mapping[str, Value], spec: MethodSpec, wanted: Wanted) -> dict[str, Value]:
+def _with_spec(
+    given: Mapping[str, "Value"], spec: "MethodSpec", wanted: Wanted
+) -> dict[str, "Value"]:
     """Join the options of the command line with those of ``--method``; none may be in both."""
     own = dict(spec.options)
     twice = sorted(given.keys() & own.keys())
@@ -265,8 +271,10 @@ def _refuse_sttm_options(name: str, wanted: Wanted) -> None:
         )
 
 
-def _read_thresholds(text: str) -> tuple[float | None, float | None, Thresholds | None]:
+def _read_thresholds(text: str) -> tuple[float | None, float | None, "Thresholds | None"]:
     """Read a pair, or a file with one."""
+    from sttm.evaluation.thresholds import Thresholds
+
     path = Path(text.strip())
     if path.suffix.lower() == ".json" or path.is_file():
         found = Thresholds.read(path)
@@ -284,8 +292,10 @@ def _read_thresholds(text: str) -> tuple[float | None, float | None, Thresholds 
     return spatial, temporal, None
 
 
-def describe_method(method: Method | None) -> str:
+def describe_method(method: "Method | None") -> str:
     """Name a method and its setting in a few words."""
+    from sttm.methods.sttm import DEFAULT_SPATIAL, DEFAULT_TEMPORAL, STTM
+
     if method is None:
         return "all tokens"
     keep = getattr(method, "keep", None)

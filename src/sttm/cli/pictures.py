@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from sttm.cli.progress import Tell
 from sttm.errors import ConfigError
-from sttm.grid import VideoGrid
-from sttm.plan import MergePlan
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sttm.grid import VideoGrid
+    from sttm.plan import MergePlan
 
 KINDS = ("png", "mp4", "html")
 
@@ -28,10 +31,10 @@ class Merged:
         note: model and setting.
     """
 
-    frames: npt.NDArray[np.uint8]
+    frames: "npt.NDArray[np.uint8]"
     timestamps: tuple[float, ...]
-    plan: MergePlan
-    grid: VideoGrid
+    plan: "MergePlan"
+    grid: "VideoGrid"
     title: str
     note: str
 

@@ -27,7 +27,6 @@ from sttm.cli.output import percent, say, show_json, show_table
 from sttm.cli.pictures import KINDS, Merged, write_pictures
 from sttm.cli.progress import progress_bars
 from sttm.cli.watching import decode
-from sttm.methods import Identity
 
 if TYPE_CHECKING:
     from sttm import VideoReport
@@ -86,6 +85,8 @@ def show(
     Writes NAME-merged.png (all frames on a sheet), .mp4 and .html (a page to look around in); with
     --png, --mp4 or --html only those.
     """
+    from sttm.methods import Identity
+
     wanted = Wanted(keep, thresholds, max_tokens, method)
     reduction = parse_reduction(wanted, model=model, layer=layer)
     reduction = replace(reduction, method=reduction.method or Identity())

@@ -24,7 +24,7 @@ class RotaryCall:
     output: Any
 
     @property
-    def position_ids(self) -> torch.Tensor:
+    def positions(self) -> torch.Tensor:
         """``(B, N)`` or ``(axes, B, N)``, as the decoder computed them."""
         ids: torch.Tensor = self.signature.given(self.call, self.signature.names[1])
         return ids
@@ -159,7 +159,7 @@ class LayerInputs:
         """Compute the new ids once; every rotary call of a forward has the same ones."""
         if not self._rotary:
             raise api.mismatch("decoder layers without rotary positions", "a call of rotary_emb")
-        ids = self._rotary[-1].position_ids
+        ids = self._rotary[-1].positions
         axes = ids if ids.ndim == 3 else ids[None]
         if self._shift is not None:
             axes = axes - self._shift.to(axes.device)
