@@ -31,7 +31,7 @@ ORDER = (
     "integrations",
 )
 KNOWS_TRANSFORMERS = {"models", "attachment", "checkpoints", "chat", "nano", "evaluation", "cli"}
-HEAVY = ("transformers", "ray", "vllm", "gradio", "fastapi", "av", "matplotlib")
+HEAVY = ("torch", "numpy", "transformers", "ray", "vllm", "gradio", "fastapi", "av", "matplotlib")
 
 
 def _modules() -> list[Path]:

@@ -3,6 +3,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sttm.cli.output import command_line, show_error, show_table
 from sttm.errors import VideoError
 
 from .conftest import Run
+from .marks import needs_nano
 
 Words = tuple[str, ...]
 
@@ -81,9 +83,14 @@ def test_methods_are_listed(run: Run) -> None:
 
 def test_models_are_listed(run: Run) -> None:
     found = json.loads(run("models", "--json").stdout)
-    assert {"family", "model_types", "layer", "positions", "checkpoints"} == set(found[0])
-    assert any("qwen2_vl" in family["model_types"] for family in found)
-    assert "qwen2_vl" in run("models").stdout
+    assert {"family", "model_types", "layer", "positions", "checkpoints", "tested"} == set(found[0])
+    qwen = next(family for family in found if "qwen2_vl" in family["model_types"])
+    assert {"5.19.0", "5.24.0"} <= set(qwen["tested"]["qwen2_vl"])
+    shown = run("models").stdout
+    assert "qwen2_vl" in shown
+    assert f"transformers {version('transformers')} is installed." in shown
+    assert "Tested: 5.19.0, " in shown
+    assert "smolvlm: not with 5.20.1, 5.20.2." in shown
 
 
 def test_an_error_is_one_line_and_exits_with_2(run: Run, tmp_path: Path) -> None:
@@ -118,10 +125,27 @@ def test_names_are_neither_markup_nor_control_characters(
     assert "[bold]c\N{REPLACEMENT CHARACTER}" in shown.out
 
 
-def test_importing_the_command_line_imports_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, sttm.cli\n"
-        "sys.exit(bool({'transformers', 'matplotlib', 'av', 'jinja2', 'PIL'} & set(sys.modules)))"
+        "heavy = {'torch', 'numpy', 'transformers', 'matplotlib', 'av', 'jinja2', 'PIL'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules)) or ''))"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.stderr.strip() == b""
+
+
+@needs_nano
+def test_no_deprecated_name_is_used(clip: Path, tmp_path: Path) -> None:
+    """A FutureWarning of the library is an error here, and its log of deprecations empty."""
+    for command in (
+        ["demo", "--frames", "4", "--repeats", "1", "--out", str(tmp_path)],
+        ["ask", str(clip), "Which digit is shown?", "And now?"],
+        ["show", str(clip), "--out", str(tmp_path), "--png"],
+    ):
+        main = ["-c", "from sttm.cli import main; main()"]
+        run = [sys.executable, "-W", "error::FutureWarning", *main, *command]
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "deprecated" not in done.stderr
+        assert "Warning" not in done.stderr

@@ -1,10 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from sttm.chat import WatchedVideo
+from sttm.cli import measuring
 from sttm.cli.demo import FIRST_SEED, TASKS, _three_questions
+from sttm.models.cache import ReducedLayer
 from sttm.nano.clips import make_clip
 from sttm.video import read_video
 
@@ -46,6 +51,80 @@ def test_the_table(run: Run, tmp_path: Path) -> None:
     shown = run("demo", "--frames", 4, "--repeats", 1, "--seed", 1, "--out", tmp_path).stdout
     for part in ("video tokens", "TTFT, next question", "expected", "vision tower", "nano is tiny"):
         assert part in shown
+
+
+@needs_nano
+def test_the_counts(run: Run, tmp_path: Path) -> None:
+    demo = ("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path, "--json")
+    found = json.loads(run(*demo).stdout)
+    assert found["miscounted"] == ""
+    assert found["fed_full"] == found["fed_merged"]
+    assert all(8 < fed < 40 for fed in found["fed_merged"])
+    merged, full = set(found["entries_merged"]), set(found["entries_full"])
+    assert full.pop() - merged.pop() == found["tokens_in"] - found["tokens_out"]
+    assert not (full | merged)
+    assert found["tested"][0] == "5.19.0"
+
+
+@needs_nano
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_cache_that_holds_something_else_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merges: bool
+) -> None:
+    """Entries of one kind of run are as many as they must not be."""
+    entries = vars(WatchedVideo)["entries"].fget
+
+    def miscount(video: WatchedVideo) -> tuple[int | None, ...]:
+        wrong = (video.layer is not None) == merges
+        held: tuple[int, ...] = entries(video)
+        return (*held[:-1], held[-1] + 1) if wrong else held
+
+    monkeypatch.setattr(WatchedVideo, "entries", property(miscount))
+    result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "do not trust it" in result.stderr
+    assert "layer 5 holds" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@needs_nano
+def test_questions_that_are_fed_more_are_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = WatchedVideo.ask
+    monkeypatch.setattr(
+        WatchedVideo, "ask", lambda *a, **k: replace(ask(*a, **k), tokens=ask(*a, **k).tokens + 300)
+    )
+    result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "tokens were fed for 'What digit" in result.stderr
+
+
+@needs_nano
+def test_hooks_that_do_not_fit_the_library_are_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReducedLayer, "get_seq_length", ReducedLayer.held)
+    result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: got a cache whose layer")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@needs_nano
+def test_times_the_wrong_way_round_are_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(runs: Any) -> Any:
+        found = with_medians(runs)
+        return found if found.watched.layer is None else replace(found, first=9.0, following=1e-3)
+
+    with_medians = measuring._with_medians
+    monkeypatch.setattr(measuring, "_with_medians", slow)
+    result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
+    assert result.exit_code == 0
+    told = "This time the merged prefill took longer than with all tokens. The counts above are"
+    assert told in result.stdout
 
 
 @pytest.mark.parametrize("seed", range(12))
