@@ -53,7 +53,7 @@ def tested(release: str) -> dict[str, Any]:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         subprocess.run([*pip, "--target", folder, f"transformers=={release}"], check=True)
         report = Path(folder) / "report.xml"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((folder, str(ROOT)))}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((folder, str(ROOT / "src")))}
         run = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider"]
         subprocess.run(
             [*run, f"--junitxml={report}", *TESTS], cwd=ROOT, env=environment, check=False

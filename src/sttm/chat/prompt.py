@@ -94,8 +94,8 @@ def open_prompt(
     before, after = text.split(_MARK)
     inputs = processor(
         text=[text],
-        videos=[video.frames],
-        video_metadata=[_metadata(video)],
+        videos=[[video.frames]],  # of each text; some processors take nothing flatter
+        video_metadata=[[_metadata(video)]],
         do_sample_frames=False,
         return_tensors="pt",
     )
