@@ -1,17 +1,23 @@
 """A saved video answers as the watched one did; anything else is refused in words."""
 
+import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import sttm
-from sttm.errors import SavedCacheError
-from tests.models.methods import PairMerge
+from sttm.chat.store import digest, method_key
+from sttm.errors import SavedCacheError, WriteError
+from tests.models.methods import KeepEvery, PairMerge
 
 from .tiny import FAMILIES, bundle, clip
 
@@ -21,9 +27,10 @@ QUESTION = "Which digit appears?"
 def rewrite(path: Path, **changes: Any) -> None:
     """Change entries of a saved file's header."""
     with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["sttm"])
+        header = json.loads(file.metadata()["sttm"].partition(" ")[2])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata={"sttm": json.dumps({**header, **changes})})
+    text = json.dumps({**header, **changes})
+    save_file(tensors, path, metadata={"sttm": f"{digest(text, tensors)} {text}"})
 
 
 @pytest.mark.parametrize("method", [None, PairMerge()], ids=["all", "merged"])
@@ -68,7 +75,7 @@ def load(path: Path, family: str = "llava_onevision") -> None:
 
 def test_another_version_is_refused(saved: Path) -> None:
     rewrite(saved, format=99)
-    with pytest.raises(SavedCacheError, match="got format 99, expected 1"):
+    with pytest.raises(SavedCacheError, match="got format 99, expected 2"):
         load(saved)
 
 
@@ -98,8 +105,8 @@ def test_a_damaged_header_is_refused(saved: Path) -> None:
 
 def test_missing_tensors_are_refused(saved: Path) -> None:
     with safe_open(saved, framework="pt") as file:
-        metadata, ids = file.metadata(), file.get_tensor("ids")
-    save_file({"ids": ids}, saved, metadata=metadata)
+        text, ids = file.metadata()["sttm"].partition(" ")[2], file.get_tensor("ids")
+    save_file({"ids": ids}, saved, metadata={"sttm": f"{digest(text, {'ids': ids})} {text}"})
     with pytest.raises(SavedCacheError, match="lacks"):
         load(saved)
 
@@ -132,7 +139,105 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sttm.chat.store.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         video.save(saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_anywhere_is_refused(saved: Path, seed: int) -> None:
+    """One answer changed, or a word of the header, and nothing else would have told."""
+    random = np.random.default_rng(seed)
+    content = bytearray(saved.read_bytes())
+    place = int(random.integers(len(content)))
+    content[place] ^= 1 << int(random.integers(8))
+    saved.write_bytes(content)
+    with pytest.raises(SavedCacheError):
+        load(saved)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damaged_files_are_refused(saved: Path, data: st.DataObject) -> None:
+    """Bytes overwritten, left out or put in, of any number and anywhere."""
+    whole = saved.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    gone = data.draw(st.integers(0, 3000))
+    put = data.draw(st.binary(max_size=3000))
+    damaged = whole[:place] + put + whole[place + gone :]
+    target = saved.with_name("damaged.sttm")
+    target.write_bytes(damaged)
+    if damaged == whole:
+        return
+    with pytest.raises(SavedCacheError):
+        load(target)
+
+
+def test_swapped_tensors_are_refused(saved: Path) -> None:
+    """The bytes are all there, under each other's names."""
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    one, other = "layer.0.keys", "layer.0.values"
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+    save_file(tensors, saved, metadata=metadata)
+    with pytest.raises(SavedCacheError, match="checksum"):
+        load(saved)
+
+
+def test_another_dtype_is_refused_by_name(saved: Path) -> None:
+    tiny = bundle("llava_onevision")
+    half = copy.deepcopy(tiny.model).bfloat16()
+    with pytest.raises(SavedCacheError, match=r"torch\.float32, expected torch\.bfloat16"):
+        sttm.VideoChat(half, tiny.processor).load(saved)
+
+
+def test_half_precision_is_saved_as_it_is(tmp_path: Path) -> None:
+    tiny = bundle("llava_onevision")
+    half = copy.deepcopy(tiny.model).bfloat16()
+    chat = sttm.VideoChat(half, tiny.processor, PairMerge())
+    video = chat.watch(clip())
+    video.save(tmp_path / "a.sttm")
+    wanted = video.ask(QUESTION, max_new_tokens=6).ids
+    assert chat.load(tmp_path / "a.sttm").ask(QUESTION, max_new_tokens=6).ids == wanted
+
+
+def test_another_method_is_refused_by_name(saved: Path) -> None:
+    tiny = bundle("llava_onevision")
+    with pytest.raises(
+        SavedCacheError, match=r"reduced by pair_merge\(\), expected this chat's keep_every"
+    ):
+        sttm.VideoChat(tiny.model, tiny.processor, KeepEvery(2)).load(saved)
+    one, other = sttm.STTM(keep=0.3), sttm.STTM(keep=0.2)
+    assert method_key(one) == method_key(sttm.STTM(keep=0.3)) != method_key(other)
+    assert method_key(None) is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "missing folder"])
+def test_only_files_are_replaced(saved: Path, kind: str) -> None:
+    tiny = bundle("llava_onevision")
+    video = sttm.VideoChat(tiny.model, tiny.processor).load(saved)
+    target = saved.with_name("target")
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(target)
+    else:
+        target = target / "a.sttm"
+    with pytest.raises(WriteError, match=str(target)):
+        video.save(target)
+    assert target.exists() == (kind != "missing folder")
+    assert not target.is_file()
+
+
+def test_a_link_is_followed(saved: Path) -> None:
+    tiny = bundle("llava_onevision")
+    video = sttm.VideoChat(tiny.model, tiny.processor).load(saved)
+    link, place = saved.with_name("link.sttm"), saved.with_name("place.sttm")
+    link.symlink_to(place)
+    video.save(link)
+    assert link.is_symlink()
+    assert place.read_bytes() == saved.read_bytes()

@@ -16,7 +16,7 @@ from sttm.attachment import Attachment, VideoReport, attach
 from sttm.chat.measured import Meter, generate_behind, generation_config
 from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Answer, Encoded, Source, Timings
-from sttm.chat.store import load_video, save_video
+from sttm.chat.store import load_video, method_key, save_video
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.models import Positions, adapter_for
@@ -207,12 +207,16 @@ class VideoChat:
             reports=reports,
             source=encoded.source,
             timings=replace(encoded.timings, prefill=seconds),
+            method=method_key(self.method),
         )
 
     def load(self, path: str | PathLike[str]) -> "WatchedVideo":
         """Load a video that :meth:`WatchedVideo.save` stored.
 
-        Raises: SavedCacheError: the file is damaged, of another version or of another model.
+        A chat without a method takes a video whatever reduced it; a chat with one takes its own.
+
+        Raises: SavedCacheError: the file is damaged (its checksum is compared), or of another
+            version, model, dtype or method.
         """
         return load_video(self, path)
 
@@ -275,6 +279,7 @@ class WatchedVideo:
         source: the file and the frames that were sampled.
         timings: where the time of watching went.
         prefix: what all prompts about the video begin with.
+        method: the method that reduced it, with its options; None if all tokens were kept.
     """
 
     def __init__(
@@ -291,6 +296,7 @@ class WatchedVideo:
         reports: tuple[VideoReport, ...],
         source: Source,
         timings: Timings,
+        method: str | None,
     ) -> None:
         self.chat = chat
         self.cache = cache
@@ -303,6 +309,7 @@ class WatchedVideo:
         self.reports = reports
         self.source = source
         self.timings = timings
+        self.method = method
 
     @property
     def tokens_out(self) -> int:
@@ -341,7 +348,10 @@ class WatchedVideo:
         return Conversation(self)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Store the reduced cache in one safetensors file (written to the end or not at all)."""
+        """Store the reduced cache in one safetensors file (written to the end or not at all).
+
+        Raises: WriteError: it cannot be written, or ``path`` is no regular file.
+        """
         save_video(self, path)
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
-import tempfile
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,9 @@ from sttm.attachment import VideoReport
 from sttm.chat.prompt import Prefix
 from sttm.chat.records import Source, Timings
 from sttm.errors import SavedCacheError
+from sttm.files import replace_file
 from sttm.grid import VideoGrid
+from sttm.methods import Method
 from sttm.models import Positions
 from sttm.models.cache import ReducedLayer, adopt_layer
 from sttm.plan import MergePlan
@@ -26,7 +28,7 @@ from sttm.plan import MergePlan
 if TYPE_CHECKING:
     from sttm.chat.session import VideoChat, WatchedVideo
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 _KEY = "sttm"
 _STATES = ("conv_states", "recurrent_states")
 _PLAN = ("group", "weight", "anchor")
@@ -54,8 +56,10 @@ class _Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1]
+    format: Literal[2]
     model: str
+    dtype: str
+    method: str | None
     layer: int | None
     positions: Positions
     system: str | None
@@ -80,7 +84,7 @@ class _Header(BaseModel):
 
 def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
     """Store a watched video; an existing file is replaced only once the new one is complete."""
-    prefix = video.prefix
+    prefix, chat = video.prefix, video.chat
     tensors = {"ids": video.ids}
     for index, layer in enumerate(video.cache.layers):
         tensors |= {f"layer.{index}.{name}": t for name, t in _layer_tensors(layer).items()}
@@ -89,7 +93,9 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
             tensors[f"report.{index}.{name}"] = getattr(report.plan, name)
     header = _Header(
         format=FORMAT,
-        model=fingerprint(video.chat.model),
+        model=fingerprint(chat.adapter.model),
+        dtype=str(chat.adapter.model.dtype),
+        method=video.method,
         layer=video.layer,
         positions=video.positions,
         system=prefix.system,
@@ -107,22 +113,22 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
         layers=[_layer_record(layer) for layer in video.cache.layers],
     )
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _write(Path(path), copies, header.model_dump_json())
+    text = header.model_dump_json()
+    # One entry: the order of several would change from run to run.
+    metadata = {_KEY: f"{digest(text, copies)} {text}"}
+    replace_file(path, lambda place: save_file(copies, place, metadata=metadata))
 
 
 def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
     """Load a watched video for the model that it was made with.
 
-    Raises: SavedCacheError: no such file, damaged, another format version or another model.
+    Raises: SavedCacheError: no such file, damaged, or of another format version, model, dtype or
+        method.
     """
     from sttm.chat.session import WatchedVideo
 
     header, tensors = _read(Path(path))
-    if header.model != fingerprint(chat.model):
-        raise SavedCacheError(
-            f"{path}: got a cache of another model, expected one of this "
-            f"{type(chat.model).__name__} (same configuration and weights). Watch the video again."
-        )
+    _check_owner(path, header, chat)
     lacking = header.names() - tensors.keys()
     if lacking:
         raise SavedCacheError(
@@ -154,7 +160,49 @@ def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
         tokens_in=header.tokens_in,
         source=header.source,
         timings=header.timings,
+        method=header.method,
     )
+
+
+def _check_owner(path: str | PathLike[str], header: _Header, chat: "VideoChat") -> None:
+    """Refuse what was made by another model, in another dtype, or by another method."""
+    model = chat.adapter.model
+    if header.dtype != str(model.dtype):
+        raise SavedCacheError(
+            f"{path}: got a cache in {header.dtype}, expected {model.dtype} as the model has it. "
+            "Load the model in that dtype, or watch the video again."
+        )
+    if header.model != fingerprint(model):
+        raise SavedCacheError(
+            f"{path}: got a cache of another model, expected one of this "
+            f"{type(model).__name__} (same configuration and weights). Watch the video again."
+        )
+    own = method_key(chat.method)
+    if own is not None and header.method != own:
+        raise SavedCacheError(
+            f"{path}: got a video that was reduced by {header.method or 'nothing'}, expected this "
+            f"chat's {own}. Load it in a chat with that method or with none, or watch it again."
+        )
+
+
+def method_key(method: Method | None) -> str | None:
+    """Write a method with all its options, to tell whether two are the same; None for none."""
+    if method is None:
+        return None
+    known: Any = method
+    names = [field.name for field in fields(known)] if is_dataclass(known) else []
+    options = ", ".join(f"{name}={getattr(known, name)!r}" for name in names)
+    return f"{method.name}({options})"
+
+
+def digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash a header and the names, types, shapes and bytes of tensors on the CPU (SHA-256, hex)."""
+    found = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        found.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def fingerprint(model: Any) -> str:
@@ -236,13 +284,14 @@ def _read(path: Path) -> tuple[_Header, dict[str, torch.Tensor]]:
         raise SavedCacheError(f"{path}: got no such file, expected one that save() wrote.")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise SavedCacheError(
             f"{path}: got a damaged file ({error}), expected one that save() wrote. "
             "Watch the video again."
         ) from error
+    checksum, _, text = metadata.get(_KEY, "").partition(" ")
     try:
         found = json.loads(text or "null")
         version = found.get("format") if isinstance(found, dict) else None
@@ -251,20 +300,15 @@ def _read(path: Path) -> tuple[_Header, dict[str, torch.Tensor]]:
                 f"{path}: got format {version!r}, expected {FORMAT}. Watch the video again, "
                 "or use the version of sttm that saved it."
             )
-        return _Header.model_validate(found), tensors
-    except (json.JSONDecodeError, ValidationError) as error:
+        header = _Header.model_validate(found)
+    except (json.JSONDecodeError, ValidationError, RecursionError) as error:
         raise SavedCacheError(
             f"{path}: got a damaged header ({error}), expected one that save() wrote. "
             "Watch the video again."
         ) from error
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor], header: str) -> None:
-    """Write beside the target first, so that a full disk or a crash leaves no half file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={_KEY: header})
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    if checksum != digest(text, tensors):
+        raise SavedCacheError(
+            f"{path}: got content that does not match its checksum, expected what save() wrote. "
+            "The file was damaged. Watch the video again."
+        )
+    return header, tensors

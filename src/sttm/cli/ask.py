@@ -17,6 +17,7 @@ from sttm.cli.options import (
     MaxTokensOption,
     MethodOption,
     ModelOption,
+    Reduction,
     ThresholdsOption,
     Wanted,
     describe_method,
@@ -116,8 +117,8 @@ def ask(
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
-    reduction = parse_reduction(wanted, model=model, layer=layer)
     is_saved = video.suffix.lower() == SAVED
+    reduction = parse_reduction(wanted, model=model, layer=layer)
     if is_saved and (wanted.given() or layer is not None or subtitles):
         raise ConfigError(
             f"got {video.name} together with {', '.join(wanted.given()) or '--layer, --subtitles'}"
@@ -129,7 +130,7 @@ def ask(
         decoded = None if is_saved else decode(video, fps, max_frames, tell)
     context = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
     loaded = load_model(model, device_map)
-    chat = loaded.chat(reduction)
+    chat = loaded.chat(Reduction(None) if is_saved else reduction)
     with progress_bars(quiet=json) as tell:
         if decoded is None:
             watched = chat.load(video)

@@ -154,8 +154,8 @@ def _cells(row: "SpeedRow") -> list[str]:
 
 
 def _write(out: Path, header: dict[str, Any], rows: Sequence["SpeedRow"]) -> list[Path]:
-    from sttm.evaluation.files import write_json, write_text
     from sttm.evaluation.tables import markdown_table
+    from sttm.files import write_json, write_text
 
     files = [out / "speed.json", out / "speed.md"]
     write_json(files[0], {**header, "rows": [asdict(row) for row in rows]})

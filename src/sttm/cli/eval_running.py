@@ -50,10 +50,10 @@ def execute(work: Work, tell: Tell) -> None:
 
 @contextmanager
 def _journal(work: Work) -> "Iterator[Journal[EvalAnswer]]":
-    from sttm.evaluation.files import write_json
     from sttm.evaluation.journal import Journal
     from sttm.evaluation.machine import environment
     from sttm.evaluation.run.records import ANSWERS, RUN, EvalAnswer
+    from sttm.files import write_json
 
     machine = environment(work.loaded.model.device)
     identity = work.plan.identity(work.loaded.name, work.loaded.model)

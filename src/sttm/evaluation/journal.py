@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sttm.errors import ConfigError
-from sttm.evaluation.files import cannot_write
 from sttm.evaluation.specs import Keep
+from sttm.files import cannot_write
 
 FORMAT = 1
 

@@ -7,10 +7,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from sttm.evaluation.files import write_bytes
 from sttm.evaluation.report import Report
 from sttm.evaluation.specs import ALL
 from sttm.evaluation.statistics import MEAN
+from sttm.files import write_bytes
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; with markers and dashes, so that
 # more methods than colours stay distinct, and a print in grey too.

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sttm.budget import written_keep
-from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import draw
 from sttm.evaluation.report import Difference, Report, Row
 from sttm.evaluation.specs import ALL, Keep
 from sttm.evaluation.statistics import MEAN
 from sttm.evaluation.tables import Cells, csv_text, ends, markdown_table, percent
+from sttm.files import write_json, write_text
 
 FORMAT = 1
 _COLUMNS = tuple(field.name for field in fields(Row))

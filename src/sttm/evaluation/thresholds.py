@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sttm.errors import ConfigError
-from sttm.evaluation.files import write_json
+from sttm.files import write_json
 from sttm.methods import STTM
 
 FORMAT: Literal[1] = 1

@@ -209,7 +209,7 @@ def test_the_disk_is_full(
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(*args, **kwargs)
 
-    monkeypatch.setattr("sttm.evaluation.files.os.fdopen", full)
+    monkeypatch.setattr("sttm.files.os.fdopen", full)
     with pytest.raises(WriteError, match=r"No space left on device.*Make room, then run"):
         extract(tmp_path, jobs)
     monkeypatch.undo()

@@ -26,9 +26,9 @@ from sttm.evaluation.features.manifest import (
 )
 from sttm.evaluation.features.replay import record
 from sttm.evaluation.features.stored import to_bytes
-from sttm.evaluation.files import write_bytes
 from sttm.evaluation.journal import Journal
 from sttm.evaluation.parallel import Execute, Loader, Worker, work
+from sttm.files import write_bytes
 from sttm.grid import VideoGrid
 from sttm.methods.base import Need
 from sttm.plan import MergePlan

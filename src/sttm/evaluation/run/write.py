@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sttm.budget import written_keep
-from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.plot import Panel, Point, draw_panels
 from sttm.evaluation.run.published import PublishedRow
 from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.specs import ALL
 from sttm.evaluation.tables import Cells, csv_text, ends, markdown_table, percent
+from sttm.files import write_json, write_text
 
 FORMAT = 1
 COLUMNS = (

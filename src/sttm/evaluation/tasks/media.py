@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sttm.errors import VideoError
-from sttm.evaluation.files import cannot_write
+from sttm.files import cannot_write
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from sttm.errors import ConfigError
-from sttm.evaluation.files import write_json, write_text
 from sttm.evaluation.tasks.items import LETTERS
+from sttm.files import write_json, write_text
 
 NO_ANSWER = -1  # counts as wrong, and is no option
 

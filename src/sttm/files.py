@@ -1,0 +1,80 @@
+"""Files that are written to the end or not at all."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sttm.errors import WriteError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cannot_write(path: Path, error: OSError, kept: str = "") -> WriteError:
+    """Build the error for a file that cannot be written.
+
+    Args:
+        path: the file.
+        error: what the operating system said.
+        kept: what is safe all the same, a sentence.
+    """
+    do = "Make room" if error.errno in _FULL else "Choose another place, or make this one writable"
+    return WriteError(
+        f"{path}: cannot be written ({error.strerror}). {kept}{' ' if kept else ''}{do}, then run "
+        "the same command again."
+    )
+
+
+def replace_file(
+    path: str | os.PathLike[str], write: Callable[[Path], None], kept: str = ""
+) -> None:
+    """Write a file beside its place first, then put it there: to the end or not at all.
+
+    A link is followed: the file that it points to is replaced.
+
+    Args:
+        path: the file; its folder exists.
+        write: called with the path to write to, a file that exists and is empty.
+        kept: what is safe even when it cannot be written, a sentence.
+    Raises: WriteError: it cannot be written, or something that is no regular file is there.
+    """
+    given, place = Path(path), Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        kind = "a folder" if place.is_dir() else "a device or pipe"
+        raise WriteError(f"{given}: got {kind}, expected a file or a free name. {kept}Choose one.")
+    try:
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.")
+        os.close(handle)
+        try:
+            write(Path(name))
+            with open(name, "rb") as file:  # noqa: PTH123 (a descriptor is needed)
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(place)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(given, error, kept) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; see `replace_file`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes, kept: str = "") -> None:
+    """Write a file with this content; see `replace_file`."""
+
+    def write(place: Path) -> None:
+        place.write_bytes(content)
+
+    replace_file(path, write, kept)
+
+
+def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+    """Write a JSON file, on one line if ``compact``; see `replace_file`."""
+    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+    write_text(path, json.dumps(value, allow_nan=False, **layout) + "\n")
