@@ -1,4 +1,6 @@
+import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -199,3 +201,51 @@ def test_check_finds_broken_promises(
     )
     with pytest.raises(ConfigError, match=message):
         plan.check()
+
+
+def promises(group: list[int], anchor: list[int]) -> bool:
+    """Say in plain loops whether labels and anchors make a plan."""
+    return (
+        0 < len(anchor) <= len(group)
+        and all(-1 <= label < len(anchor) for label in group)
+        and all(0 <= token < len(group) for token in anchor)
+        and all(one < other for one, other in pairwise(anchor))
+        and all(group[token] == output for output, token in enumerate(anchor))
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    group=st.lists(st.integers(-3, 5), max_size=7),
+    anchor=st.lists(st.integers(-2, 8), max_size=6),
+    valid=st.booleans(),
+)
+def test_from_groups_takes_plans_and_nothing_else(
+    group: list[int], anchor: list[int], valid: bool
+) -> None:
+    if valid:  # random labels are rarely sound: mend them
+        first = sorted({label: group.index(label) for label in group if label >= 0}.values())
+        rank = {group[token]: output for output, token in enumerate(first)}
+        group, anchor = [rank.get(label, -1) for label in group], first
+    labels = torch.tensor(group, dtype=torch.int64), torch.tensor(anchor, dtype=torch.int64)
+    if promises(group, anchor):
+        plan = MergePlan.from_groups(*labels).check()
+        members = [group.count(label) for label in group]
+        wanted = [1 / n if label >= 0 else 0.0 for label, n in zip(group, members, strict=True)]
+        assert plan.weight.tolist() == pytest.approx(wanted)
+    else:
+        with pytest.raises(ConfigError, match="MergePlan"):
+            MergePlan.from_groups(*labels)
+
+
+@pytest.mark.parametrize("weight", [[1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 1.0], [math.nan, 1, 1]])
+def test_weights_that_are_none_are_refused(weight: list[float]) -> None:
+    group = torch.tensor([0, 0, 1])
+    with pytest.raises(ConfigError, match=r"MergePlan\.weight"):
+        MergePlan.from_groups(group, torch.tensor([0, 2]), torch.tensor(weight))
+
+
+@pytest.mark.parametrize("anchor", [[-1, 1], [0, 2], [1, 0], [5, 9]])
+def test_anchors_that_are_no_tokens_are_refused(anchor: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"MergePlan\.anchor"):
+        MergePlan(torch.tensor([0, 1]), torch.ones(2), torch.tensor(anchor)).check()

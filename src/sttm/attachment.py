@@ -11,7 +11,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from sttm.errors import ConfigError, UnreducedVideoError
-from sttm.methods.base import DecodePruning, Method, needs_of
+from sttm.methods.base import DecodePruning, Method, check_method, needs_of
 from sttm.models.adapter import Adapter, Positions
 from sttm.models.contract import Signatures, read_signatures
 from sttm.models.evidence import TowerRecorder
@@ -59,11 +59,7 @@ def attach(
         raise ConfigError(f"layer: got {layer!r}, expected an integer from 0 to {layers - 1}.")
     if positions not in _POLICIES:
         raise ConfigError(f"positions: got {positions!r}, expected one of {', '.join(_POLICIES)}.")
-    if not callable(getattr(method, "plan", None)):
-        raise ConfigError(
-            f"method: got {type(method).__name__}, expected an object with plan(x, grid), "
-            "e.g. sttm.STTM(keep=0.3)."
-        )
+    check_method(method)
     policy: Any = adapter.positions if positions == "auto" else positions
     return Attachment(adapter, method, layer, policy, read_signatures(adapter))
 

@@ -166,7 +166,7 @@ _HYBRID_CACHE = {
 }
 
 _COPIES = {
-    "beams": "before 5.20 the library lost or scrambled the frames of a prompt that it repeats"
+    "beams": "before 5.20.1 the library lost or scrambled the frames of a prompt that it repeats"
 }
 _FAULTY = {"smolvlm": ("5.20.1", "5.20.2")}
 
@@ -196,7 +196,7 @@ FAMILIES: tuple[Family, ...] = (
         configs.llava_next_video,
         LlavaLayout(image_size=12, side=3, newline=False),
         ragged=False,
-        broken=_before("5.20", _COPIES),
+        broken=_before("5.20.1", _COPIES),
     ),
     Family("qwen2_vl", configs.qwen2_vl, PatchLayout(), rope="mrope", typed=True),
     Family(
@@ -213,7 +213,7 @@ FAMILIES: tuple[Family, ...] = (
         PatchLayout(per_frame=True),
         rope="mrope",
         typed=True,
-        broken={**_HYBRID_CACHE, **_before("5.20", _COPIES)},
+        broken={**_HYBRID_CACHE, **_before("5.20.1", _COPIES)},
     ),
     Family(
         "glm4v",

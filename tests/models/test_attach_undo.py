@@ -200,3 +200,56 @@ def test_the_default_layer_is_2_and_published() -> None:
     with attach(model, PairMerge()) as attachment:
         greedy(model, BY_NAME["llava_onevision"].make_inputs(ROW), 1)
         assert [report.layer for report in attachment.reports] == [2]
+
+
+class Planning:
+    """Gives any plan."""
+
+    name: ClassVar[str] = "planning"
+    query_aware: ClassVar[bool] = False
+
+    def __init__(self, plan: Any) -> None:
+        self.given = plan
+
+    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+        plan: MergePlan = self.given(grid.num_tokens)
+        return plan
+
+
+def parts(group: list[int], anchor: list[int]) -> Callable[[int], MergePlan]:
+    """Make a plan of wrong parts past ``from_groups``: the first labels, then ones of group 0."""
+
+    def plan(count: int) -> MergePlan:
+        labels = torch.tensor(group + [0] * (count - len(group)))
+        return MergePlan(labels, torch.full((count,), 0.5), torch.tensor(anchor))
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        parts([0, 1], [1, 0]),
+        parts([0, 1], [0, 900]),
+        parts([0, -5], [0]),
+        parts([0], [0, 1, 2]),
+        parts([0], [0]),
+        lambda count: MergePlan.identity(count + 1),
+        lambda count: None,
+    ],
+)
+def test_plans_that_are_none_do_not_reach_the_model(plan: Callable[[int], Any]) -> None:
+    family = BY_NAME["qwen2_vl"]
+    with attach(shared_model("qwen2_vl"), Planning(plan)), pytest.raises(ConfigError, match="lan"):
+        shared_model("qwen2_vl")(**family.make_inputs(ROW).tensors)
+
+
+def test_what_is_no_method_is_refused_at_once() -> None:
+    class OnlyPlan:
+        def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+            return MergePlan.identity(grid.num_tokens)
+
+    wrong: list[Any] = [PairMerge, OnlyPlan(), None, "sttm", lambda x, grid: None]
+    for method in wrong:
+        with pytest.raises(ConfigError, match="expected an object"):
+            attach(shared_model("qwen2_vl"), method)

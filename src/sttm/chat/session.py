@@ -19,6 +19,7 @@ from sttm.chat.records import Answer, Encoded, Source, Timings
 from sttm.chat.store import load_video, method_key, save_video
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
+from sttm.methods.base import check_method
 from sttm.models import Positions, adapter_for
 from sttm.models import transformers_api as api
 from sttm.video import Sampling, Video, read_video
@@ -50,6 +51,8 @@ class VideoChat:
         positions: str = "auto",
         system: str | None = None,
     ) -> None:
+        if method is not None:
+            check_method(method)
         if method is not None and method.query_aware:
             raise ConfigError(
                 f"method: got {method.name!r}, which drops tokens by the question, expected one "

@@ -56,6 +56,30 @@ def needs_of(method: object) -> frozenset[str]:
     return needs
 
 
+def check_method(method: object) -> None:
+    """Refuse what is no method, before anything runs.
+
+    Raises: ConfigError: a class instead of an object of it, or an object that lacks a part.
+    """
+    if isinstance(method, type):
+        raise ConfigError(
+            f"method: got the class {method.__name__}, expected an object of it, e.g. "
+            f"{method.__name__}(keep=0.3)."
+        )
+    parts = {name: getattr(method, name, None) for name in ("plan", "name", "query_aware")}
+    sound = {
+        "plan": callable(parts["plan"]),
+        "name": isinstance(parts["name"], str),
+        "query_aware": isinstance(parts["query_aware"], bool),
+    }
+    lacking = [name for name, is_sound in sound.items() if not is_sound]
+    if lacking:
+        raise ConfigError(
+            f"method: got {type(method).__name__} without {', '.join(lacking)}, expected an object "
+            "with plan(x, grid), name and query_aware, e.g. sttm.STTM(keep=0.3)."
+        )
+
+
 def required(
     evidence: Evidence | None, need: Need, grid: VideoGrid, device: torch.device
 ) -> torch.Tensor:

@@ -137,15 +137,21 @@ def plan_videos(method: Method, videos: Sequence[VideoTokens]) -> list[MergePlan
             for x, grid, evidence in wholes
         ]
     limited = []
+    if len(plans) != len(videos):
+        raise ConfigError(
+            f"{type(method).__name__}: got {len(plans)} plans, expected one for each of "
+            f"{len(videos)} videos."
+        )
     for plan, tokens in zip(plans, videos, strict=True):
-        present = tokens.present
-        limited.append(plan if present is None else _restrict(plan, present))
-        if limited[-1].num_in != len(tokens.x) or limited[-1].num_out < 1:
+        count = tokens.video.grid.num_tokens
+        if not isinstance(plan, MergePlan) or plan.num_in != count:
+            got = f"of {plan.num_in} tokens" if isinstance(plan, MergePlan) else repr(type(plan))
             raise ConfigError(
-                f"{type(method).__name__}.plan: got a plan of {limited[-1].num_in} to "
-                f"{limited[-1].num_out} tokens for {tokens.video.grid}, expected {len(tokens.x)} "
-                "to at least 1."
+                f"{type(method).__name__}.plan: got a plan {got} for {tokens.video.grid}, expected "
+                f"a MergePlan of {count} tokens."
             )
+        present = tokens.present
+        limited.append(plan.check() if present is None else _restrict(plan.check(), present))
     return limited
 
 
