@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import sys
+import threading
+import weakref
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,11 @@ from sttm.models.versions import warn_if_untested
 
 __all__ = ["Attachment", "VideoReport", "attach"]
 
+# One per model. Chats hold it while they use their model, so that they wait for one another.
+_LOCKS: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
+_GUARD = threading.RLock()
+
+_MARK = "_sttm_attachment"
 _POLICIES = ("auto", "survived", "reassigned", "merged")
 
 
@@ -64,6 +71,29 @@ def attach(
     return Attachment(adapter, method, layer, policy, read_signatures(adapter))
 
 
+def model_lock(adapter: Adapter) -> Any:
+    """Return the reentrant lock of a model."""
+    with _GUARD:
+        return _LOCKS.setdefault(adapter.base, threading.RLock())
+
+
+def is_attached(adapter: Adapter) -> bool:
+    """Whether something is attached to a model."""
+    return getattr(adapter.base, _MARK, None) is not None  # absent: nothing ever was
+
+
+class _ThreadState(threading.local):
+    """What one thread is doing with the model.
+
+    Attributes:
+        forward: the forward pass that it is in.
+        waiting: whether it has encoded a video that no forward pass was given yet.
+    """
+
+    forward: ForwardPass | None = None
+    waiting: bool = False
+
+
 class Attachment:
     """Hooks on one model. Use as a context manager, or call :meth:`detach`.
 
@@ -77,7 +107,9 @@ class Attachment:
         decode_pruning: what the method hides while answering; None if nothing.
         asked_layer: the decoder layer that decides on it.
         signatures: of the functions that are hooked.
-        waiting: whether a video was encoded that no forward pass has been given yet.
+
+    Several threads may call the model at the same time, like any model: what happens in one forward
+    pass is known to its thread alone. ``reports`` are then those of whichever came last.
     """
 
     def __init__(
@@ -95,8 +127,7 @@ class Attachment:
         self.reports: list[VideoReport] = []
         self._adapter = adapter
         self._handles: list[Any] = []
-        self._forward: ForwardPass | None = None
-        self.waiting = False
+        self._thread = _ThreadState()
         needs = needs_of(method)
         self.observed_layer: int | None = None
         if "prompt_attention" in needs:
@@ -108,13 +139,16 @@ class Attachment:
         self._tower: TowerRecorder | None = None
         if "tower_attention" in needs:
             self._tower = TowerRecorder(adapter.tower())
-        self._encoder_before = vars(adapter.base).get(adapter.encoder)
-        if getattr(adapter.base, "_sttm_attachment", None) is not None:
-            raise ConfigError(
-                "attach: got a model that something is attached to, expected a free one. "
-                "Call detach() on the first attachment, or leave its with-block."
-            )
-        self._install()
+        with _GUARD:
+            if is_attached(adapter):
+                raise ConfigError(
+                    "attach: got a model that something is attached to, expected a free one. "
+                    "Call detach() on the first attachment, or leave its with-block. Threads share "
+                    "one attachment."
+                )
+            # Only if something else has replaced it on this model.
+            self._encoder_before = vars(adapter.base).get(adapter.encoder)
+            self._install()
 
     @property
     def attached(self) -> bool:
@@ -129,11 +163,11 @@ class Attachment:
             handle.remove()
         self._handles.clear()
         base, encoder = self._adapter.base, self._adapter.encoder
-        object.__delattr__(base, "_sttm_attachment")
+        object.__delattr__(base, _MARK)
         object.__delattr__(base, encoder)
         if self._encoder_before is not None:
             object.__setattr__(base, encoder, self._encoder_before)
-        self._forward = None
+        self._thread = _ThreadState()
         _forget_compiled_graphs()
 
     def __enter__(self) -> "Attachment":
@@ -149,7 +183,7 @@ class Attachment:
 
     def _install(self) -> None:
         adapter, text = self._adapter, self._adapter.text
-        object.__setattr__(adapter.base, "_sttm_attachment", self)
+        object.__setattr__(adapter.base, _MARK, self)
         object.__setattr__(adapter.base, adapter.encoder, self._recording_encoder())
         before, after = _hook_before, _hook_after
         self._handles += [
@@ -188,22 +222,22 @@ class Attachment:
                 seen = tower.per_video([video.grid for video in videos], arguments)
                 videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
             output.sttm_videos = videos
-            if self._forward is None:
-                self.waiting = True
+            if self._thread.forward is None:
+                self._thread.waiting = True
             else:
-                self._forward.videos = videos
+                self._thread.forward.videos = videos
             return output
 
         return recording
 
     def _on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = self.signatures.base.bind(args, kwargs)
-        self._forward = ForwardPass(self._adapter, self, arguments)
+        thread, arguments = self._thread, self.signatures.base.bind(args, kwargs)
         if handed_features(arguments, self._adapter.modality) is not None:
-            self.waiting = False
+            thread.waiting = False
+        thread.forward = ForwardPass(self._adapter, self, arguments, thread.waiting)
 
     def _after_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        forward, self._forward = self._forward, None
+        forward, self._thread.forward = self._thread.forward, None
         if output is None or forward is None:
             return  # the forward has failed already: do not hide its error
         if not forward.reached_text:
@@ -216,24 +250,27 @@ class Attachment:
         )
 
     def _on_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._forward is None:
-            self._forward = ForwardPass(self._adapter, self, None)
-        return self._forward.enter_text(module, args, kwargs)
+        thread = self._thread
+        if thread.forward is None:
+            thread.forward = ForwardPass(self._adapter, self, None, thread.waiting)
+        return thread.forward.enter_text(module, args, kwargs)
 
     def _after_text(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-        forward = self._forward
+        forward = self._thread.forward
         if forward is None:
             return None
         if forward.text_only:
-            self._forward = None
+            self._thread.forward = None
         return None if output is None else forward.leave_text(output)
 
     def _after_rotary(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        if self._forward is not None:
-            self._forward.record_rotary(module, args, kwargs, output)
+        forward = self._thread.forward
+        if forward is not None:
+            forward.record_rotary(module, args, kwargs, output)
 
     def _on_layer(self, index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return None if self._forward is None else self._forward.enter_layer(index, args, kwargs)
+        forward = self._thread.forward
+        return None if forward is None else forward.enter_layer(index, args, kwargs)
 
 
 def _asked_layer(adapter: Adapter, layer: int, pruning: DecodePruning) -> int:

@@ -35,6 +35,10 @@ class UntestedVersionWarning(UserWarning):
     """The installed transformers is newer than every release that sttm was tested with."""
 
 
+class ContextWarning(UserWarning):
+    """A prompt, or a question with its answer, goes beyond the model's context."""
+
+
 class UnreducedVideoError(SttmError):
     """A video passed through the model without being reduced."""
 

@@ -1,7 +1,9 @@
 """What a model is really fed, as measured at its text model, against what it was to be fed."""
 
 import copy
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
-from sttm.errors import ConfigError
+from sttm.errors import ConfigError, ContextWarning
 from sttm.models import Adapter
 from sttm.models import transformers_api as api
 
@@ -61,11 +63,48 @@ class Meter:
             self.positions.append(self._of_rotary.given(call, self._of_rotary.names[1]))
 
 
-def generation_config(model: Any, arguments: Mapping[str, Any]) -> GenerationConfig:
-    """Return the settings that ``generate`` makes of its arguments."""
-    config = copy.deepcopy(arguments.get("generation_config") or model.generation_config)
-    config.update(**arguments)
-    return config
+def generation_config(
+    model: Any, arguments: Mapping[str, Any]
+) -> tuple[GenerationConfig, dict[str, Any]]:
+    """Return the settings that ``generate`` makes of its arguments, and the other arguments."""
+    others = dict(arguments)
+    config = copy.deepcopy(others.pop("generation_config", None) or model.generation_config)
+    return config, config.update(**others)
+
+
+def warn_beyond_context(model: Any, positions: int, what: str) -> None:
+    """Warn before a model is given more positions than its configuration allows.
+
+    Args:
+        model: a transformers model.
+        positions: that it will have been given.
+        what: needs them, for the message.
+    """
+    # Absent in text models whose positions have no end.
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and positions > most:
+        warnings.warn(
+            f"{what} needs {positions} positions, but the model was made for {most}: it may answer "
+            "nonsense. Sample fewer frames, or ask for a shorter answer.",
+            ContextWarning,
+            stacklevel=4,
+        )
+
+
+def sequences(output: Any) -> torch.Tensor:
+    """Return the ids ``(rows, n)`` in what ``generate`` gave."""
+    found: torch.Tensor = output if isinstance(output, torch.Tensor) else output.sequences
+    return found
+
+
+@contextmanager
+def _default_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Replace a model's own settings, which ``generate`` puts where an argument is None."""
+    before, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def generate_behind(
@@ -78,7 +117,7 @@ def generate_behind(
     positions: torch.Tensor,
     known: int,
     **arguments: Any,
-) -> tuple[torch.Tensor, int]:
+) -> tuple[Any, int]:
     """Generate behind what a cache holds, and check that only the rest was fed to the model.
 
     Args:
@@ -90,23 +129,36 @@ def generate_behind(
         positions: ``(B, n)`` rotary positions.
         known: tokens that the cache has seen.
         arguments: of ``generate``.
-    Returns: ``(rows, n + new)`` ids, and the tokens per row that were fed before the first new one.
+    Returns: what ``generate`` gave, ``(rows, n + new)`` ids or its record of them, and the tokens
+        per row that were fed before the first new one.
     Raises: IncompatibleTransformersError: more or less was fed than the rest of the prompt, or at
-        other positions. ConfigError: assisted decoding.
+        other positions. ConfigError: assisted decoding, or another cache.
     """
-    config, device = generation_config(adapter.model, arguments), adapter.model.device
-    mode = config.get_generation_mode(arguments.get("assistant_model"))  # most have no assistant
+    config, others = generation_config(adapter.model, arguments)
+    device = adapter.model.device
+    if arguments.get("cache_implementation") is not None:  # optional
+        raise ConfigError(
+            f"got cache_implementation={arguments['cache_implementation']!r}, expected none: a "
+            "watched video is in a cache already."
+        )
+    config.cache_implementation = None  # the model's default is for prompts without a cache
+    mode = config.get_generation_mode(others.get("assistant_model"))  # most have no assistant
     if mode == GenerationMode.ASSISTED_GENERATION:
         raise ConfigError(
             "got an assistant model or prompt lookup for a question about a watched video, "
             "expected neither: they feed guesses along with the question. Leave them out (also of "
             "the model's generation_config), or use attach() with generate()."
         )
-    with Meter(adapter) as meter, torch.no_grad():
-        out: torch.Tensor = model.generate(
+    # Without a number of its own, generate() stops at a total length.
+    longest = config.max_new_tokens or max(0, (config.max_length or 0) - ids.shape[1])
+    last = int(positions.max()) + 1 + longest
+    warn_beyond_context(adapter.model, last, f"the question with an answer of {longest} tokens")
+    with Meter(adapter) as meter, _default_config(adapter.model, config), torch.no_grad():
+        out = model.generate(
             **api.prompt_arguments(ids.to(device), mask.to(device), positions.to(device)),
             **api.cache_argument(model, cache),
-            **arguments,
+            generation_config=config,
+            **others,
         )
     wanted = ids.shape[1] - known
     chunks = 1 if config.prefill_chunk_size is None else -(-wanted // config.prefill_chunk_size)

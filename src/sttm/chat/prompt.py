@@ -1,13 +1,14 @@
 """Prompts about one video: what they all share, and what a question adds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.video_utils import VideoMetadata
 
-from sttm.errors import UnsupportedModelError
+from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from sttm.video import Video, nominal_times
 
 _MARK = "9f3c71question"
@@ -46,7 +47,9 @@ class Prefix:
             question: the new question.
         Returns: ``(n,)`` ids, placeholders included.
         Raises: UnsupportedModelError: the template changes earlier text when turns are added.
+            ConfigError: the question is no text, or holds a placeholder of the model.
         """
+        check_words("question", question, processor)
         text = render(processor, self.system, self.context, history, question)
         if not text.startswith(self.before):
             raise UnsupportedModelError(
@@ -89,16 +92,30 @@ def open_prompt(
         system: system prompt, or None.
         context: text between video and question.
     Returns: the prefix, and the model's inputs ``(1, m)`` up to the question or just before it.
+    Raises: ConfigError: context or system prompt are no text, or hold a placeholder of the model.
+        VideoError: the processor does not take the video.
     """
+    check_words("context", context, processor)
+    if system is not None:
+        check_words("system", system, processor)
     text = render(processor, system, context, [], _MARK)
     before, after = text.split(_MARK)
-    inputs = processor(
-        text=[text],
-        videos=[[video.frames]],  # of each text; some processors take nothing flatter
-        video_metadata=[[_metadata(video)]],
-        do_sample_frames=False,
-        return_tensors="pt",
-    )
+    shown = _long_enough(processor, video)
+    try:
+        inputs = processor(
+            text=[text],
+            videos=[[shown.frames]],  # of each text; some processors take nothing flatter
+            video_metadata=[[_metadata(shown)]],
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+    except Exception as error:  # whatever it is, it is about this video: the prompt is sound
+        raise VideoError(
+            f"{video.path or 'the frames'}: {type(processor).__name__} does not take "
+            f"{len(shown)} frames of {shown.frames.shape[2]}x{shown.frames.shape[1]} pixels "
+            f"({type(error).__name__}: {error}). Expected a video that it can process; crop, "
+            "convert or sample it otherwise."
+        ) from error
     ids = inputs["input_ids"][0]
     tokenizer = processor.tokenizer
     special = torch.tensor(sorted(tokenizer.added_tokens_decoder))
@@ -118,6 +135,48 @@ def open_prompt(
     shortened = {name: _shorten(value, len(ids), settled) for name, value in inputs.items()}
     tensors = {name: v for name, v in shortened.items() if isinstance(v, torch.Tensor)}
     return Prefix(system, context, before, rest, ids[:end].clone()), tensors
+
+
+def check_words(name: str, text: object, processor: Any) -> None:
+    """Refuse text for a prompt that is none, or that the processor would take for a video.
+
+    Args:
+        name: what the text is, for the message.
+        text: what was given.
+        processor: the model's.
+    Raises: ConfigError: no text, or one that no tokenizer can encode, or a placeholder in it.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"{name}: got {type(text).__name__}, expected text.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{name}: got {text[error.start]!a} at character {error.start}, half of a surrogate "
+            "pair, expected text. Read it with the right encoding."
+        ) from error
+    marks = {v for n, v in vars(processor).items() if n.endswith("_token") and isinstance(v, str)}
+    found = [mark for mark in sorted(marks) if mark and mark in text]
+    if found:
+        raise ConfigError(
+            f"{name}: got {found[0]!r} in the text, a word that {type(processor).__name__} puts in "
+            "the place of pictures, expected text without it. Write it otherwise."
+        )
+
+
+def _long_enough(processor: Any, video: Video) -> Video:
+    """Repeat the last frame if a video is shorter than what one token holds."""
+    # Absent where a token is of one frame.
+    least = int(getattr(processor.video_processor, "temporal_patch_size", 1))
+    missing = least - len(video)
+    if missing <= 0:
+        return video
+    return replace(
+        video,
+        frames=np.concatenate([video.frames, *[video.frames[-1:]] * missing]),
+        timestamps=video.timestamps + video.timestamps[-1:] * missing,
+        indices=video.indices + video.indices[-1:] * missing,
+    )
 
 
 def time_instruction(video: Video) -> str:

@@ -18,6 +18,7 @@ class Answer:
         tokens: prompt tokens that this question paid for, as counted in front of the decoder.
         ttft: seconds from the question to its first token (time to first token).
         seconds: seconds to the last token.
+        output: what ``generate`` gave, if it was asked for more than ids; else None.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Answer:
     tokens: int
     ttft: float
     seconds: float
+    output: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

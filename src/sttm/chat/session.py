@@ -12,8 +12,14 @@ import numpy as np
 import torch
 from transformers import DynamicCache, StoppingCriteriaList
 
-from sttm.attachment import Attachment, VideoReport, attach
-from sttm.chat.measured import Meter, generate_behind, generation_config
+from sttm.attachment import Attachment, VideoReport, attach, is_attached, model_lock
+from sttm.chat.measured import (
+    Meter,
+    generate_behind,
+    generation_config,
+    sequences,
+    warn_beyond_context,
+)
 from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Answer, Encoded, Source, Timings
 from sttm.chat.store import load_video, method_key, save_video
@@ -39,6 +45,9 @@ class VideoChat:
         positions: see :func:`sttm.attach`.
         system: system prompt; None for the chat template's own.
     Raises: ConfigError: the method depends on the question. UnsupportedModelError: unknown model.
+
+    Threads may share a model, its chats, videos and conversations: watching and asking wait for one
+    another, model by model.
     """
 
     def __init__(
@@ -63,7 +72,10 @@ class VideoChat:
         self.method = method
         self.system = system
         self.adapter = adapter_for(model)
-        with attach(model, method or Identity(), layer=layer, positions=positions) as attachment:
+        with (
+            model_lock(self.adapter),
+            attach(model, method or Identity(), layer=layer, positions=positions) as attachment,
+        ):
             self.layer = None if method is None else attachment.layer
             self.positions = attachment.positions
 
@@ -149,7 +161,8 @@ class VideoChat:
             inputs: the model's arguments; the pixels are taken out.
         Returns: what the model's encoder gives, and in ``sttm_videos`` the videos' grids.
         """
-        with self.attached(self.layer, self.positions):
+        reducing = self.layer is not None  # else whatever is attached may watch the tower
+        with self.attached(self.layer, self.positions) if reducing else model_lock(self.adapter):
             encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
             names = api.Signature.of(self.adapter.base, self.adapter.encoder)
             arguments = {name: value for name, value in inputs.items() if name in names}
@@ -225,19 +238,36 @@ class VideoChat:
 
     @contextlib.contextmanager
     def attached(self, layer: int | None, positions: str) -> Iterator[Attachment | None]:
-        """Attach for the time of one call; nothing for a video that was not reduced."""
-        if layer is None:
-            yield None
-            return
-        method = self.method or Identity()
-        with attach(self.model, method, layer=layer, positions=positions) as attachment:
-            yield attachment
+        """Attach for the time of one call; nothing for a video that was not reduced.
+
+        Other threads that chat with the model wait until the block ends.
+
+        Raises: ConfigError: something else is attached to the model.
+        """
+        with model_lock(self.adapter):
+            if layer is None:
+                if is_attached(self.adapter):
+                    raise ConfigError(
+                        "got a model that something is attached to, expected a free one for a chat "
+                        "that keeps all tokens. Detach first."
+                    )
+                yield None
+                return
+            method = self.method or Identity()
+            with attach(self.model, method, layer=layer, positions=positions) as attachment:
+                yield attachment
 
     def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
         if isinstance(video, Video):
             return video
         if isinstance(video, np.ndarray):
             return _from_array(video, Sampling(**sampling))
+        if not isinstance(video, str | PathLike):
+            raise ConfigError(
+                f"video: got {type(video).__name__}, expected a path, a Video that read_video() "
+                "gave, or frames as an array (T, H, W, 3) of uint8. Stack a list of frames with "
+                "numpy.stack()."
+            )
         return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
 
     @torch.no_grad()
@@ -249,6 +279,8 @@ class VideoChat:
         signatures = api.Signature.of(self.adapter.model), api.Signature.of(self.adapter.base)
         arguments = {n: v for n, v in inputs.items() if any(n in each for each in signatures)}
         cache = DynamicCache(config=self.adapter.config)
+        length = inputs["input_ids"].shape[1]
+        warn_beyond_context(self.adapter.model, length, f"the video's prompt of {length} tokens")
         with Meter(self.adapter) as meter:
             self.model(
                 **arguments,
@@ -257,7 +289,6 @@ class VideoChat:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        length = inputs["input_ids"].shape[1]
         if meter.tokens != [length] or cache.get_seq_length() != length:
             raise api.mismatch(
                 f"a prompt of {length} tokens of which {meter.tokens} were fed to the decoder and "
@@ -342,7 +373,11 @@ class WatchedVideo:
         Args:
             question: in words.
             generate: arguments of transformers' ``generate``; greedy with at most 128 new tokens
-                unless they say otherwise.
+                unless they say otherwise. With ``return_dict_in_generate=True`` what it gives is
+                ``Answer.output``, e.g. the scores.
+        Raises: ConfigError: the question is no text or holds a placeholder of the model; prompt
+            lookup, an assistant model or another cache.
+        Warns: ContextWarning: question and answer may go beyond the model's context.
         """
         return self.conversation().ask(question, **generate)
 
@@ -373,6 +408,10 @@ class Conversation:
 
     def ask(self, question: str, **generate: Any) -> Answer:
         """Ask the next question; see :meth:`WatchedVideo.ask`."""
+        with model_lock(self.video.chat.adapter):
+            return self._ask(question, generate)
+
+    def _ask(self, question: str, generate: Mapping[str, Any]) -> Answer:
         chat = self.video.chat
         ids = self.video.prefix.prompt_ids(chat.processor, self.history, question)
         cache, known = self._resume(ids)
@@ -403,12 +442,13 @@ class Conversation:
                 **arguments,
             )
         seconds = time.perf_counter() - start
-        new = out[0, len(ids) :].cpu()
+        new = sequences(out)[0, len(ids) :].cpu()
         text = chat.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
         self.history.append((question, text))
         if copies == 1:
             self._cache, self._ids = cache, torch.cat([ids, new[:-1]])
-        return Answer(text, tuple(new.tolist()), fed, first.at - start, seconds)
+        more = None if isinstance(out, torch.Tensor) else out
+        return Answer(text, tuple(new.tolist()), fed, first.at - start, seconds, more)
 
     def _resume(self, ids: torch.Tensor) -> tuple[Any, int]:
         """Fork the cache and cut it to what the new prompt shares with it."""
@@ -426,7 +466,7 @@ class Conversation:
 
 def _copies(model: Any, arguments: Mapping[str, Any]) -> int:
     """Count the rows that ``generate`` makes of one prompt."""
-    config = generation_config(model, arguments)
+    config, _ = generation_config(model, arguments)
     return max(config.num_beams or 1, config.num_return_sequences or 1)
 
 

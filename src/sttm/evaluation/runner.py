@@ -9,7 +9,7 @@ import torch
 
 from sttm.attachment import attach
 from sttm.chat import VideoChat, WatchedVideo
-from sttm.chat.measured import generate_behind
+from sttm.chat.measured import generate_behind, sequences
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Encoded
 from sttm.chat.session import fork
@@ -280,7 +280,7 @@ def ask_together(
             max_new_tokens=max_new_tokens,
             do_sample=False,
         )
-    return [_decode(chat.processor, row[width:]) for row in out]
+    return [_decode(chat.processor, row[width:]) for row in sequences(out)]
 
 
 def _fit(row: torch.Tensor, known: int, width: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ receives in one layer of the vision tower.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,6 +162,13 @@ class Tower:
     pool: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
 
 
+class _Recording(threading.local):
+    """What one thread has measured; ``received`` is None while it does not measure."""
+
+    received: list[torch.Tensor] | None = None
+    done: Sequence[torch.Tensor] = ()
+
+
 class TowerRecorder:
     """Measures a tower's attention while videos are encoded, and at no other time.
 
@@ -171,26 +179,24 @@ class TowerRecorder:
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
         self._signature = Signature.of(tower.attention)
-        self._recording = False
-        self._received: list[torch.Tensor] = []
+        self._thread = _Recording()
 
     @torch.no_grad()
     def hook(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """In front of the attention module: measure. A forward pre-hook."""
-        if self._recording:
+        if self._thread.received is not None:
             call = self._signature.bind(args, kwargs)
             hidden = self._signature.given(call, self._signature.names[0])
-            self._received.append(self.tower.received(hidden, call))
+            self._thread.received.append(self.tower.received(hidden, call))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Measure what is encoded inside the block."""
-        self._received.clear()
-        self._recording = True
+        self._thread.received, self._thread.done = [], ()
         try:
             yield
         finally:
-            self._recording = False
+            self._thread.done, self._thread.received = self._thread.received, None
 
     @torch.no_grad()
     def per_video(
@@ -200,13 +206,13 @@ class TowerRecorder:
 
         Raises: UnreducedVideoError: nothing was measured.
         """
-        if not self._received:
+        received, self._thread.done = self._thread.done, ()
+        if not received:
             raise UnreducedVideoError(
                 "a video was encoded without its attention being measured. If the vision tower "
                 "was compiled before attach(), compile it again."
             )
-        tokens = self.tower.pool(torch.cat(self._received), arguments).float()
-        self._received.clear()
+        tokens = self.tower.pool(torch.cat(list(received)), arguments).float()
         parts = torch.split(tokens, [grid.num_tokens for grid in grids])
         frames = [part.view(grid.frames, -1) for part, grid in zip(parts, grids)]
         return [frame.div(frame.sum(1, keepdim=True)).flatten() for frame in frames]

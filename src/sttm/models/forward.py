@@ -36,8 +36,6 @@ class Settings(Protocol):
     decode_pruning: DecodePruning | None
     asked_layer: int | None
     """The decoder layer that decides on ``decode_pruning``."""
-    waiting: bool
-    """Whether a video was encoded that no forward pass has been given yet."""
 
 
 class ForwardPass:
@@ -47,6 +45,7 @@ class ForwardPass:
         adapter: the model's family.
         settings: the attachment.
         arguments: the call's arguments by name; None if it entered at the text model.
+        waiting: whether a video was encoded that no forward pass has been given yet.
 
     Attributes:
         videos: what the encoder gave during this call.
@@ -56,7 +55,11 @@ class ForwardPass:
     """
 
     def __init__(
-        self, adapter: Adapter, settings: Settings, arguments: Mapping[str, Any] | None
+        self,
+        adapter: Adapter,
+        settings: Settings,
+        arguments: Mapping[str, Any] | None,
+        waiting: bool,
     ) -> None:
         self.adapter = adapter
         self.settings = settings
@@ -66,6 +69,7 @@ class ForwardPass:
         self.reduction: BatchReduction | None = None
         self.reached_text = False
         self._arguments = arguments or {}
+        self._waiting = waiting
         self._padding: Any = None
         self._cache: Cache | None = None
         self._past = 0
@@ -79,6 +83,7 @@ class ForwardPass:
         self._inputs: LayerInputs | None = None
         self._attention: torch.Tensor | None = None
         self._seconds = 0.0
+        self._made: list[VideoReport] = []
 
     def enter_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In front of the text model: find the videos, hold back DeepStack of the layers above."""
@@ -243,7 +248,7 @@ class ForwardPass:
 
         Placeholders behind a prompt may be words of an answer, and are left alone.
         """
-        if self.text_only or not (self.settings.waiting or (self._seen == 0 and ids is not None)):
+        if self.text_only or not (self._waiting or (self._seen == 0 and ids is not None)):
             return
         if ids is None or bool(self.adapter.placeholders(ids).any()):
             raise UnreducedVideoError(
@@ -366,14 +371,12 @@ class ForwardPass:
             )
 
     def _plans(self, hidden: torch.Tensor) -> list[MergePlan]:
-        """Plan every row; leave the reports with the attachment."""
-        reports = self.settings.reports
-        reports.clear()
+        """Plan every row, and note what was done."""
         own = [row for row in range(len(self.rows)) if not self._is_copy(row)]
         places = [(row, span) for row in own for span in self.rows[row]]
         tokens = [self._tokens(hidden, row, span) for row, span in places]
         made = plan_videos(self.settings.method, tokens)
-        reports += [self._report(t.video.grid, plan) for t, plan in zip(tokens, made)]
+        self._made = [self._report(t.video.grid, plan) for t, plan in zip(tokens, made)]
         queue = iter(made)
         plans: list[MergePlan] = []
         for row, spans in enumerate(self.rows):
@@ -407,9 +410,8 @@ class ForwardPass:
         return VideoReport(grid, plan.num_in, plan.num_out, layer, policy, 0.0, plan)
 
     def _report_time(self, seconds: float) -> None:
-        reports = self.settings.reports
-        each = seconds * 1e3 / sum(report.tokens_in for report in reports)
-        reports[:] = [replace(r, milliseconds=each * r.tokens_in) for r in reports]
+        each = seconds * 1e3 / sum(report.tokens_in for report in self._made)
+        self.settings.reports = [replace(r, milliseconds=each * r.tokens_in) for r in self._made]
 
     def _inject(self, level: int, hidden: torch.Tensor) -> torch.Tensor:
         """Add a DeepStack level, merged like the tokens it belongs to."""
