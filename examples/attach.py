@@ -21,7 +21,7 @@ def main() -> None:
     inputs = processor(text=[text], videos=[frames], return_tensors="pt")
     length = inputs["input_ids"].shape[1]
     plain = model.generate(**inputs, max_new_tokens=4)
-    with sttm.attach(model, sttm.STTM(), layer=nano.NANO_LAYER) as attachment:
+    with sttm.attach(model, sttm.STTM(keep=0.3), layer=nano.NANO_LAYER) as attachment:
         merged = model.generate(**inputs, max_new_tokens=4)
     report = attachment.reports[0]
     print(f"{report.tokens_in} -> {report.tokens_out} video tokens")
