@@ -270,14 +270,32 @@ class VideoChat:
             )
         return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
 
+    def _accepted(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what the model takes of a processor's tensors; the rest is its encoder's.
+
+        Raises: IncompatibleTransformersError: a tensor that neither of them takes.
+        """
+        adapter = self.adapter
+        models = api.Signature.of(adapter.model), api.Signature.of(adapter.base)
+        accepted = {n: v for n, v in inputs.items() if any(n in each for each in models)}
+        left = inputs.keys() - accepted.keys()
+        unread = [
+            n for n in sorted(left) if n not in api.Signature.of(adapter.base, adapter.encoder)
+        ]
+        if unread:
+            raise api.mismatch(
+                f"{', '.join(unread)} from {type(self.processor).__name__}",
+                f"what {models[0].name}() or {adapter.encoder}() takes",
+            )
+        return accepted
+
     @torch.no_grad()
     def _prefill(self, inputs: Mapping[str, torch.Tensor], features: Any) -> tuple[Any, int]:
         """Fill a fresh cache; return it and the position of the next token.
 
         Raises: IncompatibleTransformersError: the model was fed something else than the prompt.
         """
-        signatures = api.Signature.of(self.adapter.model), api.Signature.of(self.adapter.base)
-        arguments = {n: v for n, v in inputs.items() if any(n in each for each in signatures)}
+        arguments = self._accepted(inputs)
         cache = DynamicCache(config=self.adapter.config)
         length = inputs["input_ids"].shape[1]
         warn_beyond_context(self.adapter.model, length, f"the video's prompt of {length} tokens")

@@ -115,7 +115,10 @@ class Signature:
         """
         missing = [name for name in names if name not in self._parameters]
         if missing:
-            raise mismatch(str(self), f"a parameter {' and '.join(missing)}")
+            raise mismatch(
+                f"{self.name}() without a parameter {' and '.join(missing)}",
+                f"it among {', '.join(self._parameters)}",
+            )
         return self
 
     def cache_name(self) -> str:

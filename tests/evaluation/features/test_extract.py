@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -148,7 +147,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from sttm.evaluation import files
 from tests.evaluation.features.test_extract import VideoJob, extract
 jobs = [VideoJob.of_file(path) for path in sorted(Path({clips!r}).iterdir())]
 replace, count = Path.replace, 0
@@ -199,17 +197,16 @@ def test_unreadable_videos(clips: list[Path], tmp_path: Path) -> None:
 def test_the_disk_is_full(
     jobs: list[VideoJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, count = os.fdopen, 0
+    write, count = Path.write_bytes, 0
 
-    def full(*args: Any, **kwargs: Any) -> Any:
+    def full(path: Path, content: bytes) -> int:
         nonlocal count
         count += 1
         if count == 2:
-            os.close(args[0])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(*args, **kwargs)
+        return write(path, content)
 
-    monkeypatch.setattr("sttm.files.os.fdopen", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(WriteError, match=r"No space left on device.*Make room, then run"):
         extract(tmp_path, jobs)
     monkeypatch.undo()
