@@ -299,8 +299,8 @@ def test_a_family_that_a_release_cannot_run_is_refused(monkeypatch: pytest.Monke
         attach(model, PairMerge())
     assert able
     assert able in str(error.value)
-    model.config.vision_config.patch_size, model.config.scale_factor = 3, 1
-    adapter_for(model)  # 16 tokens a frame ... into pieces of 2: those are whole
+    model.config.scale_factor = 3
+    adapter_for(model)  # 4 tokens a frame, in pieces of 2
 
 
 def test_an_untested_release_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
