@@ -71,8 +71,12 @@ def longvideobench(answers: Mapping[str, Any]) -> RowReader:
         if "candidates" in row.values:
             options = row.texts("candidates")
         else:
-            columns = [row.maybe(f"option{i}") for i in range(5)]
-            options = tuple(o for o in columns if o is not None and o != NOT_AVAILABLE)
+            last = max(
+                (i for i in range(5) if row.maybe(f"option{i}") not in (None, NOT_AVAILABLE)),
+                default=-1,
+            )
+            # In front of the last one it is a text like others: letters count all of them.
+            options = tuple(row.text(f"option{i}") for i in range(last + 1))
         return Draft(
             question_id=question.rpartition("-")[2] if cut else question,
             video_id=whole.rpartition("-")[2] if cut else whole,
@@ -189,7 +193,7 @@ def custom(answers: Mapping[str, Any]) -> RowReader:
     def draft(row: Row) -> Draft:
         for field in row.values:
             if field not in CUSTOM_FIELDS and not str(field).startswith("_"):
-                error = unknown_name("field", str(field), CUSTOM_FIELDS)
+                error = unknown_name("field", str(field)[:60], CUSTOM_FIELDS)
                 raise RowError(f"{error} One that begins with '_' is left out")
         path = _below(row.folder, row.text("video"))
         name = "-".join((*path.parts[:-1], _stem(path.name)))

@@ -201,12 +201,20 @@ class _Builder:
             return None
         if draft.video_id not in self._paths:
             direct = self.reading.folder / draft.video
-            found = direct if direct.is_file() else self.videos.find(draft.video, draft.video_parts)
+            found = direct if _is_file(direct) else self.videos.find(draft.video, draft.video_parts)
             self._paths[draft.video_id] = found
             if found is None:
-                text = f"got no file for video {draft.video!r}, expected one below the folder"
+                shown = repr(draft.video if len(draft.video) < 300 else f"{draft.video[:60]}...")
+                text = f"got no file for video {shown}, expected one below the folder"
                 self.reading.problems.append(Problem("video", where, text))
         return self._paths[draft.video_id]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, or a folder that may not be looked into
+        return False
 
 
 def _question_files(layout: Layout, data_root: Path, reading: Reading) -> list[Path]:

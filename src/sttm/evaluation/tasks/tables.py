@@ -1,13 +1,20 @@
 """Rows of JSON, JSONL, CSV and parquet files, and typed access to their fields."""
 
 import csv
+import io
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sttm.errors import ConfigError
+
+DEEPEST = 20  # levels of lists and objects in a row; ours have three
+_NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")  # neither UTF-8 nor the names of files take halves
 
 
 class FileError(Exception):
@@ -65,14 +72,16 @@ class Row:
         return value if exact and isinstance(value, str) else found
 
     def maybe(self, name: str) -> str | None:
-        """Give a text, None if it is not there or blank."""
+        """Give a text, None if it is not there or blank; the text "nan" is a text."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             return None
-        # pandas turns a column with gaps into floats, so 3.0 may stand for 3.
-        whole = isinstance(value, float) and value.is_integer()
-        text = str(int(value) if whole else value).strip()
-        return text if text and text != "nan" else None
+        if isinstance(value, float):
+            if not math.isfinite(value):  # pandas and JSON write gaps as the number NaN
+                return None
+            # pandas turns a column with gaps into floats, so 3.0 may stand for 3.
+            value = int(value) if value.is_integer() else value
+        return str(value).strip() or None
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Give a list of texts, with the blanks around them.
@@ -114,11 +123,16 @@ def rows_of(path: Path, folder: Path) -> Iterator[Row]:
     """
     name = path.relative_to(folder) if path.is_relative_to(folder) else path
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise FileError(f"got {path.suffix!r}, expected {', '.join(readers)}")
     try:
-        for number, values in readers[path.suffix](path):
-            if isinstance(values, Mapping):
+        for number, values in readers[suffix](path):
+            if isinstance(values, _Broken):
+                yield Row({}, name, number, values.text)
+            elif fault := _fault(values):
+                yield Row({}, name, number, fault)
+            elif isinstance(values, Mapping):
                 yield Row(values, name, number, folder=folder)
             else:
                 broken = f"got {str(values).strip()[:40]!r}, expected a JSON object"
@@ -127,11 +141,25 @@ def rows_of(path: Path, folder: Path) -> Iterator[Row]:
         raise FileError(f"cannot be read ({error})") from error
 
 
+@dataclass(frozen=True)
+class _Broken:
+    """Stands for a row that cannot be read, and says why."""
+
+    text: str
+
+
+class _Twice(dict[str, Any]):
+    """An object that names a field twice."""
+
+    field = ""
+
+
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise FileError(f"is no JSON ({error})") from error
+    content = _parsed(_text_of(path))
+    if isinstance(content, _Broken):
+        raise FileError(content.text)
+    if isinstance(content, _Twice):
+        raise FileError(f"got the field {content.field!r} twice, expected it once")
     if isinstance(content, Mapping):
         content = [{"key": key, "value": value} for key, value in content.items()]
     if not isinstance(content, list):
@@ -140,19 +168,86 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError:
-                yield number, line
+    # Not splitlines(): JSON may hold other ends of lines, such as U+2028, inside its texts.
+    lines = _text_of(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        row = line.strip("\ufeff \t")  # a mark stands inside where files were joined
+        if not row.strip():
+            continue
+        values = _parsed(row)
+        if isinstance(values, _Broken):
+            values = _Broken(f"got {row[:40]!r}, expected a JSON object: it {values.text}")
+        yield number, values
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from enumerate(csv.DictReader(lines), start=1)
+    lines = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
+    try:
+        names = lines.fieldnames or ()
+        twice = [name for name in names if list(names).count(name) > 1]
+        if twice:
+            raise FileError(f"got the column {twice[0][:60]!r} twice, expected it once")
+        for number, row in enumerate(lines, start=1):
+            extra = row.pop(None, None)  # what has no column
+            if extra is not None:
+                got = len(names) + len(extra)
+                yield number, _Broken(f"got {got} columns, expected {len(names)}")
+            else:
+                yield number, row
+    except csv.Error as error:
+        begins = lines.line_num + 1  # it counts the lines of whole rows
+        raise FileError(f"cannot be read (line {begins}: {error})") from error
+
+
+def _text_of(path: Path) -> str:
+    """Read a file of UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
+    data = path.read_bytes()
+    encoding = json.detect_encoding(data)
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
+        raise FileError(f"cannot be read (line {line}: {error})") from error
+
+
+def _parsed(text: str) -> Any:
+    """Parse JSON; a `_Broken` where that fails."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        return _Broken("is nested too deep")
+    except ValueError as error:  # also of a number with more digits than Python reads
+        return _Broken(f"is no JSON ({error})")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object, which notes a field that comes twice: nobody can tell which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        marked = _Twice(found)
+        marked.field = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        return marked
+    return found
+
+
+def _fault(row: Any) -> str:
+    """Say why a row is none that a model could be asked; empty if nothing is wrong with it."""
+    waiting = [(row, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            bad = _NO_TEXT.search(value)
+            if bad:
+                return f"got the character {bad[0]!r}, which stands for nothing, in {value[:40]!r}"
+        elif depth > DEEPEST:
+            return f"got lists or objects that are nested more than {DEEPEST} levels deep"
+        elif isinstance(value, _Twice):
+            return f"got the field {value.field[:60]!r} twice, expected it once"
+        elif isinstance(value, Mapping):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list | tuple):
+            waiting += [(part, depth + 1) for part in value]
+    return ""
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -166,5 +261,6 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise FileError(f"is no parquet file ({str(error).splitlines()[0]})") from error
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileError(f"is no parquet file ({why})") from error
     yield from enumerate(rows, start=1)
