@@ -114,6 +114,10 @@ KINDS: dict[str, list[tuple[str, str | None]]] = {
         ("You might think the answer is A, but that's wrong. It's B.", "B"),
         ("The answer is A. No, it's not A. It's B.", "B"),
         ("B or not B", None),
+        ("weder A noch B", None),
+        ("The answer is not A, it is B.", "B"),
+        ("It's not A, C or D", None),
+        ("It shows B, not C or D", "B"),
         ("It is not a cat.", None),
         ("It's not a cat, it's a dog", "B"),
         ("A cat is not seen", None),
@@ -132,6 +136,9 @@ KINDS: dict[str, list[tuple[str, str | None]]] = {
         ("The answer is A and B", None),
         ("The answer is a cat or a dog.", None),
         ("<answer>A or B</answer>", None),
+        ("\\boxed{A} or \\boxed{B}", None),
+        ("A: B", None),
+        ("A B C D", None),
         ("The options are A, B, C, and D. I choose B.", "B"),
         ("The answer is B; C is wrong", "B"),
         ("The answer is B, and C is wrong", "B"),
@@ -151,6 +158,11 @@ KINDS: dict[str, list[tuple[str, str | None]]] = {
         ("<think>The answer is A", None),
         ("One option is A, another is B", None),
         ("None of the above", None),
+        ("A is the answer? No, B.", "B"),
+        ("B. Actually, C.", "C"),
+        ("**B. a dog**\n\n- **A. a cat** – not seen\n- **C. a bird** – not seen", "B"),
+        ("**B**: a dog\n\nWhy not the others:\n- A: no cat\n- C: no bird", "B"),
+        ("- A. a cat\n- B. a dog", None),
     ],
     "forms": [
         ("**Answer:** (B) a dog", "B"),
@@ -176,8 +188,12 @@ KINDS: dict[str, list[tuple[str, str | None]]] = {
         ("The cat (A) is right of the dog (B)", None),
         ("in B.C. times", None),
         ("A man 在走路", None),
-        ("A+", None),
-        ("B-roll", None),
+        *((text, None) for text in ("A+", "+B", "B-roll", "D-Day", "A-list", "B's", "3D", "R&B")),
+        *(
+            (text, None)
+            for text in ("He follows plan B", "It is full of vitamin C", "Person A left")
+        ),
+        ("Person B is right behind him, and plan B is correct.", None),
     ],
     "scripts without blanks": [
         *(
@@ -215,6 +231,7 @@ OPTIONS: list[tuple[tuple[str, ...], list[tuple[str, str | None]]]] = [
     (("C", "C++", "C#", "D"), [("**C++**", "B"), ("(C)", "C"), ("C", None), ("D", "D")]),
     (("A", "A+", "A-", "B"), [("A+", "B"), ("A-", "C"), ("A", "A"), ("B", None), ("(B)", "B")]),
     (("5", "-5", "10", "-10"), [("-5", "B"), ("5", "A"), ("10.", "C"), ("It is −10 degrees", "D")]),
+    (("5", "-5", "10", "-10"), [("It is minus 5", "B"), ("–5", "B"), ("B", "B")]),
     (("+", "-", "x", "/"), [("-", "B"), ("+", "A"), ("The answer is -.", "B"), ("'/'", "D")]),
     (("$50", "50%", "50", "8"), [("$50", "A"), ("50%.", "B"), ("It costs $50.", "A"), ("50", "C")]),
     (("3:1", "31", "1:3", "13"), [("3:1", "A"), ("31", "B"), ("The ratio is 1:3.", "C")]),

@@ -20,7 +20,7 @@ _BARE = re.compile(rf"{_AROUND}([A-Ja-j]){_BEHIND}")
 _BARE_LINE = re.compile(
     rf"{_AROUND}(?:(?P<named>option|answer|choice) )?{_AROUND}([A-Ja-j]){_BEHIND}", re.IGNORECASE
 )
-_SENTENCES = re.compile(r"(?:^|(?<=[.!?:]\s))\(?([A-J])\)?(?=[.!]?(\s|$))")
+_SENTENCES = re.compile(r"(?:^|(?<=[.!?:]\s))(?<!\b[A-J]:\s)\(?([A-J])\)?(?=[.!]?(\s|$))")
 _ASKED = re.compile(r"[^.!?\n]{0,200}\?")
 
 _SURELY = (
@@ -68,7 +68,7 @@ _HEADS = (
 # So, therefore, it must be: only with nothing but the option in the clause.
 _CONCLUDES = re.compile(
     r"(?:^|(?<=[\s,.;:(]))(?:(?:so|therefore|thus|hence|consequently|finally|overall|ultimately"
-    r"|in\sconclusion|to\sconclude|in\ssummary)\b\s?[,:]?\s?)(?:it\s(?:is|must\sbe|has\sto\sbe"
+    r"|in\sconclusion|to\sconclude|in\ssummary|actually|wait|correction|no)\b\s?[,:]?\s?)(?:it\s(?:is|must\sbe|has\sto\sbe"
     r"|should\sbe)\s|it's\s|this\sis\s|that\sleaves\s|leaving\s|only\s)?(?:option\s)?"
     r"|\b(?:it\s(?:must|has\sto|can\sonly)\sbe|(?:that|this|which)\s(?:only\s)?leaves|leaving)\s"
     r"(?:us\swith\s)?(?:only\s)?(?:option\s)?|(?<![不非])(?:就|而|应该|該)?(?<![不非])是\s?(?:选项|選項)?\s?",
@@ -86,7 +86,7 @@ _CORRECT = re.compile(
     r"|best\s(?:fits|matches|describes|answers|explains|represents|captures|summarizes)\b)"
     r"|\s?(?:[:(-]\s?|\.\s)?(?:[✓✔✅☑]|(?<=[:(.\s-])(?:correct|right)\s?(?:$|[.,;!)\n]))"
     r"|\s?(?:是|为|才是|最|が|이|가)\s?(?:正确|正確|对的|對的|正解|答案|合适|符合|正しい|정답|맞)"
-    r"|\s?(?:です|である|だ(?!\w)|입니다|이다|이에요|예요)",
+    r"|\s?正[确確](?!吗|嗎)|\s?번(?!째)|\s?(?:です|である|だ(?!\w)|だと思|입니다|이다|이에요|예요)",
     re.IGNORECASE,
 )
 
@@ -137,7 +137,7 @@ def _statement(reply: Reply) -> frozenset[str] | None:
     found += [
         (mention.end, mention.letters)
         for mention in reply.mentions
-        if not mention.denied and _CORRECT.match(reply.text, mention.end)
+        if not (mention.denied or mention.label) and _CORRECT.match(reply.text, mention.end)
     ]
     found = [s for s in found if s[1] != {UNKNOWN} and not _ASKED.match(reply.text, s[0])]
     if not found:
@@ -165,9 +165,17 @@ def _line(reply: Reply) -> frozenset[str] | None:
 
 
 def _beginning(reply: Reply) -> frozenset[str] | None:
-    """The letter that the answer or a line begins with; all of them where options are repeated."""
+    """The letter that the answer or a line begins with; all of them where options are repeated.
+
+    Points of a list below a headline that begins with a letter do not count.
+    """
     found: set[str] = set()
+    headline = False
     for line in _LINE.finditer(reply.text):
+        if line.start() == 0:
+            headline = not line[0].strip()
+        elif headline and found and line[0].strip():
+            continue
         mention = reply.by_start.get(line.end())
         if mention is None or mention.denied or not mention.by_letter:
             continue

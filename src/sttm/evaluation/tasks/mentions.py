@@ -20,12 +20,11 @@ _GOES_ON = (
     r"|oder|et|ou|y|est|es|ist|n'est|makes)\b"
 )
 _LETTER = re.compile(
-    r"(?<![\w'.@#°^=<~\\-])(?:[B-HJ]|[AI](?P<word>(?= [A-Za-z])(?! [A-J](?!['\w]))(?! "
-    + _GOES_ON
-    + r"))?)"
+    r"(?<![\w'.@#°^=<~\\-])(?<!(?<!\w)\+)"
+    r"(?:[B-HJ]|[AI](?P<word>(?= [A-Za-z])(?! [A-J](?!['\w]))(?! " + _GOES_ON + r"))?)"
     r"(?!'?\w)(?![#%°^=@~]|\+(?![A-J]\b)|-(?![\sA-J])|-[A-J]\w|\.[A-Za-z]\.)"
     r"|(?<=[A-J]-)[A-J](?!['-]?\w)|(?<=')[A-J](?=')"
-    r"|(?<!\w)[K-Z](?=/)|(?<=/)[K-Z](?!\w)"
+    r"|(?<!\w)[K-Z](?=[/&])|(?<=[/&])[K-Z](?!\w)"
 )
 _SMALL = re.compile(
     r"(?<![\w'.@#$&°^=<~\\-])(?:[b-hj](?!['.-]?\w)(?![+#%°^=~]|-(?!\s))"
@@ -34,6 +33,16 @@ _SMALL = re.compile(
 _OPENING, _CLOSING = re.compile(r"[\"'(\[]{1,4}$"), re.compile(r"[\"')\]]{1,4}")
 _NAMED = re.compile(
     r"(?:\b(?:options?|answers?|choices?|letter)\s|选项|選項|选项|옵션|보기)[\s:]?$", re.IGNORECASE
+)
+# Behind other words a letter is a label: "plan B", "person A", "vitamin C".
+_NO_LABEL = re.compile(
+    r"(?:^|\n|[^A-Za-zÀ-ɏ\s]\s?|\b(?:\w{2,12}ly|(?:it|that|this|answer)'s|is|was|be|being|it|only"
+    r"|maybe|perhaps|so|but|and|or|nor|not|then|than|with|to|for|as|of|in|on|by|at|that|this|think"
+    r"|guess|believe|say|says|like|choose|pick|select|see|shows?|fits|matches|means|indicates"
+    r"|suggests|supports|favou?rs?|leaves?|leaving|left|thus|hence|therefore|sure|yes|no|ok|okay"
+    r"|well|both|either|neither|would|just|option|answer|choice|letter|est|es|ist|ou|et|oder|und|y"
+    r"|é|è|je|ich|yo)\s)[\"'(\[]*$",
+    re.IGNORECASE,
 )
 
 _MAYBE = r"(?:\s*(?:also|maybe|possibly|perhaps|even|probably|either|both|then)\b)?"
@@ -49,7 +58,7 @@ _LISTED = re.compile(rf"\s?[,;]{_MAYBE}{_NOUN}\s*|[ {JOINT}]", re.IGNORECASE)
 # What follows the last one of a list, and not a letter that begins a sentence of its own.
 _LIST_ENDS = re.compile(
     r"\s*(?:$|[.,;:!?)\n/&|]|(?:or|and|nor|are|aren't|were|weren't|both|all|do|don't|have)\b"
-    r"|[和或与都])"
+    r"|[和或与都]| [A-J](?!['\w]))"
 )
 _LINE_ENDS = re.compile(r"[.!]?(?:\n|$)| are\b")
 _SENTENCE = re.compile(
@@ -73,7 +82,7 @@ _DENIES = re.compile(
     rf"{_NT}|\b(?:not|never|neither|nor|cannot|no|none\sof|hardly|without|except|exclud(?:e|es|ing)"
     r"|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\sout|discard(?:s|ing)?|reject(?:s|ing)?"
     r"|dismiss(?:es|ing)?|than|instead\sof|unlike|opposed\sto|doubt|unlikely|ignor(?:e|ing)|avoid"
-    r"|(?:all|any(?:thing|one)?|everything)\sbut|kein|keine|nicht|pas)\b"
+    r"|(?:all|any(?:thing|one)?|everything)\sbut|kein|keine|nicht|weder|noch|pas|ni|não|non)\b"
     r"|\b(?:wrong|incorrect|false) (?:answer|option|choice|one|statement)s?\b"
     rf"|\b(?:not\scorrect|{_WRONG})(?:\s(?:answer|option|choice|one)s?)?\s?(?:is|are)?:\s?"
     r"|不是|不选|不選|不应选|并非|並非|非|不可能|不会|不會|排除|没有|沒有",
@@ -97,8 +106,8 @@ _DENIED_AT_ONCE = re.compile(
     rf"|present|accurate|the (?:answer|one|case))) ?(?:$|[.,;!)\n])| (?:{_WRONG})\b| (?:contradicts"
     rf"|fails|mismatches|lacks)\b| ?[:(-]? ?[✗✘❌×]"
     rf"|[ {JOINT}]?(?:选项|選項)?(?:是|は|が|이|가|은|는|显然|明显|肯定|也|都)?[ {JOINT}]?"
-    rf"(?:不(?!是[ {JOINT}]?[(\[]?(?:option )?[A-J])(?!选)(?!選)|错|錯|误|誤|没|沒|無|ではな|ではあ|じゃな"
-    r"|でな|でありま|違|間違|아니|아닙|아닌|틀|않)",
+    rf"(?:不(?!是[ {JOINT}]?[(\[]?(?:option )?[A-J])(?!选)(?!選)|错|錯|误|誤|没|沒|無"
+    r"|ではな|ではあ|じゃな|でな|でありま|違|間違|아니|아닙|아닌|틀|않)",
     re.IGNORECASE,
 )
 _RETRACTED = re.compile(
@@ -131,6 +140,7 @@ class Mention:
         marked: the letter stands in brackets, or behind "option".
         capital: whether the letter is a capital one.
         alone: it counts without a mark: it touches no other script, and is no word of the question.
+        label: a word stands in front that it may belong to ("plan B").
         short: one character of a script without blanks, which may be part of a word.
         denied: the answer says that it is not this.
     """
@@ -142,6 +152,7 @@ class Mention:
     marked: bool = False
     capital: bool = False
     alone: bool = False
+    label: bool = False
     short: bool = False
     denied: bool = False
 
@@ -278,13 +289,16 @@ class Reply:
         meant = self.meaning(letter, marked=bracketed or named)
         if char == letter and letter not in LETTERS:
             meant = frozenset()
+        before = self.text[max(0, start - 16) : start]
+        label = not (bracketed or named or before.endswith(JOINT) or _NO_LABEL.search(before))
         touching = JOINT in (self.text[start - 1 : start], self.text[end : end + 1])
         return replace(
             mention,
             letters=meant or frozenset({UNKNOWN}),
             marked=bracketed or named,
             capital=char == letter,
-            alone=char == letter and not touching and letter not in used,
+            alone=char == letter and not touching and not label and letter not in used,
+            label=label,
         )
 
     def _around(self, mention: Mention) -> Mention:

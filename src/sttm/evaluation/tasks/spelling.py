@@ -36,6 +36,8 @@ _ANSWER_BEGINS = re.compile(r"<answer>", re.IGNORECASE)
 _ANSWER_ENDS = re.compile(r"</answer>", re.IGNORECASE)
 _BOX = re.compile(r"\\f?boxed ?\{")
 
+_TWO_BOXES = re.compile(r"\{([^{}\n]{1,20})\}[ $]*(?:,|or|and|/|&)[ $]*$")
+
 _MARKUP = (
     (re.compile(r"\\[A-Za-z]{1,20}\*? ?\{([^{}\n]{0,200})\}"), r"\1"),
     (re.compile(r"\\[A-Za-z]{1,20}\*? ?\{([^{}\n]{0,200})\}"), r"\1"),  # \textbf{\text{B}}
@@ -47,6 +49,7 @@ _MARKUP = (
     (re.compile(r"[*`]+"), ""),
     (re.compile(r"(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])"), ""),
     (re.compile(r"(?<![0-9])\$(?![0-9])"), ""),
+    (re.compile(r"\b(?:minus|negative) (?=[0-9])", re.IGNORECASE), "-"),
 )
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n[ \n]*")
@@ -135,10 +138,13 @@ def final(text: str) -> str:
         if inside.strip(" \n."):
             rest = inside
             break
-    for box in reversed(list(_BOX.finditer(rest))):
-        inside = _braced(rest, box.end())
+    boxes = list(_BOX.finditer(rest))
+    for place in range(len(boxes) - 1, -1, -1):
+        inside = _braced(rest, boxes[place].end())
         if inside.strip(" \n."):
-            return inside.strip()
+            before = rest[max(0, boxes[place].start() - 30) : boxes[place].start()]
+            joined = _TWO_BOXES.search(before)
+            return f"{joined[1]} or {inside}" if joined else inside.strip()
     return rest.strip()
 
 
