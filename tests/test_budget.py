@@ -3,6 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sttm import STTM
 from sttm.budget import check_keep, read_keep, token_budget, written_keep
@@ -75,3 +77,55 @@ def test_written_budgets(text: str, keep: float | int) -> None:
 )
 def test_budgets_are_written_in_full(keep: float | int, text: str) -> None:
     assert written_keep(keep) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1e400", "1e999999999", "-1e999999999", "1e99999999999999999999", "1e999999999%"),
+        *("1e-999999999", "1e-400", "1e-99999999999999999999", "9" * 5000, str(2**63)),
+        *("nan", "inf", "-inf", "snan", "-0", "-0.0", "0", "0%", "-1", "-30%"),
+        *("1.00000000000000000000000001", "100.00000000000000000000000001%", "101%", "2.5"),
+        *("", "%", "30%%", "1_000", "\u0663\u0660%", "\uff10.3", "0x10", "\udcff", "1,5", "3 0"),
+    ],
+)
+def test_what_is_no_budget_is_told_at_once_and_shortly(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--keep: got .*, expected a share") as caught:
+        read_keep(text, "--keep")
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        *(("30 %", 0.3), (" 30\t% ", 0.3), ("1e-3", 0.001), ("3e1%", 0.3), ("+.5", 0.5)),
+        *(("5e2", 500), ("2.0", 2), (str(2**63 - 1), 2**63 - 1), ("1e18", 10**18)),
+    ],
+)
+def test_ways_to_write_a_budget(text: str, keep: float | int) -> None:
+    assert read_keep(text) == keep
+    assert type(read_keep(text)) is type(keep)
+    if keep != 1:
+        assert read_keep(written_keep(keep)) == keep
+
+
+@given(st.text("0123456789.eE+-% ", max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_a_budget_or_an_error(text: str) -> None:
+    try:
+        keep = read_keep(text)
+    except ConfigError:
+        return
+    assert check_keep(keep) == keep
+    assert 1 <= token_budget(keep, 100) <= 100
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [10**400, 2**63, -(10**400), Fraction(10**400, 3), Fraction(10**6000, 7), 10**9999],
+    ids=range(6),
+)
+def test_huge_numbers_are_refused_shortly(keep: Any) -> None:
+    with pytest.raises(ConfigError, match="keep: got ") as caught:
+        check_keep(keep)
+    assert len(str(caught.value)) < 320

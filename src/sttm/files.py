@@ -28,6 +28,23 @@ def cannot_write(path: Path, error: OSError, kept: str = "") -> WriteError:
     )
 
 
+def check_target(path: Path) -> None:
+    """Refuse to put a file where something else is: a folder, a device, a pipe.
+
+    Raises: WriteError: something else is there.
+    """
+    if path.exists() and not path.is_file():
+        raise WriteError(
+            f"{path}: got a {'folder' if path.is_dir() else 'device or pipe'}, expected the name "
+            "of a file to write. Choose another name."
+        )
+
+
+def in_utf8(text: str) -> str:
+    """Write out bytes that are in no encoding, as file names may have them: ``\\udcff``."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def replace_file(
     path: str | os.PathLike[str], write: Callable[[Path], None], kept: str = ""
 ) -> None:
@@ -42,9 +59,7 @@ def replace_file(
     Raises: WriteError: it cannot be written, or something that is no regular file is there.
     """
     given, place = Path(path), Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
-        kind = "a folder" if place.is_dir() else "a device or pipe"
-        raise WriteError(f"{given}: got {kind}, expected a file or a free name. {kept}Choose one.")
+    check_target(given)
     try:
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.")
         os.close(handle)
@@ -61,8 +76,8 @@ def replace_file(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; see `replace_file`."""
-    write_bytes(path, text.encode())
+    """Write a text file in UTF-8; see `in_utf8` and `replace_file`."""
+    write_bytes(path, in_utf8(text).encode())
 
 
 def write_bytes(path: Path, content: bytes, kept: str = "") -> None:

@@ -3,10 +3,24 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import sttm
 from sttm.view import find_cells, overlay, sheet
-from sttm.view.drawing import DARK, DROPPED, LIGHT, LINE, TINT, caption, paint, summary
+from sttm.view.drawing import (
+    DARK,
+    DROPPED,
+    LIGHT,
+    LINE,
+    TINT,
+    caption,
+    paint,
+    scale,
+    shorten,
+    summary,
+    text_width,
+)
+from sttm.view.overlay import MAX_SIDE
 from sttm.view.sheet import MAX_TILES
 
 from .scenes import Scene, plan_of, two_steps
@@ -101,6 +115,48 @@ def test_tokens_on_a_sheet_are_never_too_small_to_see() -> None:
     plan, grid = plan_of([[list(range(60))]])
     frames = np.zeros((1, 10, 60, 3), dtype=np.uint8)
     assert sheet(frames, plan, grid, [0.0]).width >= 8 * 60
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns", "steps"),
+    [
+        *((16, 4096, 8, 8, 2), (4096, 16, 8, 8, 2), (2, 65_536, 2, 2, 60), (1, 1, 1, 1, 100)),
+        *((2160, 3840, 130, 130, 48), (1024, 1024, 1024, 1024, 2), (40, 40, 8, 8, 60)),
+    ],
+)
+def test_pictures_are_bounded_whatever_the_frames_are(
+    height: int, width: int, rows: int, columns: int, steps: int
+) -> None:
+    grid = sttm.VideoGrid(steps, rows, columns)
+    every = torch.arange(grid.num_tokens)
+    plan = sttm.MergePlan.from_groups(every, every)
+    frames = np.broadcast_to(np.uint8(90), (steps, height, width, 3))
+    times = [float(t) for t in range(steps)]
+    picture = sheet(frames, plan, grid, times, title="a\nb \udcff" + 9999 * "x")
+    assert picture.width * picture.height < 2**26
+    assert max(picture.size) < 2**14
+    if steps > 2:
+        return
+    drawn = overlay(frames, plan, grid, times)
+    assert drawn.shape[1] - 34 <= MAX_SIDE >= drawn.shape[2]
+    assert drawn.shape[1] - 34 >= min(8 * rows, MAX_SIDE)
+    assert drawn.shape[2] >= min(8 * columns, MAX_SIDE)
+
+
+def test_a_large_frame_is_reduced_smoothly_and_quickly() -> None:
+    rows = np.linspace(0, 250, 4320).astype(np.uint8)
+    large = np.broadcast_to(rows[:, None, None], (4320, 7680, 3))
+    small = scale(large, 412, 232)
+    assert small.shape == (232, 412, 3)
+    assert np.abs(small[:, 0, 0].astype(int) - np.linspace(0, 250, 232)).max() < 3
+
+
+def test_a_title_is_cut_to_its_width() -> None:
+    assert shorten("clip.mp4", 22, 500) == "clip.mp4"
+    cut = shorten(10_000 * "clip", 22, 500)
+    assert cut.startswith("clipclip")
+    assert cut.endswith("...")
+    assert 450 < text_width(cut, 22) <= 500
 
 
 def test_an_overlay_has_a_frame_per_frame_and_even_sides() -> None:

@@ -1,6 +1,9 @@
 """The application: its commands, the options before them, and how errors are shown."""
 
+import errno
 import platform
+import sys
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +13,7 @@ import sttm
 from sttm.cli.ask import ask
 from sttm.cli.bench import bench
 from sttm.cli.calibrate import calibrate
+from sttm.cli.command import Command, check_once
 from sttm.cli.convert import convert
 from sttm.cli.demo import demo
 from sttm.cli.eval import evaluate
@@ -28,6 +32,16 @@ EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 class _Commands(TyperGroup):
     """Shows an error of sttm as one line instead of a traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command."""
+        try:
+            if not ctx.resilient_parsing:
+                check_once(self.make_parser(ctx).parse_args(args=list(args))[2])
+        except SttmError as error:
+            show_error(error)
+            raise typer.Exit(EXIT_ERROR) from error
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
@@ -37,8 +51,24 @@ class _Commands(TyperGroup):
                 raise
             show_error(error)
             raise typer.Exit(EXIT_ERROR) from error
+        except OSError as error:
+            # The disk is full, a folder was taken away: nothing that a traceback would explain.
+            if ctx.params.get("debug") or error.errno == errno.EPIPE:
+                raise  # of a pipe whose reader has gone away the parser makes a silent end
+            show_error(_as_line(error))
+            raise typer.Exit(EXIT_ERROR) from error
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+
+
+def _as_line(error: OSError) -> SttmError:
+    """Say what the operating system refused."""
+    where = f"{error.filename}: " if error.filename else ""
+    return SttmError(
+        f"{where}the operating system refused ({error.strerror or error}), expected it to work. "
+        "Make room or choose another place, then run the same command again; "
+        "sttm --debug COMMAND shows where it was."
+    )
 
 
 app = typer.Typer(
@@ -70,11 +100,15 @@ def options(
 
 
 for _command in (demo, ask, show, calibrate, extract, convert, methods, models):
-    app.command(cls=RayMayBeBare if _command is extract else None)(_command)
+    app.command(cls=RayMayBeBare if _command is extract else Command)(_command)
 app.add_typer(bench, name="bench")
 app.add_typer(evaluate, name="eval")
 
 
 def main() -> None:
     """Run the command line; the entry point of the ``sttm`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # What a terminal cannot show must not end a run: answers hold any character.
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="sttm")

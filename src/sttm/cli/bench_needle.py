@@ -13,6 +13,7 @@ from sttm.cli.options import JsonOption, LayerOption, ModelOption
 from sttm.cli.output import command_line, note, note_resumed, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
+from sttm.cli.spreading import set_threads
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,15 +128,12 @@ def _as_loaded(plan: "NeedlePlan", loaded: Loaded) -> "NeedlePlan":
 
 
 def _set_threads(threads: int | None, processes: int) -> None:
-    import torch
-
     if threads is not None and processes > 1:
         raise ConfigError(
             f"got --threads {threads} with --processes {processes}, expected one of them: each "
             "process has one thread."
         )
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
 
 
 def _warn(plan: "NeedlePlan", loaded: Loaded) -> None:

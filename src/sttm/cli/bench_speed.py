@@ -12,6 +12,7 @@ from sttm.cli.options import Dtype, JsonOption
 from sttm.cli.output import command_line, milliseconds, percent, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import progress_bars
+from sttm.cli.spreading import set_threads
 
 if TYPE_CHECKING:
     from sttm.evaluation.speed import SpeedPlan, SpeedRow
@@ -89,8 +90,7 @@ def speed(
         dtype=getattr(torch, dtype.value),
     )
     make_folder(out)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     with progress_bars(quiet=json) as tell:
         tell("measure", 0, 1)
         rows = measure(plan, progress=lambda done, total: tell("measure", done, total))

@@ -18,6 +18,7 @@ from sttm.cli.options import (
     ModelOption,
 )
 from sttm.cli.output import note, percent, say, show_json, show_table
+from sttm.cli.pictures import check_room
 from sttm.cli.progress import Tell, progress_bars
 from sttm.cli.watching import decode
 from sttm.errors import ConfigError, VideoError
@@ -97,8 +98,12 @@ def _target(text: str) -> float:
 def _check_out(path: Path) -> None:
     if path.is_dir():
         raise ConfigError(f"--out: got {path}, a folder, expected a file, e.g. {path / _FILE}.")
-    if not path.absolute().parent.is_dir():
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"--out: got {path}, a device or pipe, expected a file to write.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise ConfigError(f"--out: got {path}, whose folder does not exist. Create it first.")
+    check_room(folder, "--out")
 
 
 def _calibrate(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 # Clips from here on are in no training, report or test of nano; the first one is the default.
 FIRST_SEED = 40_000_000
+MOST_REPEATS = 100_000
 TASKS = ("digit", "colour", "quadrant")
 TRAINED_FRAMES = 32
 MOST_FRAMES = 64  # the longest clips that nano has seen
@@ -134,7 +135,9 @@ def demo(
     thresholds: ThresholdsOption = None,
     max_tokens: MaxTokensOption = None,
     method: MethodOption = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each kind.")] = 7,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each kind.")
+    ] = 7,
     out: OutOption = Path("out"),
     json: JsonOption = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import typer
 
+from sttm.cli.command import Command
 from sttm.cli.eval_report import presets, report
 from sttm.cli.eval_run import run
 from sttm.cli.eval_submission import submission
@@ -10,11 +11,11 @@ from sttm.cli.spreading import RayMayBeBare
 
 evaluate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 evaluate.command("run", cls=RayMayBeBare)(run)
-evaluate.command("report")(report)
-evaluate.command("presets")(presets)
-evaluate.command("tasks")(tasks)
-evaluate.command("validate")(validate)
-evaluate.command("submission")(submission)
+evaluate.command("report", cls=Command)(report)
+evaluate.command("presets", cls=Command)(presets)
+evaluate.command("tasks", cls=Command)(tasks)
+evaluate.command("validate", cls=Command)(validate)
+evaluate.command("submission", cls=Command)(submission)
 
 
 @evaluate.callback()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.output import note, say, show_json, show_table
+from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell
 from sttm.cli.questions import sound_items
 from sttm.cli.spreading import Spread
@@ -122,6 +123,7 @@ def extract_asked(asked: Asked, tell: Tell) -> Done:
     execute = asked.spread.execute()  # without Ray this fails now, not after loading the model
     todo = _todo(asked)
     jobs = todo.jobs
+    make_folder(asked.out)
     loaded = load_model(asked.model, asked.device_map, asked.dtype, asked.newline)
     plan = ExtractPlan(asked.out.absolute(), todo.sampling, asked.attention)
     start = time.perf_counter()

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from typer.core import TyperCommand
+from sttm.cli.command import Command
 
 
-class ManyValues(TyperCommand):
+class ManyValues(Command):
     """A command whose repeatable options need their name only once; it has no arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """Write the pictures of a merged video to a folder."""
 
+import io
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,26 +42,32 @@ class Merged:
 
     def write_png(self, path: Path) -> None:
         """Write the sheet of frames."""
+        from sttm.evaluation.files import write_bytes
         from sttm.view import sheet
 
         picture = sheet(self.frames, self.plan, self.grid, self.timestamps, title=self.title)
-        picture.save(path)
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        write_bytes(path, content.getvalue())
 
     def write_mp4(self, path: Path) -> None:
         """Write the frames with their cells; they play in real time."""
+        from sttm.evaluation.files import check_target
         from sttm.video import write_video
         from sttm.view import overlay
 
+        check_target(path)
         drawn = overlay(self.frames, self.plan, self.grid, self.timestamps)
         seconds = self.timestamps[-1] - self.timestamps[0]
         write_video(drawn, path, (len(drawn) - 1) / seconds if seconds > 0 else 1.0)
 
     def write_html(self, path: Path) -> None:
         """Write the page."""
+        from sttm.evaluation.files import write_text
         from sttm.view import page
 
         scene = (self.frames, self.plan, self.grid, self.timestamps)
-        path.write_text(page(*scene, title=self.title, note=self.note), encoding="utf-8")
+        write_text(path, page(*scene, title=self.title, note=self.note))
 
 
 def write_pictures(merged: Merged, stem: Path, kinds: Sequence[str], tell: Tell) -> list[Path]:
@@ -71,7 +79,7 @@ def write_pictures(merged: Merged, stem: Path, kinds: Sequence[str], tell: Tell)
         kinds: which of ``KINDS``.
         tell: told about every file, as stage "draw".
     Returns: the files.
-    Raises: ConfigError: the folder or a file in it cannot be written.
+    Raises: ConfigError: the folder cannot be written. WriteError, VideoError: a file in it cannot.
     """
     writers: dict[str, Callable[[Path], None]] = {
         "png": merged.write_png,
@@ -83,25 +91,42 @@ def write_pictures(merged: Merged, stem: Path, kinds: Sequence[str], tell: Tell)
     for done, kind in enumerate(kinds):
         tell("draw", done, len(kinds))
         files.append(stem.with_name(f"{stem.name}.{kind}"))
-        try:
-            writers[kind](files[-1])
-        except OSError as error:
-            raise ConfigError(
-                f"{files[-1]}: cannot be written ({error.strerror}). Choose another --out."
-            ) from error
+        writers[kind](files[-1])
     tell("draw", len(kinds), len(kinds))
     return files
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder unless it is there.
+def make_folder(folder: Path, option: str = "--out") -> None:
+    """Make a folder unless it is there, and see that it can be written to before any work is done.
 
-    Raises: ConfigError: it cannot be made, or is a file.
+    Args:
+        folder: the folder.
+        option: what named it.
+    Raises: ConfigError: it cannot be made, is a file or a device, or takes no file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"--out: got {folder}, which cannot be made ({error.strerror}), expected a folder to "
-            "write to. Choose another one."
+            f"{option}: got {folder}, which cannot be made ({error.strerror}), expected a folder "
+            "to write to. Choose another one."
+        ) from error
+    check_room(folder, option)
+
+
+def check_room(folder: Path, option: str) -> None:
+    """See that a folder takes files.
+
+    Args:
+        folder: the folder, which is there.
+        option: what named it.
+    Raises: ConfigError: it does not.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: got {folder}, where no file can be written ({error.strerror}), expected a "
+            "folder to write to. Choose another one, or make this one writable."
         ) from error

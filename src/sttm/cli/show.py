@@ -24,7 +24,7 @@ from sttm.cli.options import (
     parse_reduction,
 )
 from sttm.cli.output import percent, say, show_json, show_table
-from sttm.cli.pictures import KINDS, Merged, write_pictures
+from sttm.cli.pictures import KINDS, Merged, make_folder, write_pictures
 from sttm.cli.progress import progress_bars
 from sttm.cli.watching import decode
 
@@ -93,6 +93,7 @@ def show(
     chosen = [kind for kind, on in zip(KINDS, (png, mp4, html)) if on]
     with progress_bars(quiet=json) as tell:
         decoded = decode(video, fps, max_frames, tell)
+    make_folder(out)
     loaded = load_model(model)
     with progress_bars(quiet=json) as tell:
         report = loaded.chat(reduction).watch(decoded.video, progress=tell).reports[0]

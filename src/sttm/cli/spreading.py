@@ -5,8 +5,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from sttm.cli.command import Command
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RayGpusOption = Annotated[
 ]
 
 
-class RayMayBeBare(TyperCommand):
+class RayMayBeBare(Command):
     """A command whose option ``--ray`` needs no value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -71,6 +71,20 @@ class Spread:
         if self.processes > 1:
             raise ConfigError("got --ray and --processes, expected one of them.")
         return _ray(self.ray, workers=self.workers, gpus=self.gpus)
+
+
+def set_threads(threads: int | None) -> None:
+    """Let PyTorch use so many threads; None for its own choice.
+
+    Raises: ConfigError: more than a machine has.
+    """
+    if threads is None:
+        return
+    import torch
+
+    from sttm.evaluation.checks import MOST_PROCESSES, check_count
+
+    torch.set_num_threads(check_count("--threads", threads, most=MOST_PROCESSES))
 
 
 def _ray(address: str, *, workers: int | None, gpus: float | None) -> "Execute[Any, Any]":

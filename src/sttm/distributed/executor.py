@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from sttm.distributed.cluster import Room, find_room, first_line, joined, quiet_data
 from sttm.distributed.worker import JOB, PLACE, RESULTS, Attempts, Limits, Worker
 from sttm.errors import ConfigError, SttmError
+from sttm.evaluation.checks import check_count
 from sttm.evaluation.parallel import Setup, WorkerFailure
 
 
@@ -44,9 +45,9 @@ class RayExecutor:
     def __post_init__(self) -> None:
         for name in ("workers", "batch", "attempts"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: got {value}, expected at least 1.")
-        if self.gpus is not None and not self.gpus >= 0:
+            if value is not None:
+                check_count(name, value)
+        if self.gpus is not None and not (isinstance(self.gpus, int | float) and self.gpus >= 0):
             raise ConfigError(f"gpus: got {self.gpus}, expected 0, a fraction or a whole number.")
 
     def __call__(self, setup: Setup[Any, Any], jobs: Sequence[Any]) -> Iterator[Any]:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError
+from sttm.evaluation.checks import shown
 from sttm.evaluation.thresholds import VideoRetention
 from sttm.grid import VideoGrid
 from sttm.methods import STTM
@@ -177,10 +179,14 @@ def check_aim(target: float, diagonal: float) -> None:
 
     Raises: ConfigError: a number out of range.
     """
+    numbers: tuple[Any, ...] = (target, diagonal)
+    for value in numbers:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ConfigError(f"keep, diagonal: got {shown(value)}, expected numbers.")
     if not 0.0 < target <= 1.0:
-        raise ConfigError(f"keep: got {target}, expected a share in (0, 1], e.g. 0.3.")
+        raise ConfigError(f"keep: got {shown(target)}, expected a share in (0, 1], e.g. 0.3.")
     if not 0.0 <= diagonal <= 2.0:
-        raise ConfigError(f"diagonal: got {diagonal}, expected 0 to 2; published: 0.2.")
+        raise ConfigError(f"diagonal: got {shown(diagonal)}, expected 0 to 2; published: 0.2.")
 
 
 def calibrate(

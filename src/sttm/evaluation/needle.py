@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from sttm.errors import ConfigError
+from sttm.evaluation.checks import MOST_SAMPLES, check_count
 from sttm.evaluation.journal import AnswerKey, AnswerRecord
 from sttm.evaluation.machine import fingerprint
 from sttm.evaluation.parallel import Loader, Worker, work
@@ -65,9 +66,9 @@ class NeedlePlan:
                 f"kinds: got {', '.join(self.kinds) or 'none'}, expected different ones of "
                 f"{', '.join(KINDS)}."
             )
-        for name, least in (("samples", 1), ("seed", 0), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least {least}.")
+        check_count("samples", self.samples, most=MOST_SAMPLES)
+        check_count("seed", self.seed, least=0)
+        check_count("max_new_tokens", self.max_new_tokens)
         check_frames(self.frames)
 
     def clips(self) -> list[ClipId]:

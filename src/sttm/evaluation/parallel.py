@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from sttm.errors import SttmError
+from sttm.evaluation.checks import MOST_PROCESSES, check_count
 
 _POLL_S = 1.0
 
@@ -56,7 +57,7 @@ def work(setup: Setup[J, T], jobs: Sequence[J], *, processes: int = 1) -> Iterat
     Yields: results as they come; with several processes in no order.
     Raises: SttmError: a worker's, or a worker that ended by itself.
     """
-    processes = min(processes, len(jobs))
+    processes = min(check_count("processes", processes, most=MOST_PROCESSES), len(jobs))
     if processes > 1:
         yield from _spread(setup, jobs, processes)
         return

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from sttm.errors import ConfigError, unknown_name
+from sttm.evaluation.checks import check_text
 from sttm.models.transformers_api import PIXELS, VIDEO_GRID
 
 WORDS_BEFORE, WORDS_AFTER = 14, 30
@@ -75,7 +76,7 @@ def find_shape(name: str) -> Shape:
 
     Raises: UnknownNameError: there is none of this name.
     """
-    if name not in SHAPES:
+    if check_text("shape", name, "nano") not in SHAPES:
         raise unknown_name("shape", name, SHAPES)
     return SHAPES[name]
 

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from sttm.budget import check_keep, read_keep, written_keep
 from sttm.errors import ConfigError
+from sttm.evaluation.checks import MOST_FRAMES, check_count, check_text
 from sttm.methods import Method, get_method
 
 ALL = "all"  # label of the run that keeps every token
@@ -93,7 +94,7 @@ def parse_spec(text: str) -> MethodSpec:
 
     Raises: ConfigError: a text of another form.
     """
-    head, _, tail = text.strip().partition(":")
+    head, _, tail = check_text("method", text, "sttm:keep=0.3").strip().partition(":")
     label, equals, name = head.rpartition("=")
     options = [part.partition("=") for part in tail.split(",")] if tail else []
     known = {key.strip(): _read(key.strip(), value.strip()) for key, _, value in options}
@@ -148,7 +149,7 @@ def find_reference(label: str, settings: Sequence[Setting]) -> str:
             "against: got 'all', but all tokens are not among the budgets. Add 1 to them: --keep 1 "
             "and the others."
         )
-    if label not in labels:
+    if check_text("against", label, labels[0]) not in labels:
         close = get_close_matches(label, labels, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
@@ -188,7 +189,9 @@ def check_frames(frames: Sequence[int]) -> None:
 
     Raises: ConfigError: they are not.
     """
-    if not frames or min(frames) < 1 or len(set(frames)) < len(frames):
+    for count in frames:
+        check_count("frames", count, most=MOST_FRAMES)
+    if not frames or len(set(frames)) < len(frames):
         raise ConfigError(
             f"frames: got {', '.join(map(str, frames)) or 'none'}, expected different numbers from "
             "1 on."

@@ -16,6 +16,7 @@ import torch
 from sttm.attachment import attach
 from sttm.budget import token_budget
 from sttm.errors import ConfigError
+from sttm.evaluation.checks import MOST_REPEATS, check_count
 from sttm.evaluation.memory import check_memory, peak_memory
 from sttm.evaluation.shapes import Shape, build, find_shape, prompt
 from sttm.evaluation.specs import (
@@ -168,18 +169,17 @@ class SpeedPlan:
 
     def __post_init__(self) -> None:
         shape = find_shape(self.shape)
-        if self.repeats < 1:
-            raise ConfigError(f"repeats: got {self.repeats}, expected at least 1.")
+        check_count("repeats", self.repeats, most=MOST_REPEATS)
         check_frames(self.frames)
-        if self.layer is not None and not 0 <= self.layer < shape.layers:
-            raise ConfigError(f"layer: got {self.layer}, expected 0 to {shape.layers - 1}.")
+        if self.layer is not None:
+            check_count("layer", self.layer, 0, shape.layers - 1)
         _check_device(self.device)
 
 
 def _check_device(name: str) -> None:
     try:
         device = torch.device(name)
-    except RuntimeError:  # PyTorch's own for a name that it does not know
+    except (RuntimeError, TypeError):  # PyTorch's own for a name that it does not know
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device: got {name!r}, expected cpu, cuda, or one GPU such as cuda:1.")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sttm.evaluation.checks import MOST_REPEATS, check_count
+
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
@@ -84,6 +86,7 @@ class Bootstrap:
     """
 
     def __init__(self, clips: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        check_count("resamples", resamples, most=MOST_REPEATS)
         generator = np.random.Generator(np.random.PCG64(seed))
         self._once = np.ones((1, clips))
         if clips < 2:

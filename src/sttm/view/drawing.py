@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from sttm.grid import VideoGrid
 from sttm.view.cells import Cells
 
 Picture = npt.NDArray[np.uint8]
@@ -13,7 +14,11 @@ Picture = npt.NDArray[np.uint8]
 TINT = 0.32  # share of a token's colour in its cells
 LIGHT, DARK = 255, 24  # greys on the two sides of a border
 LINE = 0.6  # opacity of a border
+_GAP = 3.0  # what is left to the second step of `scale`, as Pillow advises
+_CUT = "..."
 DROPPED = 0.25  # brightness that dropped tokens keep
+
+TOKEN_SIDE = 8  # pixels; narrower cells could not be told apart
 
 PAPER, INK, FAINT = (250, 250, 248), (28, 28, 32), (110, 110, 118)
 
@@ -39,9 +44,56 @@ def paint(picture: Picture, cells: Cells, step: int) -> Picture:
 
 
 def scale(picture: Picture, width: int, height: int) -> Picture:
-    """Resize a picture smoothly."""
-    size = (width, height)
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    """Resize a picture smoothly; a much larger one in two steps, the first of them a quick one."""
+    smooth = Image.Resampling.LANCZOS
+    resized = Image.fromarray(picture).resize((width, height), smooth, reducing_gap=_GAP)
+    return np.asarray(resized)
+
+
+def fitting_size(
+    width: int, height: int, grid: VideoGrid, *, factor: float, most: int
+) -> tuple[int, int]:
+    """Choose a size for frames that stays within bounds whatever the frames are like.
+
+    The shape of the frames is kept, unless they are so narrow that their tokens would vanish.
+
+    Args:
+        width, height: of the frames, pixels.
+        grid: the video's shape in tokens.
+        factor: to scale by, if the bounds allow it.
+        most: pixels of a side.
+    Returns: width and height; at least 8 pixels per token where ``most`` allows it.
+    """
+    factor = min(factor, most / max(width, height))
+    sides = ((width, grid.width), (height, grid.height))
+    wide, high = (
+        min(most, max(1, round(side * factor), TOKEN_SIDE * tokens)) for side, tokens in sides
+    )
+    return wide, high
+
+
+def printable(text: str) -> str:
+    """Replace what no font has: line breaks, control characters, bytes of names in no encoding."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shorten(text: str, size: float, most: int) -> str:
+    """Cut a line to a width, and show that it was cut.
+
+    Args:
+        text: the line.
+        size: of the letters.
+        most: pixels.
+    """
+    text = text[:most]  # no letter is narrower than a pixel
+    if text_width(text, size) <= most:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = text_width(text[:middle] + _CUT, size) <= most
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return text[:low] + _CUT
 
 
 def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -54,12 +106,12 @@ def write(
 ) -> None:
     """Write one line; ``place`` is the left end of its middle."""
     draw = ImageDraw.Draw(canvas)
-    draw.text(place, text, fill=FAINT if faint else INK, font=font(size), anchor="lm")
+    draw.text(place, printable(text), fill=FAINT if faint else INK, font=font(size), anchor="lm")
 
 
 def text_width(text: str, size: float) -> int:
     """Pixels that one line takes."""
-    return math.ceil(font(size).getlength(text))
+    return math.ceil(font(size).getlength(printable(text)))
 
 
 def caption(cells: Cells, step: int, seconds: float) -> str:

@@ -9,9 +9,10 @@ from PIL import Image, ImageDraw
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
 from sttm.view.cells import check_frames, find_cells, step_of_frame
-from sttm.view.drawing import FAINT, INK, PAPER, caption, paint, scale, write
+from sttm.view.drawing import FAINT, INK, PAPER, caption, fitting_size, paint, scale, write
 
 SHORT_SIDE = 480  # pixels; smaller frames are enlarged, so that borders and text stay thin
+MAX_SIDE = 1920  # pixels; larger frames are reduced
 _STRIP = 34
 _METER = 160  # pixels of the meter that compares tokens kept with all tokens so far
 
@@ -29,13 +30,15 @@ def overlay(
         plan: the merge.
         grid: the video's shape in tokens.
         timestamps: seconds, one per frame.
-    Returns: ``(n, H', W', 3)`` uint8 with even sides, the shorter at least 480 pixels.
+    Returns: ``(n, H', W', 3)`` uint8 with even sides: the shorter of a frame has at least 480
+        pixels where the longer one stays within 1920 then.
     Raises: ConfigError: frames, plan, grid and timestamps do not fit together.
     """
     cells = find_cells(plan, grid)
     check_frames(frames, grid, timestamps)
     factor = max(1.0, SHORT_SIDE / min(frames.shape[1:3]))
-    height, width = (round(side * factor / 2) * 2 for side in frames.shape[1:3])
+    size = fitting_size(frames.shape[2], frames.shape[1], grid, factor=factor, most=MAX_SIDE)
+    width, height = (side + side % 2 for side in size)
     kept = cells.new_tokens.cumsum()
     drawn = np.empty((len(frames), height + _STRIP, width, 3), dtype=np.uint8)
     for index, step in enumerate(step_of_frame(len(frames), grid.frames)):

@@ -13,7 +13,7 @@ from PIL import Image
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
 from sttm.view.cells import Cells, check_frames, find_cells
-from sttm.view.drawing import DROPPED, LINE, TINT
+from sttm.view.drawing import DROPPED, LINE, TINT, fitting_size, printable, scale
 
 MAX_SIDE = 960  # pixels; larger frames are reduced
 _QUALITY = 85
@@ -55,14 +55,15 @@ def page(
         "first": cells.first.tolist(),
         "colour": _hex_colours(cells),
         "times": [round(timestamps[index], 3) for index in first],
-        "frames": [_data_uri(frames[index]) for index in first],
+        "frames": [_data_uri(frames[index], grid) for index in first],
         "tint": TINT,
         "dropped": 1 - DROPPED,
         "line": LINE,
     }
     template = files("sttm.view").joinpath("page.html").read_text(encoding="utf-8")
     html = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
-    return html.render(title=title or "Merged video", note=note, data=data)
+    title = printable(title or "Merged video")
+    return html.render(title=title, note=printable(note), data=data)
 
 
 def _hex_colours(cells: Cells) -> list[str]:
@@ -73,9 +74,11 @@ def _hex_colours(cells: Cells) -> list[str]:
     ]
 
 
-def _data_uri(frame: npt.NDArray[np.uint8]) -> str:
-    picture = Image.fromarray(frame)
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+def _data_uri(frame: npt.NDArray[np.uint8], grid: VideoGrid) -> str:
+    height, width = frame.shape[:2]
+    picture = frame
+    if max(width, height) > MAX_SIDE:
+        picture = scale(frame, *fitting_size(width, height, grid, factor=1.0, most=MAX_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY)
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

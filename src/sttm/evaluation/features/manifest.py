@@ -101,9 +101,10 @@ def checksum(content: bytes) -> str:
 
 def file_name(video_id: str) -> str:
     """Name the file of a video, below the folder: any id gives a file name, none gives two."""
-    name = quote(video_id, safe="")
+    whole = video_id.encode(errors="surrogatepass")  # also of names in no encoding
+    name = quote(whole, safe="")
     if len(name) + len(SUFFIX) > _LONGEST_NAME:
-        digest = hashlib.sha256(video_id.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(whole).hexdigest()[:16]
         name = f"{name[: _LONGEST_NAME - len(SUFFIX) - len(digest) - 1]}~{digest}"
     return f"{VIDEOS}/{name}{SUFFIX}"
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sttm.errors import VideoError
+from sttm.evaluation.files import in_utf8
 from sttm.grid import VideoGrid
 from sttm.models import EncodedVideo
 from sttm.models.transformers_api import ENCODER_FIELDS, EncoderOutput
@@ -112,11 +113,13 @@ def to_bytes(frames: EncodedFrames) -> bytes:
             tensors[f"attention.{place}"] = span.tower_attention
         attention = span.tower_attention is not None
         spans.append(_Span(grid=span.grid, extra=span.extra, attention=attention))
-    names = [name for name in _VideoFacts.model_fields if name != "shape"]
+    names = [name for name in _VideoFacts.model_fields if name not in ("shape", "path")]
     header = _Header(
         format=FORMAT,
         video=_VideoFacts(
-            shape=video.frames.shape, **{name: getattr(video, name) for name in names}
+            shape=video.frames.shape,
+            path=in_utf8(video.path),
+            **{name: getattr(video, name) for name in names},
         ),
         processed=list(processed.tensors),
         pixels=processed.pixels,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sttm.errors import ConfigError, unknown_name
+from sttm.evaluation.checks import check_count
 from sttm.evaluation.machine import fingerprint
 from sttm.evaluation.specs import Setting
 from sttm.evaluation.tasks import Item, Task
@@ -69,10 +70,8 @@ class EvalPlan:
     def __post_init__(self) -> None:
         if self.prompt not in self.task.prompts:
             raise unknown_name("prompt style", self.prompt, self.task.prompts)
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens: got {self.max_new_tokens}, expected at least 1.")
-        if self.seed < 0:
-            raise ConfigError(f"seed: got {self.seed}, expected at least 0.")
+        check_count("max_new_tokens", self.max_new_tokens)
+        check_count("seed", self.seed, least=0)
         self.task.parse("", Item(self.task.name, "", "", None, "", ("", "")), self.parser)
 
     @property
