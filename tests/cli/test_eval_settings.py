@@ -210,7 +210,7 @@ def test_a_preset_is_set_up(run: Run, clip: Path, tmp_path: Path) -> None:
 def test_newlines_are_for_models_that_have_them(run: Run, data: Path, tmp_path: Path) -> None:
     result = ask(run, data, tmp_path / "run", "--newline", "grid")
     assert result.exit_code == 2
-    assert "--newline: got 'grid' without --model" in result.stderr
+    assert "got --newline with nano (no --model)" in result.stderr
 
 
 def test_made_videos_have_no_rule(run: Run, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sttm.cli.loading import load_model
+from sttm.cli.command import refuse_idle
+from sttm.cli.loading import load_model, refuse_for_nano
 from sttm.cli.options import (
     DeviceMapOption,
     FpsOption,
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from sttm.video import Video
 
 SAVED = ".sttm"
+# What says how a video is watched, and nothing of one that was watched already.
+_OF_WATCHING = (
+    *("keep", "thresholds", "max_tokens", "method", "full", "layer"),
+    *("fps", "max_frames", "subtitles"),
+)
 _LEAD = "This video's subtitles are listed below:\n"
 
 
@@ -83,6 +89,7 @@ class AskResult:
 
 
 def ask(
+    context: typer.Context,
     video: Annotated[
         Path,
         typer.Argument(metavar="VIDEO", help="A video file, or what --save wrote (ends in .sttm)."),
@@ -119,12 +126,13 @@ def ask(
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     is_saved = video.suffix.lower() == SAVED
+    if is_saved:
+        why = "a saved video stays as it was made; watch the video again for another way"
+        refuse_idle(context, _OF_WATCHING, f"{video.name}, which is saved", why)
+    if full:
+        refuse_idle(context, ["layer"], "--full", "all tokens are kept, in front of every layer")
+    refuse_for_nano(context, model)
     reduction = parse_reduction(wanted, model=model, layer=layer)
-    if is_saved and (wanted.given() or layer is not None or subtitles):
-        raise ConfigError(
-            f"got {video.name} together with {', '.join(wanted.given()) or '--layer, --subtitles'}"
-            ", expected none of them: a saved video stays as it was made. Watch the video again."
-        )
     _check_save(save)
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
     with progress_bars(quiet=json) as tell:

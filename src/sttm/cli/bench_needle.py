@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.budget import read_keep
+from sttm.cli.crossing import refuse_unused
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.options import JsonOption, LayerOption, ModelOption
 from sttm.cli.output import command_line, note, note_resumed, results, say, show_json, show_table
@@ -40,6 +41,7 @@ class _Task:
 
 
 def needle(
+    context: typer.Context,
     methods: Annotated[
         list[str],
         typer.Option(
@@ -89,7 +91,9 @@ def needle(
     from sttm.evaluation.needle import KINDS, NeedlePlan
     from sttm.evaluation.specs import find_reference, make_settings
 
-    settings = make_settings(methods, [read_keep(text, "--keep") for text in keep])
+    keeps = [read_keep(text, "--keep") for text in keep]
+    settings = make_settings(methods, keeps)
+    refuse_unused(context, settings, keeps)
     against = None if against is None else find_reference(against, settings)
     # Wrong options show before the model is loaded.
     plan = NeedlePlan(

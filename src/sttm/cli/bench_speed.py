@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.budget import read_keep, written_keep
+from sttm.cli.crossing import refuse_unused
 from sttm.cli.options import Dtype, JsonOption
 from sttm.cli.output import command_line, milliseconds, percent, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
@@ -43,6 +44,7 @@ _FOOTNOTE = (
 
 
 def speed(
+    context: typer.Context,
     shape: Annotated[
         str, typer.Option(metavar="NAME", help="Published shape, or nano.")
     ] = "llava-onevision-0.5b",
@@ -80,9 +82,12 @@ def speed(
 
     from sttm.evaluation.speed import SpeedPlan, measure, speed_settings
 
+    keeps = [read_keep(text, "--keep") for text in keep]
+    settings = speed_settings(methods, keeps)
+    refuse_unused(context, settings, keeps)
     plan = SpeedPlan(
         shape=shape,
-        settings=tuple(speed_settings(methods, [read_keep(text, "--keep") for text in keep])),
+        settings=tuple(settings),
         frames=tuple(frames),
         layer=layer,
         repeats=repeats,

@@ -28,10 +28,15 @@ class Command(TyperCommand):
         Raises: ConfigError: an option comes twice, or a text is not in UTF-8.
         """
         # The parser takes what it reads out of the list that it is given.
-        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))
         if not ctx.resilient_parsing:
             check_once(given)
-        ctx.meta[_GIVEN] = frozenset(parameter.name for parameter in given)
+        ctx.meta[_GIVEN] = frozenset(
+            parameter.name
+            for parameter in given
+            # The parser lists all arguments, also those that are not there.
+            if parameter.param_type_name != "argument" or _is_there(values.get(parameter.name))
+        )
         rest: list[str] = super().parse_args(ctx, args)
         for parameter in self.params:
             _check_text(parameter, ctx.params.get(str(parameter.name)))
@@ -83,6 +88,10 @@ def flag(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name)
     return str(max(parameter.opts, key=len))
+
+
+def _is_there(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and bool(value))
 
 
 def _may_repeat(parameter: Any) -> bool:

@@ -10,7 +10,7 @@ from sttm.cli.loading import Loaded, load_model
 from sttm.cli.options import Wanted, parse_reduction
 from sttm.cli.output import note
 from sttm.cli.pictures import make_folder
-from sttm.cli.questions import sound_items
+from sttm.cli.questions import refuse_data_root, refuse_sampling, sound_items
 from sttm.cli.spreading import Spread
 from sttm.errors import ConfigError
 
@@ -94,6 +94,7 @@ def prepare(asked: Asked) -> Work:
     if asked.task is None:
         raise ConfigError("got no --task, expected one of `sttm eval tasks`, or a --preset.")
     task = get_task(asked.task)
+    refuse_data_root(task, asked.data_root)
     setting = _setting(asked) if preset is None else preset.setting()
     plan = EvalPlan(
         task,
@@ -168,11 +169,8 @@ def _setting(asked: Asked) -> "Setting":
 def _sampling(task: "Task", asked: Asked) -> Any:
     new = {"fps": asked.fps, "max_frames": asked.max_frames, "rule": asked.rule}
     changed: dict[str, Any] = {name: value for name, value in new.items() if value is not None}
-    if changed and task.made:
-        raise ConfigError(
-            f"got {' and '.join('--' + name.replace('_', '-') for name in changed)} with the task "
-            f"{task.name}, expected none of these: its videos are made frame by frame."
-        )
+    if task.made:
+        refuse_sampling(task, changed)
     return replace(task.frames, **changed) if changed else None
 
 

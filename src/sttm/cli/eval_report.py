@@ -10,6 +10,7 @@ import typer
 from sttm.cli.options import JsonOption
 from sttm.cli.output import command_line, note, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
+from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
     from sttm.evaluation.run.load import Run
@@ -58,6 +59,8 @@ def report(
     from sttm.evaluation.run.write import write_report
 
     runs = load_runs(folders, parser=parser)
+    if compare and len(runs) == 1:
+        raise ConfigError("got --compare with one run, expected two or more. Name another folder.")
     reference = None if full is None else _reference(full, runs, parser)
     made = make_report(runs, full=reference, compare=compare, resamples=resamples)
     make_folder(out)

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from sttm.cli.command import refuse_idle
 from sttm.cli.eval_preparing import Asked, prepare
 from sttm.cli.eval_running import check_answered, execute, finish, show
+from sttm.cli.loading import refuse_for_nano
 from sttm.cli.options import (
     DeviceMapOption,
     DtypeOption,
@@ -22,6 +24,7 @@ from sttm.cli.options import (
     RuleOption,
     ThresholdsOption,
     Wanted,
+    refuse_fps,
 )
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
@@ -35,6 +38,7 @@ from sttm.cli.spreading import (
 
 
 def run(
+    context: typer.Context,
     task: Annotated[
         str | None, typer.Option("--task", help="A task of `sttm eval tasks`, or a YAML file.")
     ] = None,
@@ -104,6 +108,12 @@ def run(
     on when the same command is given again: nothing is lost or asked twice, and what went wrong is
     tried again. `sttm eval report DIR...` sums up.
     """
+    if full:
+        why = "all tokens are kept, in front of every layer and where they are"
+        refuse_idle(context, ["layer", "positions"], "--full", why)
+    if preset is None:
+        refuse_for_nano(context, model)
+    refuse_fps(context, rule)
     asked = Asked(
         task=task,
         preset=preset,

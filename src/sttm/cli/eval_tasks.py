@@ -8,6 +8,7 @@ import typer
 
 from sttm.cli.options import JsonOption
 from sttm.cli.output import note, say, show_json, show_table
+from sttm.cli.questions import refuse_data_root
 
 if TYPE_CHECKING:
     from sttm.evaluation.tasks.validate import Validation
@@ -82,7 +83,9 @@ def validate(
     from sttm.evaluation.tasks import get_task
     from sttm.evaluation.tasks.validate import validate as check
 
-    found = check(get_task(task), data_root, videos=videos)
+    wanted = get_task(task)
+    refuse_data_root(wanted, data_root)
+    found = check(wanted, data_root, videos=videos)
     if json:
         show_json(found)
     else:

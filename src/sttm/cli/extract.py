@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from sttm.cli.command import refuse_idle
 from sttm.cli.extracting import Asked, extract_asked, show_checked, verify_folder
+from sttm.cli.loading import refuse_for_nano
 from sttm.cli.options import (
     DeviceMapOption,
     DtypeOption,
@@ -16,6 +18,7 @@ from sttm.cli.options import (
     OnErrorOption,
     OutOption,
     RuleOption,
+    refuse_fps,
 )
 from sttm.cli.output import show_json
 from sttm.cli.progress import progress_bars
@@ -29,6 +32,7 @@ from sttm.cli.spreading import (
 
 
 def extract(
+    context: typer.Context,
     out: OutOption,
     videos: Annotated[
         list[Path] | None,
@@ -74,10 +78,14 @@ def extract(
     A run that was cut off goes on where it stood: run the same command again.
     """
     if verify:
+        others = set(context.params) - {"out", "verify", "json"}
+        refuse_idle(context, others, "--verify", "it checks what is in the folder, as it is")
         with progress_bars(quiet=json) as tell:
             checked = verify_folder(out, tell)
         show_checked(out, checked, json=json)
         return
+    refuse_for_nano(context, model)
+    refuse_fps(context, rule)
     asked = Asked(
         out,
         videos or [],

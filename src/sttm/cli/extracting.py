@@ -13,7 +13,7 @@ from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.output import note, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell
-from sttm.cli.questions import sound_items
+from sttm.cli.questions import refuse_data_root, refuse_sampling, sound_items
 from sttm.cli.spreading import Spread
 from sttm.errors import ConfigError, VideoError
 
@@ -184,6 +184,7 @@ def _of_task(name: str, asked: Asked) -> _Todo:
     from sttm.evaluation.tasks import get_task
 
     task = get_task(name)
+    refuse_data_root(task, asked.data_root)
     left_out: Mapping[str, int] = {}
     if asked.stop:
         items = task.items(asked.data_root)
@@ -193,6 +194,10 @@ def _of_task(name: str, asked: Asked) -> _Todo:
     for item in items:
         if item.video_id not in jobs:
             jobs[item.video_id] = VideoJob(item.video_id, partial(task.video, item), item.video)
+    if task.made:
+        refuse_sampling(
+            task, {"fps": asked.fps, "max_frames": asked.max_frames, "rule": asked.rule}
+        )
     return _Todo(list(jobs.values()), asked.sampling(task.frames), left_out)
 
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from sttm.cli.command import refuse_idle
 from sttm.cli.options import Reduction
 from sttm.cli.output import note
 from sttm.errors import ConfigError, UnsupportedModelError
@@ -144,6 +147,19 @@ def _check_supported(name: str) -> bool:
             "See `sttm models`."
         )
     return False
+
+
+def refuse_for_nano(context: typer.Context, model: str | None) -> None:
+    """Refuse options about a model that nano does not have.
+
+    Args:
+        context: of the command.
+        model: as in ``--model``; None for nano.
+    Raises: ConfigError: one of them was given without a model.
+    """
+    if model is None:
+        why = "nano runs on the CPU, and its newline token has its place"
+        refuse_idle(context, ["device_map", "newline"], "nano (no --model)", why)
 
 
 def _refuse_newline(newline: str | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.budget import read_keep, written_keep
+from sttm.cli.command import refuse_idle
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,6 +125,17 @@ OnErrorOption = Annotated[
 ]
 VideoArgument = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")]
 
+
+def refuse_fps(context: typer.Context, rule: Rule | None) -> None:
+    """Refuse frames per second with the rule that does not look at them.
+
+    Raises: ConfigError: both were given.
+    """
+    if rule is Rule.UNIFORM:
+        why = "it spreads --max-frames over the whole video"
+        refuse_idle(context, ["fps"], "--rule uniform", why)
+
+
 NANO_KEEP = 0.3
 _NO_STEP = "none"
 
@@ -206,6 +218,11 @@ def parse_reduction(wanted: Wanted, *, model: str | None, layer: int | None = No
     if wanted.thresholds is not None:
         spatial, temporal, calibrated = _read_thresholds(wanted.thresholds)
         if spatial is None and temporal is None:
+            if wanted.max_tokens is not None:
+                raise ConfigError(
+                    "got --max-tokens with --thresholds none, expected one of them: nothing merges "
+                    "there that could be capped. Use --keep for an exact number."
+                )
             return Reduction(None, layer)
         given |= {"spatial_threshold": spatial, "temporal_threshold": temporal}
     if wanted.max_tokens is not None:

@@ -1,6 +1,7 @@
 """Questions of a task, without those rows that are wrong."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,34 @@ if TYPE_CHECKING:
     from sttm.evaluation.tasks import Item, Task
 
 _TOLD = 3  # rows; `sttm eval validate` lists all
+
+
+def refuse_sampling(task: "Task", given: Mapping[str, object]) -> None:
+    """Refuse sampling options for a task whose videos are made frame by frame.
+
+    Args:
+        task: such a task.
+        given: the options by the names of their fields; None for those that were not given.
+    Raises: ConfigError: one was given.
+    """
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        raise ConfigError(
+            f"got {' and '.join(names)} with the task {task.name}, expected none of these: its "
+            "videos are made frame by frame."
+        )
+
+
+def refuse_data_root(task: "Task", data_root: Path | None) -> None:
+    """Refuse a folder of data for a task that makes its own.
+
+    Raises: ConfigError: there is one.
+    """
+    if task.made and data_root is not None:
+        raise ConfigError(
+            f"got --data-root with the task {task.name}, expected none: it makes its videos. Drop "
+            "it."
+        )
 
 
 def sound_items(

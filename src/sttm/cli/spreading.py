@@ -61,11 +61,17 @@ class Spread:
     def execute(self) -> "Execute[Any, Any]":
         """Build what works jobs off there.
 
-        Raises: ConfigError: both places are named, Ray is not installed, or a number is out of
-            range.
+        Raises: ConfigError: both places are named, or options of one that is not; Ray is not
+            installed, or a number is out of range.
         """
         from sttm.evaluation.parallel import work
 
+        if self.ray is None and (self.workers is not None or self.gpus is not None):
+            given = "--ray-gpus" if self.workers is None else "--ray-workers"
+            raise ConfigError(
+                f"got {given} without --ray, expected both: it is about a Ray cluster. Add --ray, "
+                "or drop it."
+            )
         if self.ray is None:
             return partial(work, processes=self.processes)
         if self.processes > 1:

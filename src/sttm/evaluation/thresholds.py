@@ -1,5 +1,6 @@
 """Thresholds on disk: what a calibration found, and for which model."""
 
+import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from sttm.files import write_json
 from sttm.methods import STTM
 
 FORMAT: Literal[1] = 1
+_MOST_BYTES = 2**28  # a million videos; what is longer is cut, and then no JSON
 
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -85,7 +87,10 @@ class Thresholds:
         Raises: ConfigError: no such file, or another content.
         """
         try:
-            content = path.read_bytes()
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "no regular file")  # a pipe would be waited for
+            with path.open("rb") as file:
+                content = file.read(_MOST_BYTES)
         except OSError as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error.strerror}), expected thresholds that "
@@ -95,12 +100,14 @@ class Thresholds:
             _Header.model_validate_json(content)
             return TypeAdapter(cls).validate_json(content, strict=True)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
+            # Where and why, never what: the file may be any file, and its content secret.
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the content"
             raise ConfigError(
-                f"{path}: got {first['input']!r:.40} as {where} ({first['msg']}), expected "
-                f"thresholds that `sttm calibrate` wrote, format {FORMAT}. Calibrate again."
-            ) from error
+                f"{path}: got another file: {where} is not as it should be ({first['type']}). "
+                f"Expected thresholds that `sttm calibrate` wrote, format {FORMAT}. Calibrate "
+                "again, or name another file."
+            ) from None
 
 
 class _Header(BaseModel):
