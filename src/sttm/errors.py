@@ -47,6 +47,10 @@ class VideoError(SttmError):
     """A video or subtitle file cannot be read."""
 
 
+class FailedVideoError(SttmError):
+    """Another library failed at a video; the message names the video, the cause is the failure."""
+
+
 class SavedCacheError(SttmError):
     """A saved video cache is damaged, of another version, or belongs to another model."""
 

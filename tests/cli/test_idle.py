@@ -120,7 +120,7 @@ def test_a_file_of_thresholds_is_never_quoted(
     (tmp_path / name).write_text(content, encoding="utf-8")
     result = run("ask", "c.mp4", Q, "--thresholds", tmp_path / name)
     assert result.exit_code == 2
-    assert "got another file" in result.stderr
+    assert "got something else as " in result.stderr
     assert "hunter2" not in result.stderr
     debugged = run("--debug", "ask", "c.mp4", Q, "--thresholds", tmp_path / name).exception
     assert debugged is not None

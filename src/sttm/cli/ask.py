@@ -124,6 +124,8 @@ def ask(
     json: JsonOption = False,
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
+    from sttm.evaluation.trouble import naming
+
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     is_saved = video.suffix.lower() == SAVED
     if is_saved:
@@ -137,14 +139,14 @@ def ask(
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
     with progress_bars(quiet=json) as tell:
         decoded = None if is_saved else decode(video, fps, max_frames, tell)
-    context = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
+    spoken = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
     loaded = load_model(model, device_map)
     chat = loaded.chat(Reduction(None) if is_saved else reduction)
-    with progress_bars(quiet=json) as tell:
+    with progress_bars(quiet=json) as tell, naming(str(video)):
         if decoded is None:
             watched = chat.load(video)
         else:
-            watched = chat.watch(decoded.video, context=context, progress=tell)
+            watched = chat.watch(decoded.video, context=spoken, progress=tell)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
         _save(watched, save)

@@ -10,12 +10,12 @@ import typer
 from sttm.budget import read_keep
 from sttm.cli.crossing import refuse_unused
 from sttm.cli.loading import Loaded, load_model, load_pair
-from sttm.cli.options import JsonOption, LayerOption, ModelOption
+from sttm.cli.options import JsonOption, LayerOption, ModelOption, OnError, OnErrorOption
 from sttm.cli.output import command_line, note, note_resumed, results, say, show_json, show_table
 from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
 from sttm.cli.spreading import set_threads
-from sttm.errors import ConfigError
+from sttm.errors import ConfigError, SttmError
 
 if TYPE_CHECKING:
     from sttm.evaluation.journal import AnswerRecord, Journal
@@ -38,6 +38,7 @@ class _Task:
     against: str | None
     processes: int
     out: Path
+    stop: bool
 
 
 def needle(
@@ -72,6 +73,7 @@ def needle(
     layer: LayerOption = None,
     positions: Annotated[str, typer.Option(help="Position policy, see `sttm models`.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 6,
+    on_error: OnErrorOption = OnError.STOP,
     processes: Annotated[
         int, typer.Option(min=1, help="Spread the clips over processes of one thread each.")
     ] = 1,
@@ -111,7 +113,7 @@ def needle(
     plan = _as_loaded(plan, loaded)
     _set_threads(threads, processes)
     _warn(plan, loaded)
-    task = _Task(plan, loaded, model, against, processes, out)
+    task = _Task(plan, loaded, model, against, processes, out, on_error is OnError.STOP)
     with progress_bars(quiet=json) as tell:
         report, header = _run(task, tell)
     files = _write(task, report, header)
@@ -160,8 +162,13 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     identity = plan.identity(loaded.name, loaded.model)
     with Journal(task.out / "answers.jsonl", identity, machine, AnswerRecord) as journal:
         _tell_resumed(journal, machine)
-        _answer(task, journal, tell)
-        answers: list[AnswerRecord] = list(journal.known.values())
+        skipped = _answer(task, journal, tell)
+        # On some settings only, a clip would not be the same for all.
+        answers: list[AnswerRecord] = [
+            answer
+            for answer in journal.known.values()
+            if (answer.frames, answer.kind, answer.seed) not in skipped
+        ]
         begun = journal.info
     tell("intervals", 0, 1)
     report = summarize(plan, answers, TASKS, against=task.against)
@@ -179,6 +186,7 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
             "processes": task.processes,
         },
         "against": task.against,
+        "skipped": list(skipped.values()),
         "machine": machine,
         # Another digest of the source than the machine's: the answers come from two versions.
         "begun_with_code": begun.get("code"),
@@ -186,20 +194,43 @@ def _run(task: _Task, tell: Tell) -> tuple["Report", dict[str, Any]]:
     return report, header
 
 
-def _answer(task: _Task, journal: "Journal[AnswerRecord]", tell: Tell) -> None:
-    from sttm.evaluation.needle import run
+def _answer(
+    task: _Task, journal: "Journal[AnswerRecord]", tell: Tell
+) -> dict[tuple[int, str, int], str]:
+    """Answer what is missing.
+
+    Returns: what went wrong, by the frames, kind and seed of the clip.
+    Raises: SttmError: something did, and ``--on-error stop``; or with all clips.
+    """
+    from sttm.evaluation.needle import ClipFailure, run
+    from sttm.evaluation.trouble import told
+
+    skipped: dict[tuple[int, str, int], str] = {}
+
+    def skip(failure: ClipFailure) -> None:
+        clip, text = failure.clip, told(str(failure.clip), failure.error)
+        note(f"skipped: {text}")
+        skipped[clip.frames, clip.kind, clip.seed] = text
 
     def here() -> tuple[Any, Any]:
         return task.loaded.model, task.loaded.processor
 
     load = here if task.processes == 1 else partial(load_pair, task.model)
-    total = len(task.plan.clips()) * len(task.plan.settings)
+    clips = len(task.plan.clips())
+    total = clips * len(task.plan.settings)
     tell("answer", 0, total)
     known = dict(journal.known)
-    found = run(task.plan, load, known, processes=task.processes)
+    skipping = None if task.stop else skip
+    found = run(task.plan, load, known, processes=task.processes, skip=skipping)
     for done, answers in enumerate(found, start=1):
         journal.add(answers)
         tell("answer", done, total)
+    if len(skipped) == clips:
+        raise SttmError(
+            f"got {clips} clips of which none can be answered, expected at least one. The first: "
+            f"{next(iter(skipped.values()))}"
+        )
+    return skipped
 
 
 def _tell_resumed(journal: "Journal[AnswerRecord]", machine: dict[str, Any]) -> None:

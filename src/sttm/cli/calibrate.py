@@ -16,12 +16,14 @@ from sttm.cli.options import (
     LayerOption,
     MaxFramesOption,
     ModelOption,
+    OnError,
+    OnErrorOption,
 )
 from sttm.cli.output import note, percent, say, show_json, show_table
 from sttm.cli.pictures import check_room
 from sttm.cli.progress import Tell, progress_bars
 from sttm.cli.watching import decode
-from sttm.errors import ConfigError, VideoError
+from sttm.errors import ConfigError, SttmError, VideoError, WriteError
 
 if TYPE_CHECKING:
     from sttm.evaluation.calibrate import FeatureStore, Recording
@@ -45,6 +47,7 @@ def calibrate(
     diagonal: Annotated[
         float, typer.Option(help="Spatial less temporal threshold; published: 0.2.")
     ] = 0.2,
+    on_error: OnErrorOption = OnError.SKIP,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE.json", help="Where to write them.")
     ] = Path(_FILE),
@@ -55,6 +58,7 @@ def calibrate(
     Each video is encoded once. Use what it writes with --thresholds FILE.json.
     """
     from sttm.evaluation.calibrate import check_aim
+    from sttm.video import Sampling
     from sttm.video.files import find_videos
 
     # Wrong options show before any video is encoded.
@@ -62,9 +66,11 @@ def calibrate(
     check_aim(target, diagonal)
     _check_out(out)
     files = find_videos(videos)
+    Sampling(fps=fps, max_frames=max_frames)
+    settings = _Settings(target, layer, fps, max_frames, diagonal, stop=on_error is OnError.STOP)
     loaded = load_model(model)
     with progress_bars(quiet=json) as tell:
-        found = _calibrate(loaded, files, _Settings(target, layer, fps, max_frames, diagonal), tell)
+        found = _calibrate(loaded, files, settings, tell)
     if abs(found.mean_retention - target) > _NEAR:
         note(
             f"no thresholds on this diagonal keep {percent(target)}: these come nearest. Another "
@@ -86,6 +92,7 @@ class _Settings:
     fps: float
     max_frames: int
     diagonal: float
+    stop: bool
 
 
 def _target(text: str) -> float:
@@ -147,19 +154,25 @@ def _record(
     tell: Tell,
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """Store the features of every video that can be read; return those, and what was wrong."""
+    from sttm.evaluation.trouble import naming, told
+
     names: list[tuple[str, int]] = []
     skipped: list[str] = []
     for done, path in enumerate(files):
         tell("encode videos", done, len(files))
         try:
-            decoded = decode(path, settings.fps, settings.max_frames, _nothing)
-        except VideoError as error:
-            if len(files) == 1:
+            with naming(str(path)):
+                decoded = decode(path, settings.fps, settings.max_frames, _nothing)
+                store.add(recording.features(decoded.video))
+        except WriteError:  # the next video would fare no better
+            raise
+        except SttmError as error:
+            if settings.stop or len(files) == 1:
                 raise
-            note(f"skipped: {error}")
-            skipped.append(str(error))
+            text = told(str(path), error)
+            note(f"skipped: {text}")
+            skipped.append(text)
             continue
-        store.add(recording.features(decoded.video))
         names.append((str(path), len(decoded.video)))
     tell("encode videos", len(files), len(files))
     if not names:

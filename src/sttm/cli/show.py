@@ -85,6 +85,7 @@ def show(
     Writes NAME-merged.png (all frames on a sheet), .mp4 and .html (a page to look around in); with
     --png, --mp4 or --html only those.
     """
+    from sttm.evaluation.trouble import naming
     from sttm.methods import Identity
 
     wanted = Wanted(keep, thresholds, max_tokens, method)
@@ -96,7 +97,9 @@ def show(
     make_folder(out)
     loaded = load_model(model)
     with progress_bars(quiet=json) as tell:
-        report = loaded.chat(reduction).watch(decoded.video, progress=tell).reports[0]
+        chat = loaded.chat(reduction)
+        with naming(str(video)):
+            report = chat.watch(decoded.video, progress=tell).reports[0]
         described = describe_method(reduction.method)
         merged = Merged(
             frames=decoded.video.frames,

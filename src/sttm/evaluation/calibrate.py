@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sttm.chat import VideoChat
-from sttm.errors import ConfigError
+from sttm.errors import ConfigError, WriteError
 from sttm.evaluation.checks import shown
 from sttm.evaluation.thresholds import VideoRetention
 from sttm.grid import VideoGrid
@@ -99,9 +100,19 @@ class FeatureStore:
         return len(self._grids)
 
     def add(self, seen: Sequence[tuple[torch.Tensor, VideoGrid]]) -> None:
-        """Store the features of one video."""
+        """Store the features of one video.
+
+        Raises: WriteError: there is no room for them.
+        """
         tensors = {str(place): x.cpu().contiguous() for place, (x, _) in enumerate(seen)}
-        save_file(tensors, self._file(len(self)))
+        file = self._file(len(self))
+        try:
+            save_file(tensors, file)
+        except (OSError, SafetensorError) as error:  # the latter holds what the system refused
+            raise WriteError(
+                f"{file}: the features of a video cannot be kept there ({error}). Make room, or "
+                "set TMPDIR to a folder on another disk."
+            ) from error
         self._grids.append([grid for _, grid in seen])
 
     def counts(self, method: STTM) -> list[tuple[int, int]]:

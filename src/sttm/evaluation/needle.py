@@ -1,18 +1,19 @@
 """Questions about generated scenes, answered with many methods and budgets on the same clips."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
 
-from sttm.errors import ConfigError
+from sttm.errors import ConfigError, SttmError, WriteError
 from sttm.evaluation.checks import MOST_SAMPLES, check_count
 from sttm.evaluation.journal import AnswerKey, AnswerRecord
 from sttm.evaluation.machine import fingerprint
 from sttm.evaluation.parallel import Loader, Worker, work
 from sttm.evaluation.runner import Runner
 from sttm.evaluation.specs import Setting, check_frames
+from sttm.evaluation.trouble import naming
 from sttm.nano.questions import SCENE_TASKS, Question, scene_questions
 from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 
@@ -27,6 +28,9 @@ class ClipId:
     frames: int
     kind: str
     seed: int
+
+    def __str__(self) -> str:
+        return f"clip {self.seed} ({self.kind}, {self.frames} frames)"
 
     def questions(self) -> tuple[Any, list[Question]]:
         """Make the clip and its questions."""
@@ -122,19 +126,12 @@ def answer_clip(
         clip_id: the clip.
         known: answers that are there.
     Yields: the new answers, setting by setting; an empty list where none was missing.
-    Raises: ConfigError: known answers are of other questions or another method.
+    Raises: SttmError: something went wrong with the clip.
     """
     clip, questions = clip_id.questions()
     encoded = None
     for setting in settings:
-        todo = []
-        for index, question in enumerate(questions):
-            here = _Place(clip_id, setting, index, question)
-            found = known.get(here.key)
-            if found is None:
-                todo.append(here)
-            else:
-                here.check(found)
+        todo = [here for here in _places(clip_id, setting, questions) if here.key not in known]
         if todo and encoded is None:
             encoded = runner.encode(clip.frames, fps=clip.fps, max_frames=clip_id.frames)
         if not todo or encoded is None:
@@ -192,6 +189,25 @@ class _Place:
             )
 
 
+def _places(clip: ClipId, setting: Setting, questions: Sequence[Question]) -> Iterator[_Place]:
+    for index, question in enumerate(questions):
+        yield _Place(clip, setting, index, question)
+
+
+def check_known(
+    settings: Sequence[Setting], clip: ClipId, known: Mapping[AnswerKey, AnswerRecord]
+) -> None:
+    """Refuse answers to something else under the keys of a clip.
+
+    Raises: ConfigError: known answers are of other questions or another method.
+    """
+    questions = clip.questions()[1] if known else []
+    for setting in settings:
+        for here in _places(clip, setting, questions):
+            if here.key in known:
+                here.check(known[here.key])
+
+
 def known_by_clip(
     known: Mapping[AnswerKey, AnswerRecord],
 ) -> dict[ClipId, dict[AnswerKey, AnswerRecord]]:
@@ -212,12 +228,28 @@ class _Job:
     known: dict[AnswerKey, AnswerRecord]
 
 
+@dataclass(frozen=True)
+class ClipFailure:
+    """A clip that something went wrong with.
+
+    Args:
+        clip: the clip.
+        error: what went wrong.
+        left: settings that were not answered.
+    """
+
+    clip: ClipId
+    error: SttmError
+    left: int
+
+
 def run(
     plan: NeedlePlan,
     load: Loader,
     known: Mapping[AnswerKey, AnswerRecord],
     *,
     processes: int = 1,
+    skip: Callable[[ClipFailure], None] | None = None,
 ) -> Iterator[list[AnswerRecord]]:
     """Answer everything that is not known yet.
 
@@ -226,14 +258,39 @@ def run(
         load: gives the model and its processor; called once per process, so it must be picklable.
         known: answers that are there.
         processes: with more than one, clips are spread over them.
+        skip: told about each clip that something went wrong with; None to stop at the first.
     Yields: for every clip and setting the new answers; an empty list where there were none.
-    Raises: SttmError: a worker's, or a worker that ended by itself.
+    Raises: SttmError: what went wrong with a clip, or a worker that ended by itself.
     """
     by_clip = known_by_clip(known)
     jobs = [_Job(clip, by_clip.get(clip, {})) for clip in plan.clips()]
-    yield from work(partial(_ready, plan, load), jobs, processes=processes)
+    for found in work(partial(_ready, plan, load), jobs, processes=processes):
+        if isinstance(found, list):
+            yield found
+            continue
+        if skip is None:
+            raise found.error
+        skip(found)
+        yield from ([] for _ in range(found.left))
 
 
-def _ready(plan: NeedlePlan, load: Loader) -> Worker[_Job, list[AnswerRecord]]:
+def _ready(plan: NeedlePlan, load: Loader) -> Worker[_Job, list[AnswerRecord] | ClipFailure]:
     runner = plan.runner(*load())
-    return lambda job: answer_clip(runner, plan.settings, job.clip, job.known)
+    return partial(_attempt, runner, plan.settings)
+
+
+def _attempt(
+    runner: Runner, settings: Sequence[Setting], job: _Job
+) -> Iterator[list[AnswerRecord] | ClipFailure]:
+    """Answer about a clip; what goes wrong with it comes last."""
+    check_known(settings, job.clip, job.known)
+    left = len(settings)
+    try:
+        with naming(str(job.clip)):
+            for answers in answer_clip(runner, settings, job.clip, job.known):
+                left -= 1
+                yield answers
+    except WriteError:
+        raise
+    except SttmError as error:
+        yield ClipFailure(job.clip, error, left)

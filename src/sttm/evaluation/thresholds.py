@@ -104,9 +104,8 @@ class Thresholds:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the content"
             raise ConfigError(
-                f"{path}: got another file: {where} is not as it should be ({first['type']}). "
-                f"Expected thresholds that `sttm calibrate` wrote, format {FORMAT}. Calibrate "
-                "again, or name another file."
+                f"{path}: got something else as {where} ({first['msg']}), expected thresholds that "
+                f"`sttm calibrate` wrote, format {FORMAT}. Calibrate again."
             ) from None
 
 

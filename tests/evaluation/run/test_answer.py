@@ -204,13 +204,28 @@ def test_a_full_disk_is_no_fault_of_the_video() -> None:
         next(answers)
 
 
-def test_another_error_is_not_hidden() -> None:
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), ValueError("two\n lines"), OSError()]
+)
+def test_what_a_model_raises_is_that_video_s_error(error: Exception) -> None:
     plan = needle_plan()
     runner = Odd(plan, *nano())
-    runner.error = ZeroDivisionError("a bug")
+    runner.error = error
     video = by_video(plan.task.items(None))[0]
-    with pytest.raises(ZeroDivisionError):
-        list(answer_video(runner, plan, video, frozenset()))
+    found = list(answer_video(runner, plan, video, frozenset()))
+    assert len(found) == len(video.items)
+    assert {answer.error for answer in found[1:]} == {"failed"}
+    message = " ".join(f"{video.video_id}: {type(error).__name__}: {error}".split()).rstrip(": ")
+    assert found[-1].message == message
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_what_is_no_fault_of_the_video_is_not_hidden(error: BaseException) -> None:
+    plan = needle_plan()
+    runner = Odd(plan, *nano())
+    runner.error = error
+    with pytest.raises(type(error)):
+        list(answer_video(runner, plan, by_video(plan.task.items(None))[0], frozenset()))
 
 
 def test_a_plan_travels() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from sttm.attachment import attach
 from sttm.chat import VideoChat
-from sttm.errors import ConfigError, VideoError
+from sttm.errors import ConfigError, SttmError, VideoError, WriteError
 from sttm.evaluation.features.manifest import (
     MANIFEST,
     SUFFIX,
@@ -28,6 +28,7 @@ from sttm.evaluation.features.replay import record
 from sttm.evaluation.features.stored import to_bytes
 from sttm.evaluation.journal import Journal
 from sttm.evaluation.parallel import Execute, Loader, Worker, work
+from sttm.evaluation.trouble import naming, told
 from sttm.files import write_bytes
 from sttm.grid import VideoGrid
 from sttm.methods.base import Need
@@ -61,7 +62,7 @@ class Failure:
 
     Args:
         video_id: of the video.
-        error: what is wrong with it.
+        error: what is wrong with it, on one line with its name.
     """
 
     video_id: str
@@ -108,9 +109,12 @@ def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
 
     def attempt(job: VideoJob) -> list[Outcome]:
         try:
-            return [extract_video(extractor, job)]
-        except VideoError as error:
-            return [Failure(job.video_id, str(error))]
+            with naming(job.video_id):
+                return [extract_video(extractor, job)]
+        except WriteError:  # the next video would fare no better
+            raise
+        except SttmError as error:
+            return [Failure(job.video_id, told(job.video_id, error))]
 
     return attempt
 

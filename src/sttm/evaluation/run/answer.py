@@ -19,10 +19,8 @@ from sttm.evaluation.run.reading import read_answer
 from sttm.evaluation.run.records import EvalAnswer, answered, failed
 from sttm.evaluation.runner import Runner, TimedAnswer
 from sttm.evaluation.tasks import Item
+from sttm.evaluation.trouble import told
 from sttm.video import Video, read_video
-
-# What may go wrong with one video while others are fine.
-_Trouble = (SttmError, torch.OutOfMemoryError, MemoryError)
 
 
 class EvalRunner:
@@ -86,8 +84,8 @@ def answer_video(
     """Answer what is not known yet about one video.
 
     The video is decoded, encoded and prefilled once. What goes wrong with it (the file is missing
-    or damaged, the method refuses it, memory runs out) becomes answers with an ``error``: it is for
-    the caller to go on or to stop.
+    or damaged, the method refuses it, the processor or the model fails, memory runs out) becomes
+    answers with an ``error``: it is for the caller to go on or to stop.
 
     Args:
         runner: of ``plan.runner``.
@@ -105,8 +103,8 @@ def answer_video(
             yield answer
     except WriteError:
         raise
-    except _Trouble as error:
-        kind, message = _kind(error, todo[done], plan), " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001 - processors and models raise whatever they like
+        kind, message = _kind(error, todo[done], plan), told(video.video_id, error)
         for item in todo[done:]:
             yield failed(item, kind, message)
         if isinstance(error, torch.OutOfMemoryError):
@@ -140,7 +138,8 @@ def _kind(error: BaseException, item: Item, plan: EvalPlan) -> str:
             return "missing or unreadable features"
         missing = not plan.task.made and (item.video is None or not is_there(item))
         return "missing video" if missing else "unreadable video"
-    return "refused"
+    # What is no error of sttm was raised by the processor, the model or a method.
+    return "refused" if isinstance(error, SttmError) else "failed"
 
 
 def is_there(item: Item) -> bool:
