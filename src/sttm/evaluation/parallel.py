@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from sttm.errors import SttmError
 from sttm.evaluation.checks import MOST_PROCESSES, check_count
 
+EXIT_ORPHANED = 3  # of a worker whose parent is gone
 _POLL_S = 1.0
 
 J = TypeVar("J")
@@ -110,17 +112,31 @@ def _next(results: Any, workers: list[Any]) -> Any:
         return found
 
 
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, however that ended and whatever this is at.
+
+    A parent that was killed cannot end its workers, and one that waits for a job, or is deep in a
+    model, does not look around by itself.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()  # a pipe that the system closes with the parent
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(setup: Setup[Any, Any], tasks: Any, results: Any) -> None:
     """Take jobs until there are none; the main function of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
+    _end_with_parent()
     torch.set_num_threads(1)
-    parent = os.getppid()
     try:
         worker = setup()
         while (job := tasks.get()) is not None:
             for result in worker(job):
-                if os.getppid() != parent:
-                    return  # the parent was killed: nobody waits for this
                 results.put(result)
         results.put(_Done())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it

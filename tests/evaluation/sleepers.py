@@ -1,0 +1,40 @@
+"""Workers that do nothing for long, each at another place; a program for `test_parallel`."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from sttm.evaluation.parallel import work
+
+LONG_S = 600.0
+
+
+def note(folder: Path) -> None:
+    """Leave the process's number."""
+    (folder / str(os.getpid())).touch()
+
+
+def sleep(folder: Path, at: str, job: int) -> Iterator[int]:
+    if at == "job":
+        note(folder)
+        time.sleep(LONG_S)
+    yield job
+    if at == "result":
+        while True:
+            yield job
+
+
+def ready(folder: Path, at: str) -> Callable[[int], Iterator[int]]:
+    if at != "job":
+        note(folder)
+    if at == "setup":
+        time.sleep(LONG_S)
+    return partial(sleep, folder, at)
+
+
+if __name__ == "__main__":
+    for _ in work(partial(ready, Path(sys.argv[1]), sys.argv[2]), [0, 1], processes=2):
+        time.sleep(LONG_S)
