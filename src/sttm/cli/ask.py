@@ -204,7 +204,7 @@ def _save(watched: "WatchedVideo", save: Path) -> None:
     """
     from safetensors import SafetensorError
 
-    from sttm.evaluation.files import cannot_write, in_utf8
+    from sttm.files import cannot_write, in_utf8
 
     watched.source = replace(watched.source, path=in_utf8(str(watched.source.path)))
     try:

@@ -42,7 +42,7 @@ class Merged:
 
     def write_png(self, path: Path) -> None:
         """Write the sheet of frames."""
-        from sttm.evaluation.files import write_bytes
+        from sttm.files import write_bytes
         from sttm.view import sheet
 
         picture = sheet(self.frames, self.plan, self.grid, self.timestamps, title=self.title)
@@ -52,7 +52,7 @@ class Merged:
 
     def write_mp4(self, path: Path) -> None:
         """Write the frames with their cells; they play in real time."""
-        from sttm.evaluation.files import check_target
+        from sttm.files import check_target
         from sttm.video import write_video
         from sttm.view import overlay
 
@@ -63,7 +63,7 @@ class Merged:
 
     def write_html(self, path: Path) -> None:
         """Write the page."""
-        from sttm.evaluation.files import write_text
+        from sttm.files import write_text
         from sttm.view import page
 
         scene = (self.frames, self.plan, self.grid, self.timestamps)

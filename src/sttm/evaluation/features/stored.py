@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sttm.errors import VideoError
-from sttm.evaluation.files import in_utf8
+from sttm.files import in_utf8
 from sttm.grid import VideoGrid
 from sttm.models import EncodedVideo
 from sttm.models.transformers_api import ENCODER_FIELDS, EncoderOutput
