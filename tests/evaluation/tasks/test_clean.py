@@ -13,6 +13,7 @@ from sttm.evaluation.tasks import Item
 from sttm.evaluation.tasks.clean import RULES, parse_clean
 from sttm.evaluation.tasks.items import LETTERS
 from sttm.evaluation.tasks.mentions import Reply
+from sttm.evaluation.tasks.parsers import parse_published
 from sttm.evaluation.tasks.spelling import final, spelt
 
 PAGE = Path(__file__).parents[3] / "docs/eval-tasks.md"
@@ -54,6 +55,16 @@ def test_the_table(rule: str, text: str, letter: str | None) -> None:
     if rule:  # it is this rule that decides, and no earlier one
         reply = Reply(final(spelt(text)), _asked(*ANIMALS))
         assert next(name for name, find in RULES.items() if find(reply) is not None) == rule
+
+
+def test_the_table_of_both_parsers() -> None:
+    section = PAGE.read_text(encoding="utf-8").split("`published` is the rule")[1]
+    rows = re.findall(r"^\| `([^`]+)`[^|]*\| (\w+) \| (\w+) \|$", section, re.MULTILINE)
+    assert len(rows) >= 9
+    item = _asked("apples", "candles", "berries", "a red apple")
+    for text, clean, published in rows:
+        assert (parse_clean(text, item) or "none") == clean
+        assert (parse_published(text, "ABCD") or "none") == published
 
 
 # By kind: what models write about ANIMALS, and what is read.
@@ -439,6 +450,17 @@ UNITS = (
     "option: ", "a cat ", "x y ", "+-", "1.", "答案", "是B", "é", "e\u0301", "\u0301\u0327",
     "\ud800", "\0", "😀", "Ａ", "aaaaaly ",
 )  # fmt: skip
+LONGEST = (
+    "A or ",
+    "not A ",
+    "The answer is ",
+    "\n",
+    "(",
+    "é",
+    "\\boxed{",
+    "<think>",
+    "\u0301\u0327",
+)
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=repr)
@@ -464,5 +486,6 @@ def test_long_texts_take_time_in_proportion(unit: str) -> None:
 
     few, many = calls(1000), calls(2000)
     assert many < 2.5 * few + 1000
-    read = parse_clean(f"The answer is {unit * (100_000 // len(unit))} B", item)
+    size = 100_000 if unit in LONGEST else 20_000
+    read = parse_clean(f"The answer is {unit * (size // len(unit))} B", item)
     assert read is None or read in item.letters
