@@ -20,7 +20,7 @@ from sttm.models.evidence import TowerRecorder
 from sttm.models.forward import ForwardPass
 from sttm.models.registry import adapter_for
 from sttm.models.report import VideoReport
-from sttm.models.transformers_api import handed_features
+from sttm.models.transformers_api import FULL_ATTENTION, handed_features
 from sttm.models.versions import warn_if_untested
 
 __all__ = ["Attachment", "VideoReport", "attach"]
@@ -92,6 +92,9 @@ class _ThreadState(threading.local):
 
     forward: ForwardPass | None = None
     waiting: bool = False
+
+    def __reduce__(self) -> Any:
+        return type(self), ()  # a copy of an attached model is in no forward pass
 
 
 class Attachment:
@@ -278,7 +281,7 @@ def _asked_layer(adapter: Adapter, layer: int, pruning: DecodePruning) -> int:
     layers = len(adapter.text.layers)
     if layer < pruning.layer < layers:
         asked = adapter.attention_layer(pruning.layer)
-        if asked >= layer and adapter.layer_types[asked] == "full_attention":
+        if asked >= layer and adapter.layer_types[asked] == FULL_ATTENTION:
             return asked
     raise ConfigError(
         f"decode_layer: got {pruning.layer} with a reduction in front of layer {layer}, expected "

@@ -49,6 +49,19 @@ class Meter:
         for handle in self._handles:
             handle.remove()
 
+    def all_positions(self) -> list[torch.Tensor]:
+        """Return ``positions``, one for each forward.
+
+        Raises: IncompatibleTransformersError: a forward did not ask the rotary embedding.
+        """
+        if len(self.positions) != len(self.tokens) or not self.tokens:
+            raise api.mismatch(
+                f"{len(self.tokens)} forward passes with {len(self.positions)} calls of "
+                f"{type(self._rotary).__name__}",
+                "one each",
+            )
+        return self.positions
+
     def _on_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = self._of_text.bind(args, kwargs)
         given = [call.get(name) for name in (api.INPUT_IDS, api.INPUTS_EMBEDS)]  # one or the other
@@ -95,6 +108,24 @@ def sequences(output: Any) -> torch.Tensor:
     """Return the ids ``(rows, n)`` in what ``generate`` gave."""
     found: torch.Tensor = output if isinstance(output, torch.Tensor) else output.sequences
     return found
+
+
+def _check_positions(meter: Meter, wanted: torch.Tensor) -> None:
+    """Check that tokens had the positions that were asked for, and new ones those that follow.
+
+    Args:
+        meter: of all forward passes.
+        wanted: ``(B, n)`` of the question.
+    """
+    seen = torch.cat([each.cpu() for each in meter.all_positions()], -1)
+    following = torch.arange(1, 1 + seen.shape[-1] - wanted.shape[1])
+    wanted = torch.cat([wanted, wanted[:, -1:] + following], 1)
+    wanted = wanted.repeat_interleave(max(1, seen.shape[-2] // len(wanted)), 0)
+    if bool((seen != wanted).any()):
+        raise api.mismatch(
+            f"a question and answer at positions {seen[..., 0, :].flatten()[:8].tolist()}...",
+            f"{wanted[0, :8].tolist()}... and on",
+        )
 
 
 @contextmanager
@@ -165,9 +196,5 @@ def generate_behind(
     fed = sum(meter.tokens[:chunks])
     if fed != wanted:
         raise api.mismatch(f"a question of {wanted} tokens for which {fed} were fed", f"{wanted}")
-    first, begin = meter.positions[0][..., 0].cpu(), positions[:, known]
-    if bool((first != begin.repeat_interleave(first.shape[-1] // len(begin))).any()):
-        raise api.mismatch(
-            f"a question at positions {first.flatten().tolist()}", f"{begin.tolist()}"
-        )
+    _check_positions(meter, positions[:, known:])
     return out, fed

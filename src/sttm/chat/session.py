@@ -314,7 +314,7 @@ class VideoChat:
                 "all of them, once",
             )
         # The prefix ends with text, whose positions are equal on all axes.
-        return cache, int(meter.positions[-1][..., -1].max()) + 1
+        return cache, int(meter.all_positions()[-1][..., -1].max()) + 1
 
     def _now(self) -> float:
         if self.model.device.type == "cuda":

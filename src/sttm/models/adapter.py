@@ -11,11 +11,18 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.models.evidence import Tower, attention_problem
-from sttm.models.transformers_api import PIXELS, Modality, pretrained
+from sttm.models.transformers_api import (
+    FULL_ATTENTION,
+    PIXELS,
+    SLIDING_ATTENTION,
+    Modality,
+    mismatch,
+    pretrained,
+)
 
 Positions = Literal["survived", "reassigned", "merged"]
 # Types of decoder layers that have attention weights.
-WEIGHTED = ("full_attention", "sliding_attention")
+WEIGHTED = (FULL_ATTENTION, SLIDING_ATTENTION)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,9 @@ class Adapter:
 
     def __init__(self, model: Any) -> None:
         self.model = pretrained(model)
+        for name in ("base_model", "get_decoder"):
+            if not hasattr(self.model, name):
+                raise mismatch(f"{type(self.model).__name__} without {name}", "it")
         self.base = self.model.base_model
         self.text = self.model.get_decoder()
         self.config = self.model.config

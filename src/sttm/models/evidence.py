@@ -168,6 +168,9 @@ class _Recording(threading.local):
     received: list[torch.Tensor] | None = None
     done: Sequence[torch.Tensor] = ()
 
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
 
 class TowerRecorder:
     """Measures a tower's attention while videos are encoded, and at no other time.

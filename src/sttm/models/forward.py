@@ -98,6 +98,8 @@ class ForwardPass:
         self._cache = api.cache_in(call.values())
         self._seen, self._past = _counts(self._cache)
         self.rows = self._find_videos()
+        if self.rows:
+            self._check_length(signature.given(call, api.INPUTS_EMBEDS))
         if not self.rows or not self.adapter.deepstack:
             return None
         self._visual = signature.given(call, api.VISUAL_MASK)
@@ -134,6 +136,8 @@ class ForwardPass:
         if index < self.settings.layer:
             return None
         if index == self.settings.layer:
+            if self.rows:
+                self._check_length(hidden)
             self._begin(hidden, cache, call)
             if self.reduction is not None:
                 hidden = self.reduction.reduce(hidden)
@@ -146,6 +150,14 @@ class ForwardPass:
             self._prune(index, hidden, cache, call)
         del call[signature.names[0]]
         return (hidden,), call
+
+    def _check_length(self, hidden: torch.Tensor) -> None:
+        """Check that the sequence is that of the ids, which say where the videos are."""
+        ids = self._arguments[api.INPUT_IDS]
+        if hidden.shape[1] != ids.shape[1]:
+            raise api.mismatch(
+                f"a sequence of {hidden.shape[1]} tokens for {ids.shape[1]} ids", "as many"
+            )
 
     def past_text(self) -> Exception:
         """Build the error for a text model whose hooks did not run."""
@@ -305,7 +317,7 @@ class ForwardPass:
                 "method that reads the prompt's attention. Attach at layer=1 or more."
             )
         before, valid = split_padding(self._padding, self._past, hidden.shape[1])
-        sliding = self.adapter.layer_types[index] == "sliding_attention"
+        sliding = self.adapter.layer_types[index] == api.SLIDING_ATTENTION
         self._attention = last_token_attention(
             self.adapter.text.layers[index],
             hidden,
@@ -362,7 +374,7 @@ class ForwardPass:
                 "got packed sequences or paged attention, expected one prompt per row. "
                 "Use generate() without continuous batching."
             )
-        mask = self._padding
+        mask = api.full_mask(self._padding)
         static = cache is not None and cache.is_compileable
         if isinstance(mask, torch.Tensor) and mask.ndim != 2 and not static:
             raise UnsupportedModelError(

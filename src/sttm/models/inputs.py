@@ -126,8 +126,10 @@ class LayerInputs:
             gone = self._reduction.removed if self._reduction is not None else 0
             layer.stage(layer.removed + gone, self.valid, self._shift, self.tail, self.video)
         changed: dict[str, Any] = {api.ATTENTION_MASK: mask}
-        if rotary is not None:  # some layers do not rotate
+        if rotary is not None:
             changed[api.POSITION_EMBEDDINGS] = self._embed(hidden, rotary)
+        elif self._types[index] not in api.RECURRENT:
+            raise api.mismatch(f"a decoder layer {index} that rotates by itself", "cos and sin")
         if self._reduction is not None and call.get(api.POSITION_IDS) is not None:  # optional
             # FlashAttention takes gaps in these for packed sequences, and reads nothing else.
             changed[api.POSITION_IDS] = torch.arange(hidden.shape[1], device=hidden.device)[None]
@@ -204,15 +206,29 @@ def split_padding(mask: Any, past: int, length: int) -> tuple[Any, Any]:
         past: entries of the cache in the mask's own coordinates.
         length: tokens of this forward.
     Returns: ``(B, past)`` and ``(B, length)`` bool, each None if it has no padding.
+    Raises: UnsupportedModelError: a 4-D mask that is more than causal and padding.
     """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
+    mask = api.full_mask(mask)
     if mask is None or length == 1:
         return None, None
     if mask.ndim == 4:
-        # The last query sees every token that is no padding.
-        row = mask[:, 0, -1, : past + length]
-        mask = row if row.dtype == torch.bool else row == 0
+        mask = _padding_of(mask[:, 0, :, : past + length], past)
     mask = mask.bool()
     parts = mask[:, : mask.shape[1] - length], mask[:, -length:]
     return tuple(None if bool(part.all()) else part for part in parts)  # type: ignore[return-value]
+
+
+def _padding_of(mask: torch.Tensor, past: int) -> torch.Tensor:
+    """Read the padding ``(B, entries)`` bool off ``(B, queries, entries)``, bool or additive."""
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    valid = seen[:, -1]  # the last query sees every token that is no padding
+    place = torch.arange(seen.shape[2], device=seen.device)
+    causal = place <= past + torch.arange(seen.shape[1], device=seen.device)[:, None]
+    wanted = causal & valid[:, None]
+    real = valid[:, past:]
+    if not torch.equal(seen[real], wanted[real]):
+        raise UnsupportedModelError(
+            "got a 4-D attention mask that is more than causal and padding, expected a 2-D one "
+            "(batch, tokens) with 1 for real tokens: others cannot follow the reduction."
+        )
+    return valid

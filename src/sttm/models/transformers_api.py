@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, masking_utils
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from sttm.errors import IncompatibleTransformersError
+from sttm.errors import IncompatibleTransformersError, UnsupportedModelError
 from sttm.models.versions import newest_tested, tested_versions
 
 Modality = Literal["video", "image"]
@@ -33,7 +33,6 @@ POSITION_EMBEDDINGS = "position_embeddings"
 ENCODER_OUTPUTS = "mm_encoder_outputs"
 VISUAL_MASK = "visual_pos_masks"
 DEEPSTACK = "deepstack_visual_embeds"
-LOGITS_TO_KEEP = "logits_to_keep"
 # Arguments of the encoders.
 PIXELS: Mapping[Modality, str] = {"video": "pixel_values_videos", "image": "pixel_values"}
 VIDEO_GRID = "video_grid_thw"
@@ -41,7 +40,9 @@ CHUNK_LENGTHS = "cu_seqlens"
 # Fields of outputs.
 LAST_HIDDEN_STATE = "last_hidden_state"
 POOLED = "pooler_output"
-# Types of decoder layers that hold a state, not one cache entry per token.
+# Types of decoder layers, and of those the ones that hold a state, not one entry per token.
+FULL_ATTENTION = "full_attention"
+SLIDING_ATTENTION = "sliding_attention"
 RECURRENT = ("linear_attention", "conv")
 
 # Given where several prompts are packed into one row.
@@ -81,15 +82,16 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
-        self._parameters = inspect.signature(function).parameters
+        self._parameters = dict(inspect.signature(function).parameters)
         self.names = tuple(n for n, p in self._parameters.items() if p.kind in _POSITIONAL)
 
     @classmethod
     def of(cls, owner: Any, method: str = "forward") -> "Signature":
         """Read the signature of a method.
 
-        What replaces a method of one object and takes any arguments says nothing; then the
-        method of its class is read.
+        A method that takes any arguments says nothing; then those that it overrides are read, of
+        its class and of the classes below, and then that of the only module in the owner, which it
+        wraps (``torch.compile``, FSDP).
 
         Raises: IncompatibleTransformersError: there is no such method.
         """
@@ -97,10 +99,15 @@ class Signature:
         function = getattr(owner, method, None)
         if not callable(function):
             raise mismatch(f"{kind.__name__} without {method}()", "it")
-        found = cls(function, f"{kind.__name__}.{method}")
-        if all(p.kind in _OPEN for p in found._parameters.values()) and hasattr(kind, method):
-            return cls(getattr(kind, method).__get__(owner), found.name)
-        return found
+        name = f"{kind.__name__}.{method}"
+        overridden = (vars(base)[method] for base in kind.__mro__ if method in vars(base))
+        bound = (own.__get__(owner) for own in overridden if hasattr(own, "__get__"))
+        for each in (function, *bound):
+            found = cls(each, name)
+            if not all(p.kind in _OPEN for p in found._parameters.values()):
+                return found
+        inner = list(owner.children()) if isinstance(owner, torch.nn.Module) else []
+        return cls.of(inner[0], method) if len(inner) == 1 else cls(function, name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._parameters
@@ -169,7 +176,12 @@ def cache_in(values: Iterable[Any]) -> Cache | None:
 
 
 def cache_of(output: Any) -> Cache | None:
-    """Return the KV cache in a model's output, a tuple or a ``ModelOutput``; None if none is."""
+    """Return the KV cache in a model's output, a tuple or a ``ModelOutput``; None if none is.
+
+    Raises: IncompatibleTransformersError: the output is something else.
+    """
+    if not isinstance(output, tuple | Mapping):
+        raise mismatch(f"{type(output).__name__} as a text model's output", "a ModelOutput")
     return cache_in(output if isinstance(output, tuple) else output.values())
 
 
@@ -216,8 +228,13 @@ def handed_features(call: Mapping[str, Any], modality: Modality) -> Any:
     """Return the encoder's output that a call of the model was given.
 
     None where this call encodes by itself or carries text alone: the argument is optional.
+
+    Raises: IncompatibleTransformersError: they come in something else than a dict by modality.
     """
-    return (call.get(ENCODER_OUTPUTS) or {}).get(modality)
+    given = call.get(ENCODER_OUTPUTS) or {}
+    if not isinstance(given, Mapping):
+        raise mismatch(f"{ENCODER_OUTPUTS} as {type(given).__name__}", "a dict by modality")
+    return given.get(modality)
 
 
 def is_packed(call: Mapping[str, Any]) -> bool:
@@ -247,17 +264,56 @@ def with_text_hidden(output: Any, hidden: torch.Tensor) -> Any:
     return output
 
 
-MaskFunction = Callable[[Any, torch.Tensor, torch.Tensor | None, Cache | None, int], Any]
+@dataclass(frozen=True)
+class MaskFunction:
+    """transformers' own function that builds the masks of one type of decoder layer.
+
+    Args:
+        function: the function.
+        cache_name: the parameter that takes the cache.
+    """
+
+    function: Callable[..., Any]
+    cache_name: str
+
+    def __call__(
+        self,
+        config: Any,
+        hidden: torch.Tensor,
+        valid: torch.Tensor | None,
+        cache: Cache | None,
+        index: int,
+    ) -> Any:
+        """Build the mask of one layer.
+
+        Args:
+            config: the text configuration.
+            hidden: ``(B, L, C)``.
+            valid: ``(B, entries)`` bool, False for padding; None if there is none.
+            cache: the cache, if there is one.
+            index: of the layer.
+        """
+        values = dict(zip(_MASK_ARGUMENTS, (config, hidden, valid)))
+        return self.function(**values, **{self.cache_name: cache, _LAYER_INDEX: index})
+
+
+def full_mask(mask: Any) -> Any:
+    """Return the mask of full attention, where there is a dict with one for each type of layer.
+
+    Raises: IncompatibleTransformersError: the dict has none.
+    """
+    if not isinstance(mask, dict):
+        return mask
+    if FULL_ATTENTION not in mask:
+        raise mismatch(f"masks of {', '.join(map(str, mask)) or 'no layers'}", FULL_ATTENTION)
+    return mask[FULL_ATTENTION]
 
 
 def mask_function(kind: str) -> MaskFunction | None:
-    """Return transformers' own function that builds the masks of one type of decoder layer.
+    """Find what builds the masks of one type of decoder layer; None if it has no mask of its own.
 
     Args:
         kind: the type in the configuration, e.g. "full_attention".
-    Returns: a function of the configuration, the hidden states ``(B, L, C)``, ``(B, entries)`` bool
-        (False for padding) or None, the cache or None, and the layer's index. None if such a layer
-        has no mask of its own.
     Raises: IncompatibleTransformersError: the library's function is not there, or takes something
         else.
     """
@@ -269,15 +325,7 @@ def mask_function(kind: str) -> MaskFunction | None:
     signature = Signature(factory, factory.__name__).require(*_MASK_ARGUMENTS)
     if kind not in RECURRENT:
         signature.require(_LAYER_INDEX)
-    cache_name = signature.cache_name()
-
-    def build(
-        config: Any, hidden: torch.Tensor, valid: Any, cache: Cache | None, index: int
-    ) -> Any:
-        values = dict(zip(_MASK_ARGUMENTS, (config, hidden, valid)))
-        return factory(**values, **{cache_name: cache, _LAYER_INDEX: index})
-
-    return build
+    return MaskFunction(factory, signature.cache_name())
 
 
 def pretrained(model: Any) -> Any:
@@ -285,7 +333,18 @@ def pretrained(model: Any) -> Any:
 
     Wrappers may call ``forward`` past the hooks of the model they hold, but never past those of
     its inner modules.
+
+    Raises: UnsupportedModelError: there are several in it.
     """
     if isinstance(model, PreTrainedModel) or not isinstance(model, torch.nn.Module):
         return model
-    return next((part for part in model.modules() if isinstance(part, PreTrainedModel)), model)
+    found = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    inside = {id(part) for one in found for part in one.modules() if part is not one}
+    outermost = [one for one in found if id(one) not in inside]
+    if len(outermost) > 1:
+        names = ", ".join(type(one).__name__ for one in outermost)
+        raise UnsupportedModelError(
+            f"got {type(model).__name__} with {len(outermost)} models in it ({names}), expected "
+            "one. Attach to the one that is to be reduced."
+        )
+    return outermost[0] if outermost else model
