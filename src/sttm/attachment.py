@@ -187,7 +187,11 @@ class Attachment:
     def _install(self) -> None:
         adapter, text = self._adapter, self._adapter.text
         object.__setattr__(adapter.base, _MARK, self)
-        object.__setattr__(adapter.base, adapter.encoder, self._recording_encoder())
+        object.__setattr__(
+            adapter.base,
+            adapter.encoder,
+            _RecordingEncoder(self, getattr(adapter.base, adapter.encoder)),
+        )
         before, after = _hook_before, _hook_after
         self._handles += [
             before(adapter.base, self._on_model),
@@ -206,32 +210,22 @@ class Attachment:
             self._handles.append(before(self._tower.tower.attention, self._tower.hook))
         _forget_compiled_graphs()
 
-    def _recording_encoder(self) -> Any:
-        """Wrap the encoder so that its output also tells the grids, and the tower's attention.
+    def encoded(self, call: tuple[tuple[Any, ...], dict[str, Any]], output: ModelOutput) -> None:
+        """Behind the encoder: note the grids of its videos, and what the tower attended to."""
+        arguments = self.signatures.encoder.bind(*call)
+        videos = self._adapter.encoded(arguments, output)
+        if self._tower is not None:
+            seen = self._tower.per_video([video.grid for video in videos], arguments)
+            videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
+        output.sttm_videos = videos
+        if self._thread.forward is None:
+            self._thread.waiting = True
+        else:
+            self._thread.forward.videos = videos
 
-        ``generate`` encodes before the first forward and hands over only this output.
-        """
-        encode, tower = getattr(self._adapter.base, self._adapter.encoder), self._tower
-
-        @functools.wraps(encode)
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            with contextlib.nullcontext() if tower is None else tower.recording():
-                output = encode(*args, **kwargs)
-            arguments = self.signatures.encoder.bind(args, kwargs)
-            if not isinstance(output, ModelOutput):
-                return output  # a tuple cannot carry the grids; it is refused when it comes back
-            videos = self._adapter.encoded(arguments, output)
-            if tower is not None:
-                seen = tower.per_video([video.grid for video in videos], arguments)
-                videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
-            output.sttm_videos = videos
-            if self._thread.forward is None:
-                self._thread.waiting = True
-            else:
-                self._thread.forward.videos = videos
-            return output
-
-        return recording
+    def recording(self) -> Any:
+        """Measure the tower's attention in a ``with`` block, if the method needs it."""
+        return contextlib.nullcontext() if self._tower is None else self._tower.recording()
 
     def _on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         thread, arguments = self._thread, self.signatures.base.bind(args, kwargs)
@@ -274,6 +268,31 @@ class Attachment:
     def _on_layer(self, index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         forward = self._thread.forward
         return None if forward is None else forward.enter_layer(index, args, kwargs)
+
+
+class _RecordingEncoder:
+    """An encoder whose output also tells the grids, and the tower's attention.
+
+    ``generate`` encodes before the first forward and hands over only this output. An object and no
+    function, so that a copy of the model has one of its own.
+
+    Args:
+        attachment: that it reports to.
+        encode: the model's own method.
+    """
+
+    __wrapped__: Any
+
+    def __init__(self, attachment: Attachment, encode: Any) -> None:
+        functools.update_wrapper(self, encode)
+        self._attachment = attachment
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._attachment.recording():
+            output = self.__wrapped__(*args, **kwargs)
+        if isinstance(output, ModelOutput):  # a tuple cannot carry the grids; it is refused later
+            self._attachment.encoded((args, kwargs), output)
+        return output
 
 
 def _asked_layer(adapter: Adapter, layer: int, pruning: DecodePruning) -> int:

@@ -83,17 +83,38 @@ def test_a_cache_that_counts_what_it_holds(
         chat.watch(clip())
 
 
-def test_other_positions_than_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = bundle("llava_onevision")
-    video = sttm.VideoChat(tiny.model, tiny.processor, PairMerge(), layer=1).watch(clip())
-    generate = type(tiny.model).generate
+@both_ways
+@pytest.mark.parametrize("which", ["all", "later", "decoding"])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_other_positions_than_were_asked_for(
+    name: str, which: str, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = bundle(name)
+    video = sttm.VideoChat(tiny.model, tiny.processor, method, layer=1).watch(clip())
+    text = tiny.model.get_decoder()
+    called = type(text).__call__
 
-    def shifted(model: Any, **arguments: Any) -> Any:
-        return generate(model, **{**arguments, "position_ids": arguments["position_ids"] + 1})
+    def shifted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs["position_ids"].clone()
+        if which == "all" or (which == "decoding") == (ids.shape[-1] == 1):
+            ids[..., 1 if which == "later" else 0 :] += 40
+        return called(self, *args, **{**kwargs, "position_ids": ids})
 
-    monkeypatch.setattr(type(tiny.model), "generate", shifted)
+    monkeypatch.setattr(type(text), "__call__", shifted)
     with pytest.raises(IncompatibleTransformersError, match="at positions"):
-        video.ask(QUESTION, max_new_tokens=2)
+        video.ask(QUESTION, max_new_tokens=4)
+
+
+@both_ways
+def test_a_rotary_embedding_called_past_its_hooks(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = bundle("qwen2_5_vl")
+    chat = sttm.VideoChat(tiny.model, tiny.processor, method, layer=1)
+    rotary = type(tiny.model.get_decoder().rotary_emb)
+    monkeypatch.setattr(rotary, "__call__", lambda self, *a, **k: self.forward(*a, **k))
+    with pytest.raises(IncompatibleTransformersError, match="forward passes with 0 calls"):
+        chat.watch(clip())
 
 
 @pytest.mark.parametrize("where", ["argument", "generation_config"])

@@ -118,3 +118,13 @@ def change_output(module: Any, change: Callable[[dict[str, Any]], dict[str, Any]
         return kind(**fields)
 
     change_class(module, forward=forward)
+
+
+def set_argument(module: Any, name: str, value: Any) -> None:
+    """Call a module with another value for one of its arguments."""
+    called = type(module).__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return called(self, *args, **{**kwargs, name: value})
+
+    change_class(module, __call__=call)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import masking_utils
+from transformers import StaticCache, masking_utils
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from sttm import attach
@@ -16,7 +16,7 @@ from sttm.errors import (
     UnsupportedModelError,
     UntestedVersionWarning,
 )
-from sttm.models import adapter_for, families
+from sttm.models import adapter_for, families, transformers_api
 from sttm.models import versions as tested_versions
 
 from . import mutations
@@ -310,3 +310,118 @@ def test_an_untested_release_is_told_once(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.warns(UntestedVersionWarning, match=r"transformers 99\.0 is newer than"):
         attach(model, PairMerge()).detach()
     attach(model, PairMerge()).detach()  # a second warning would be an error
+
+
+class TestSequences:
+    """What the hooks take for the prompt is the prompt."""
+
+    @every_family
+    def test_a_text_model_that_is_given_fewer_tokens(self, family: Family) -> None:
+        def change(model: Any) -> None:
+            text = model.get_decoder()
+            called = type(text).__call__
+
+            def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+                for name in ("inputs_embeds", "attention_mask", "visual_pos_masks"):
+                    if kwargs.get(name) is not None:
+                        kwargs[name] = kwargs[name][:, 1:]
+                if kwargs.get("position_ids") is not None:
+                    kwargs["position_ids"] = kwargs["position_ids"][..., 1:]
+                return called(self, *args, **kwargs)
+
+            mutations.change_class(text, __call__=call)
+
+        for layer in (0, 2):
+            assert "ids, expected as many" in right_or_refused(family, change, layer)
+
+    @pytest.mark.parametrize("name", ["llava_onevision", "internvl", "qwen2_vl"])
+    def test_layers_that_rotate_by_themselves(self, name: str) -> None:
+        def change(model: Any) -> None:
+            for module in model.get_decoder().layers:
+                mutations.set_argument(module, "position_embeddings", None)
+
+        assert "rotates by itself" in right_or_refused(BY_NAME[name], change, layer=0)
+
+    def test_masks_by_layer_without_that_of_full_attention(self) -> None:
+        mask = torch.ones(1, 4)
+        assert transformers_api.full_mask(mask) is mask
+        assert transformers_api.full_mask({"full_attention": None}) is None
+        with pytest.raises(IncompatibleTransformersError, match="full_attention"):
+            transformers_api.full_mask({"sliding_attention": mask})
+
+    @pytest.mark.parametrize("kind", ["tensor", "dict"])
+    def test_a_mask_that_is_more_than_causal_and_padding(self, kind: str) -> None:
+        family = BY_NAME["llava_onevision"]
+        model, inputs = family.make_model(), family.make_inputs(ROW)
+        length = inputs.length
+        mask = torch.ones(1, 1, length, length + 4, dtype=torch.bool).tril()
+        plain = {**inputs.tensors, CACHE: StaticCache(model.config, max_cache_len=length + 4)}
+        with attach(model, PairMerge(), layer=1):
+            wanted = model(**inputs.tensors).logits
+            got = model(**{**plain, "attention_mask": mask}).logits  # causal: as without a mask
+            torch.testing.assert_close(got, wanted, atol=2e-4, rtol=0)
+            mask[:, :, 20:-1, :5] = False
+            given: Any = mask if kind == "tensor" else {"full_attention": mask}
+            plain[CACHE] = StaticCache(model.config, max_cache_len=length + 4)
+            with pytest.raises(UnsupportedModelError, match="more than causal and padding"):
+                model(**{**plain, "attention_mask": given})
+
+
+def test_a_wrapper_of_two_models_is_refused() -> None:
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reference, self.policy = (BY_NAME["qwen2_vl"].make_model() for _ in range(2))
+
+    with pytest.raises(UnsupportedModelError, match="with 2 models in it"):
+        attach(Pair(), PairMerge())
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen3_vl"])
+def test_an_attached_model_can_be_copied(name: str) -> None:
+    family, inputs = BY_NAME[name], BY_NAME[name].make_inputs(ROW)
+    model = family.make_model()
+    with attach(model, PairMerge(), layer=1):
+        wanted = model(**inputs.tensors).logits
+        twin = copy.deepcopy(model)
+        assert torch.equal(twin(**inputs.tensors).logits, wanted)
+
+
+def test_a_layer_that_something_wraps_is_read() -> None:
+    """``torch.compile``, FSDP and checkpoint wrappers take any arguments, and hold one module."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.inner(*args, **kwargs)
+
+    def change(model: Any) -> None:
+        layers = model.get_decoder().layers
+        for index, layer in enumerate(layers):
+            layers[index] = Wrapper(layer)
+
+    assert right_or_refused(BY_NAME["llava_onevision"], change) == "the same answer"
+
+
+@pytest.mark.parametrize("part", ["base", "text", "layer"])
+def test_a_subclass_that_takes_any_arguments_is_read(part: str) -> None:
+    def change(model: Any) -> None:
+        for module in parts(model, part):
+            inner = type(module).forward
+
+            def forward(self: Any, *args: Any, __inner: Any = inner, **kwargs: Any) -> Any:
+                return __inner(self, *args, **kwargs)
+
+            mutations.change_class(module, forward=_open(forward))
+
+    assert right_or_refused(BY_NAME["qwen2_vl"], change) == "the same answer"
+
+
+def _open(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def anything(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    return anything
