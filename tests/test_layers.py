@@ -14,6 +14,7 @@ SOURCE = Path(sttm.__file__).parent
 ORDER = (
     "errors",
     "files",
+    "plugins",
     "grid",
     "ops",
     "plan",

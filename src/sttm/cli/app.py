@@ -3,13 +3,16 @@
 import errno
 import platform
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import sttm
+from sttm import plugins
 from sttm.cli.ask import ask
 from sttm.cli.bench import bench
 from sttm.cli.calibrate import calibrate
@@ -25,6 +28,7 @@ from sttm.cli.show import show
 from sttm.cli.spreading import RayMayBeBare
 from sttm.errors import SttmError
 
+_PLUGIN = "--plugin"
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -33,7 +37,8 @@ class _Commands(TyperGroup):
     """Shows an error of sttm as one line instead of a traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the options before the command."""
+        """Parse the options before the command; ``--plugin`` may stand behind it, too."""
+        args = _plugins_first(args)
         try:
             if not ctx.resilient_parsing:
                 check_once(self.make_parser(ctx).parse_args(args=list(args))[2])
@@ -59,6 +64,20 @@ class _Commands(TyperGroup):
             raise typer.Exit(EXIT_ERROR) from error
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+
+
+def _plugins_first(args: Sequence[str]) -> list[str]:
+    """Bring every ``--plugin MODULE`` to the front, unless it is behind ``--``."""
+    end = args.index("--") if "--" in args else len(args)
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(args[:end])
+    for word in words:
+        if word == _PLUGIN:
+            front += [word, *islice(words, 1)]
+        else:
+            (front if word.startswith(f"{_PLUGIN}=") else rest).append(word)
+    return [*front, *rest, *args[end:]]
 
 
 def _as_line(error: OSError) -> SttmError:
@@ -95,8 +114,18 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error: sttm --debug ask ...")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="MODULE",
+            help="Python module with methods or model families of your own; may come several "
+            "times, also behind the command.",
+        ),
+    ] = None,
 ) -> None:
     """Make video LLMs faster by merging redundant video tokens; ask many questions per video."""
+    plugins.use(plugin or [])
 
 
 for _command in (demo, ask, show, calibrate, extract, convert, methods, models):

@@ -94,7 +94,9 @@ def load_pair(
     Args and raises: see `load_model`.
     """
     from sttm.checkpoints import Placement
+    from sttm.models import list_models
 
+    list_models()  # a plugin may tell transformers about its model
     loaded = load_nano(dtype) if name is None else _load(name, Placement(where), dtype, newline)
     return loaded.model, loaded.processor
 
@@ -129,6 +131,7 @@ def _check_supported(name: str) -> bool:
     from sttm.checkpoints.source import is_llava_next
     from sttm.models import list_models
 
+    known = sorted(kind for family in list_models() for kind in family.model_types)
     try:
         if is_llava_next(raw_config(name)):
             return True
@@ -140,7 +143,6 @@ def _check_supported(name: str) -> bool:
             f"--model: got {name!r}, which this transformers cannot read ({first_line(error)}). "
             "See `sttm models` for what is supported."
         ) from error
-    known = sorted(kind for family in list_models() for kind in family.model_types)
     if kind not in known:
         raise UnsupportedModelError(
             f"--model: got {name!r} of type {kind!r}, expected one of: {', '.join(known)}. "

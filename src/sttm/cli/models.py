@@ -51,6 +51,8 @@ def models(json: JsonOption = False) -> None:
     say(f"Tested: {', '.join(tested_versions())}.")
     for family in found:
         for kind, releases in family.tested.items():
+            if not releases:  # a plugin's: what it was tested with is not known here
+                continue
             missing = [one for one in tested_versions() if one not in releases]
             if missing:
                 say(f"{kind}: not with {', '.join(missing)}.")

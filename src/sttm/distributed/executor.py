@@ -16,6 +16,7 @@ from sttm.distributed.worker import JOB, PLACE, RESULTS, Attempts, Limits, Worke
 from sttm.errors import ConfigError, SttmError
 from sttm.evaluation.checks import check_count
 from sttm.evaluation.parallel import Setup, WorkerFailure
+from sttm.plugins import WithPlugins
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class RayExecutor:
             data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // self.batch))
             results = data.map_batches(
                 Worker,
-                fn_constructor_args=(dump(setup), attempts, limits),
+                fn_constructor_args=(dump(WithPlugins.of(setup, dump)), attempts, limits),
                 batch_size=None,  # a block is a batch
                 # One batch at a time: those that wait must not go down with a worker.
                 compute=ray.data.ActorPoolStrategy(

@@ -14,6 +14,7 @@ import torch
 
 from sttm.errors import SttmError
 from sttm.evaluation.checks import MOST_PROCESSES, check_count
+from sttm.plugins import WithPlugins
 
 EXIT_ORPHANED = 3  # of a worker whose parent is gone
 _POLL_S = 1.0
@@ -75,7 +76,7 @@ def _spread(setup: Setup[J, T], jobs: Sequence[J], processes: int) -> Iterator[T
     for task in [*jobs, *[None] * processes]:
         tasks.put(task)
     workers = [
-        context.Process(target=_work, args=(setup, tasks, results), daemon=True)
+        context.Process(target=_work, args=(WithPlugins.of(setup), tasks, results), daemon=True)
         for _ in range(processes)
     ]
     for worker in workers:

@@ -1,13 +1,16 @@
 """Methods by name: classes, never instances."""
 
 import inspect
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from sttm import plugins
 from sttm.errors import ConfigError, unknown_name
 from sttm.methods.base import Method, needs_of
 
+_NAME = re.compile(r"[\w.+-]+")
 _METHODS: dict[str, type[Method]] = {}
 MethodClass = TypeVar("MethodClass", bound=type[Method])
 
@@ -32,8 +35,14 @@ class MethodInfo:
 def register(cls: MethodClass) -> MethodClass:
     """Add a method class to the registry; a class decorator.
 
-    Raises: ConfigError: the name is taken by another class.
+    Raises: ConfigError: it is no such class, or the name is taken by another one.
     """
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not hasattr(cls, "plan"):
+        raise ConfigError(
+            f"method: got {cls!r} named {name!r}, expected a class with a name of letters, digits "
+            "and -, + or ., and a plan(). See docs/adding-a-method.md."
+        )
     known = _METHODS.setdefault(cls.name, cls)
     if known is not cls:
         raise ConfigError(
@@ -51,8 +60,10 @@ def get_method(name: str, **options: Any) -> Method:
         **options: the fields of the method's class.
     Raises:
         UnknownNameError: there is no such method.
-        ConfigError: an option does not exist, is missing, or has a bad value.
+        ConfigError: an option does not exist, is missing, or has a bad value; or a plugin cannot
+            be imported.
     """
+    plugins.load(plugins.METHODS, register)
     if name not in _METHODS:
         raise unknown_name("method", name, _METHODS)
     cls = _METHODS[name]
@@ -73,7 +84,11 @@ def get_method(name: str, **options: Any) -> Method:
 
 
 def list_methods() -> tuple[MethodInfo, ...]:
-    """List every registered method, by name."""
+    """List every registered method, by name.
+
+    Raises: ConfigError: a plugin cannot be imported.
+    """
+    plugins.load(plugins.METHODS, register)
     return tuple(
         MethodInfo(
             name=name,

@@ -1,6 +1,14 @@
 """What sttm knows of transformers' video models."""
 
 from sttm.models.adapter import Adapter, EncodedVideo, Positions, VideoSpan
-from sttm.models.registry import adapter_for, list_models
+from sttm.models.registry import adapter_for, list_models, register_family
 
-__all__ = ["Adapter", "EncodedVideo", "Positions", "VideoSpan", "adapter_for", "list_models"]
+__all__ = [
+    "Adapter",
+    "EncodedVideo",
+    "Positions",
+    "VideoSpan",
+    "adapter_for",
+    "list_models",
+    "register_family",
+]

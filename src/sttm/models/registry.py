@@ -1,15 +1,52 @@
 """Which adapter serves which model."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
-from sttm.errors import UnsupportedModelError
+from sttm import plugins
+from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.models import families
 from sttm.models.adapter import Adapter
 from sttm.models.transformers_api import pretrained
 from sttm.models.versions import versions_for
 
-_ADAPTERS: tuple[type[Adapter], ...] = (
+_ADAPTERS: list[type[Adapter]] = []
+_BY_TYPE: dict[str, type[Adapter]] = {}
+AdapterClass = TypeVar("AdapterClass", bound=type[Adapter])
+
+
+def register_family(cls: AdapterClass) -> AdapterClass:
+    """Add a family to the registry; a class decorator.
+
+    Raises: ConfigError: it is no such class, or another one serves one of its model types.
+    """
+    kinds: Any = getattr(cls, "model_types", None)
+    if (
+        not (isinstance(cls, type) and issubclass(cls, Adapter))
+        or not isinstance(getattr(cls, "family", None), str)
+        or not isinstance(kinds, tuple)
+        or not kinds
+        or not all(isinstance(kind, str) for kind in kinds)
+    ):
+        raise ConfigError(
+            f"family: got {cls!r} with model_types {kinds!r}, expected a subclass of "
+            "sttm.models.Adapter with a family name and a tuple of model types. See "
+            "docs/adding-a-model.md."
+        )
+    for kind in kinds:
+        known = _BY_TYPE.get(kind, cls)
+        if known is not cls:
+            raise ConfigError(
+                f"family {cls.family!r}: got {cls.__qualname__} for model type {kind!r}, but "
+                f"{known.__qualname__} serves it. Choose other model_types."
+            )
+    if cls not in _ADAPTERS:
+        _ADAPTERS.append(cls)
+    _BY_TYPE.update(dict.fromkeys(kinds, cls))
+    return cls
+
+
+for _family in (
     families.LlavaOnevision,
     families.LlavaNextVideo,
     families.Qwen2VL,
@@ -19,12 +56,16 @@ _ADAPTERS: tuple[type[Adapter], ...] = (
     families.InternVL,
     families.SmolVLM,
     families.VideoLlama3,
-)
-_BY_TYPE = {name: adapter for adapter in _ADAPTERS for name in adapter.model_types}
+):
+    register_family(_family)
 
 
 def list_models() -> list[type[Adapter]]:
-    """List the supported families."""
+    """List the supported families, those of plugins last.
+
+    Raises: ConfigError: a plugin cannot be imported.
+    """
+    plugins.load(plugins.FAMILIES, register_family)
     return list(_ADAPTERS)
 
 
@@ -32,8 +73,9 @@ def adapter_for(model: Any) -> Adapter:
     """Find the adapter of a transformers model, or of one that PEFT or another module wraps.
 
     Raises: UnsupportedModelError: no family serves it, or the installed transformers cannot run
-        it; names the families or the versions that can.
+        it; names the families or the versions that can. ConfigError: a plugin cannot be imported.
     """
+    plugins.load(plugins.FAMILIES, register_family)
     kind = getattr(getattr(pretrained(model), "config", None), "model_type", None)
     adapter = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if adapter is None:

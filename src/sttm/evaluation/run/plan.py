@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +161,17 @@ def by_video(items: Iterable[Item]) -> list[VideoItems]:
 
 def _options(setting: Setting) -> dict[str, Any]:
     """Every field of the method, so that a changed default is another setting."""
-    if setting.method is None:
+    method: Any = setting.method
+    if method is None:
         return {}
+    if not is_dataclass(method):
+        raise ConfigError(
+            f"method {setting.label!r}: got a {type(method).__name__}, expected a dataclass: its "
+            "fields are the settings that answers depend on. Add @dataclass(frozen=True), below "
+            "@register."
+        )
     # vars() would miss nothing here, but asdict() also opens nested records.
-    fields: dict[str, Any] = asdict(setting.method)  # type: ignore[call-overload]
+    fields = asdict(method)  # type: ignore[arg-type]
     return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
