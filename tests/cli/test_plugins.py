@@ -1,7 +1,9 @@
 """Methods and families of others on the command line, by entry point and by --plugin."""
 
+import importlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -283,3 +285,26 @@ def test_families_say_what_they_serve(kinds: Any, monkeypatch: pytest.MonkeyPatc
     good = type("Good", (Adapter,), {"family": "Good", "model_types": ("good", "better")})
     assert register_family(register_family(good)) is good
     assert list_models().count(good) == 1
+
+
+def test_a_worker_elsewhere_imports_plugins_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is pickled may hold a plugin's objects: it is read behind the import."""
+    write(tmp_path, "def ready():\n    return 'from the plugin'", "elsewhere")
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(plugins, "_named", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    plugins.use([])
+    assert plugins.WithPlugins.of(list) is list
+    plugins.use(["elsewhere"])
+    ready = importlib.import_module("elsewhere").ready
+    travelled = pickle.dumps(plugins.WithPlugins.of(ready))
+    # Another process: no such module, no such path, no such plugin.
+    del sys.modules["elsewhere"]
+    sys.path.remove(str(tmp_path))
+    plugins.use([])
+    assert pickle.loads(travelled)() == "from the plugin"
+    assert plugins.named() == ("elsewhere",)
+    del sys.modules["elsewhere"]
