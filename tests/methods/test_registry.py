@@ -39,6 +39,12 @@ def test_an_unknown_option_suggests_the_nearest() -> None:
         get_method("identity", keep=0.8)
 
 
+@pytest.mark.parametrize("number", [2**63, -(10**30), 10**5000], ids=range(3))
+def test_numbers_that_no_tensor_holds_are_refused(number: int) -> None:
+    with pytest.raises(ConfigError, match=r"method 'random': got seed of \d+ bits"):
+        get_method("random", keep=0.5, seed=number)
+
+
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(ConfigError, match="expected a value for keep"):
         get_method("random")

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from sttm import plugins
+from sttm.budget import MOST
 from sttm.errors import ConfigError, unknown_name
 from sttm.methods.base import Method, needs_of
 
@@ -75,6 +76,12 @@ def get_method(name: str, **options: Any) -> Method:
             raise ConfigError(
                 f"method {name!r}: got option {option!r}.{hint} Accepted: "
                 f"{', '.join(accepted) or 'none'}."
+            )
+        value = options[option]
+        if isinstance(value, int) and abs(value) > MOST:
+            raise ConfigError(
+                f"method {name!r}: got {option} of {value.bit_length()} bits, expected a number "
+                "below 2**63: tensors hold no larger ones."
             )
     required = [key for key, value in accepted.items() if value.default is value.empty]
     missing = [key for key in required if key not in options]
