@@ -1,9 +1,11 @@
 """Save and load a watched video: one safetensors file, its header in JSON; never pickle."""
 
+import errno
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +20,7 @@ from sttm.attachment import VideoReport
 from sttm.chat.prompt import Prefix
 from sttm.chat.records import Source, Timings
 from sttm.errors import SavedCacheError
-from sttm.files import replace_file
+from sttm.files import in_utf8, replace_file
 from sttm.grid import VideoGrid
 from sttm.methods import Method
 from sttm.models import Positions
@@ -105,7 +107,7 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
         head=len(prefix.head),
         next_position=video.next_position,
         tokens_in=video.tokens_in,
-        source=video.source,
+        source=replace(video.source, path=in_utf8(video.source.path)),
         timings=video.timings,
         reports=[
             _Report(**{k: getattr(r, k) for k in _Report.model_fields}) for r in video.reports
@@ -116,7 +118,15 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
     text = header.model_dump_json()
     # One entry: the order of several would change from run to run.
     metadata = {_KEY: f"{digest(text, copies)} {text}"}
-    replace_file(path, lambda place: save_file(copies, place, metadata=metadata))
+
+    def write(place: Path) -> None:
+        try:
+            save_file(copies, place, metadata=metadata)
+        except SafetensorError as error:  # its way to say what the operating system refused
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+    replace_file(path, write)
 
 
 def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":

@@ -1,6 +1,6 @@
 """``sttm ask``: questions about one video, on one prefill."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,7 @@ from sttm.cli.output import milliseconds, percent, say, show_json, show_table
 from sttm.cli.pictures import check_room
 from sttm.cli.progress import progress_bars
 from sttm.cli.watching import Decoded, decode
-from sttm.errors import ConfigError, WriteError
+from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
     from sttm.chat import Conversation, WatchedVideo
@@ -149,7 +149,7 @@ def ask(
             watched = chat.watch(decoded.video, context=spoken, progress=tell)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
-        _save(watched, save)
+        watched.save(save)
     described = "as saved" if decoded is None else describe_method(reduction.method)
     result = _result(str(video), loaded.name, described, watched, decoded, asked)
     if json:
@@ -195,27 +195,6 @@ def _check_save(save: Path | None) -> None:
     if save.exists() and not save.is_file():
         raise ConfigError(f"--save: got {save}, which is no file. Choose another name.")
     check_room(save.parent, "--save")
-
-
-def _save(watched: "WatchedVideo", save: Path) -> None:
-    """Store a watched video.
-
-    Raises: WriteError: it cannot be written, e.g. the disk is full.
-    """
-    from safetensors import SafetensorError
-
-    from sttm.files import cannot_write, in_utf8
-
-    watched.source = replace(watched.source, path=in_utf8(str(watched.source.path)))
-    try:
-        watched.save(save)
-    except OSError as error:
-        raise cannot_write(save, error) from error
-    except SafetensorError as error:  # its way to say what the operating system refused
-        raise WriteError(
-            f"{save}: cannot be written ({error}). Make room or choose another place, then run "
-            "the same command again."
-        ) from error
 
 
 def _subtitle_text(subtitles: str | None, video: "Video") -> str:
