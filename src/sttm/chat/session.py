@@ -231,8 +231,8 @@ class VideoChat:
 
         A chat without a method takes a video whatever reduced it; a chat with one takes its own.
 
-        Raises: SavedCacheError: the file is damaged (its checksum is compared), or of another
-            version, model, dtype or method.
+        Raises: SavedCacheError: the file is damaged (its checksum is compared), or its version,
+            model, dtype or method is another.
         """
         return load_video(self, path)
 
