@@ -7,8 +7,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def printable(text: str) -> str:
+    """Escape what no encoding can print, such as bytes of a file name that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class SttmError(Exception):
-    """Base of every error that sttm raises on purpose."""
+    """Base of every error that sttm raises on purpose; its message can always be printed."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in parts))
 
 
 class ConfigError(SttmError, ValueError):

@@ -4,15 +4,30 @@ from itertools import product
 import numpy as np
 import pytest
 
-from sttm.video.clock import Clock, Rate, measure
+from sttm.video.clock import Background, Clock, Coverage, Rate, Timeline, measure
 from sttm.video.orientation import orientation_of
 
 
-def clock(times: list[int | None], length: int | None = 1, base: int = 10) -> Clock:
-    made = Clock(Fraction(1, base))
+def clock(
+    times: list[int | None],
+    length: int | None = 1,
+    base: int = 10,
+    background: Background | None = None,
+) -> Clock:
+    made = Clock(Fraction(1, base), background)
     for time in times:
         made.add(time, length)
     return made
+
+
+def timeline(made: Clock) -> Timeline:
+    found = made.timeline()
+    assert found is not None
+    return found
+
+
+def span(made: Clock) -> Fraction | None:
+    return timeline(made).span()
 
 
 def test_rate_of_a_header_that_agrees_is_kept() -> None:
@@ -30,9 +45,9 @@ def test_rate_of_a_header_that_is_wrong_is_replaced() -> None:
 
 
 def test_unknown_length_of_the_last_frame_is_the_average() -> None:
-    assert clock([0, 10, 30], length=0).span() == Fraction(45, 10)
-    assert clock([0, 10, 30], length=None).span() == Fraction(45, 10)
-    assert clock([5], length=None).span() is None
+    assert span(clock([0, 10, 30], length=0)) == Fraction(45, 10)
+    assert span(clock([0, 10, 30], length=None)) == Fraction(45, 10)
+    assert span(clock([5], length=None)) is None
 
 
 def test_times_that_miss_or_go_back_give_the_header_rate() -> None:
@@ -48,7 +63,61 @@ def test_no_time_passes() -> None:
 
 
 def test_seconds_count_from_the_first_frame() -> None:
-    assert clock([14, 24]).seconds(24) == 1.0
+    assert timeline(clock([14, 24])).seconds() == (0.0, 1.0)
+    assert clock([14, None]).timeline() is None
+    assert clock([]).timeline() is None
+
+
+def test_long_steps_among_short_ones_are_jumps() -> None:
+    """A second is 10 ticks; half an hour is 18000."""
+    found = timeline(clock([0, 1, 2, 18003, 18004]))
+    assert found.seconds() == pytest.approx((0.0, 0.1, 0.2, 0.3, 0.4))
+    assert found.jumps.tolist() == [18001]
+    assert timeline(clock([0, 1, 2, 18002, 18003])).jumps.tolist() == []  # half an hour may be true
+    slow = [0, 20000, 50000, 60000, 99000]  # one frame in half an hour, or in more
+    assert timeline(clock([*slow])).seconds() == pytest.approx([time / 10 for time in slow])
+    assert timeline(clock([0, 18500])).seconds() == (0.0, 1850.0)
+
+
+@pytest.mark.parametrize(("seconds", "jumps"), [(6, []), (4, [101])])
+def test_a_long_step_with_sound_in_it_is_true(seconds: int, jumps: list[int]) -> None:
+    sound = Coverage()
+    for second in range(seconds):
+        sound.add(Fraction(second), Fraction(second + 1))
+    made = clock([0, 1, 102, 103], background=Background((sound,), Fraction(10)))
+    assert timeline(made).jumps.tolist() == jumps
+
+
+def test_steps_back_are_jumps_when_no_codec_reorders_so_far() -> None:
+    found = timeline(clock([*range(20), *range(20)]))
+    assert found.seconds() == pytest.approx([tick / 10 for tick in range(40)])
+    assert (found.jumps.tolist(), found.backwards) == ([-19], False)
+    near = timeline(clock([*range(10), *range(10)]))
+    assert (near.jumps.tolist(), near.backwards) == ([], True)
+    assert measure(clock([*range(20), *range(20)]), Fraction(10)) == Rate(10.0, 4.0, True)
+
+
+def test_the_clock_starts_with_the_sound() -> None:
+    def start(first: int, sound: int) -> float:
+        heard = Coverage()
+        heard.add(Fraction(sound), Fraction(sound + 1))
+        background = Background((heard,), Fraction(10))
+        return timeline(clock([first, first + 1], background=background)).seconds()[0]
+
+    assert start(50, 0) == 5.0
+    assert start(50, 5) == start(50, 6) == 0.0
+    assert start(30, -2) == 5.0
+    assert start(200, 0) == 0.0  # far behind the sound, and nothing in between: a jump
+
+
+def test_sound_is_one_piece_until_it_stops_or_goes_back() -> None:
+    heard = Coverage()
+    for second in (0, 1, 2, 5, 6, 1):
+        heard.add(Fraction(second), Fraction(second + 1))
+    assert heard.start == 0
+    assert heard.within(Fraction(0), Fraction(10)) == 3 + 2 + 1
+    assert heard.within(Fraction(5, 2), Fraction(11, 2)) == 1
+    assert heard.within(Fraction(20), Fraction(30)) == 0
 
 
 @pytest.mark.parametrize(("first", "second", "swap"), [*product((1, -1), (1, -1), (False, True))])

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from sttm.errors import SttmError, VideoError
 from sttm.video import VideoWarning, read_video
 from sttm.video.container import VideoSource
-from sttm.video.passes import Take, take
+from sttm.video.passes import Survey, Take, take
 from tests.video.video_clips import PERIOD, atom, numbered, packets, patched, seen, write_sound
 
 
@@ -149,9 +149,9 @@ def test_any_sign_of_damage_makes_it_read_on_one_thread(
 ) -> None:
     threaded = []
 
-    def strange_take(path: Path, wanted: Any, expected: int, threads: bool, _: Any) -> Take:
+    def strange_take(found: Survey, wanted: Any, expected: int, threads: bool, _: Any) -> Take:
         threaded.append(threads)
-        return replace(take(path, wanted, expected, threads, None), **change)
+        return replace(take(found, wanted, expected, threads, None), **change)
 
     monkeypatch.setattr("sttm.video.decode.take", strange_take)
     with warnings.catch_warnings():

@@ -160,3 +160,64 @@ def test_texts_at_sampled_frames() -> None:
     assert subtitles_at(cues, times) == ["one", "two lines", "two lines over", "two lines"]
     assert subtitles_at(cues, (1.0, 5.0, 9.0)) == ["two lines"]  # silence does not part equals
     assert subtitles_at((), times) == []
+
+
+FIRST, SECOND = "00:00:01,000 --> 00:00:02,000", "00:00:03,000 --> 00:00:04,000"
+BOTH = (Subtitle(1.0, 2.0, "hi"), Subtitle(3.0, 4.0, "yo"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"1\n{FIRST}\nhi\n2\n{SECOND}\nyo\n",
+        f"{FIRST}\nhi\n{SECOND}\nyo\n",
+        f"1\n{FIRST}\nhi\n2\n\n{SECOND}\nyo\n",
+        f"1\n{FIRST}\nhi\n\n2\n{SECOND}\nyo",
+        f"1\n{FIRST}\nhi\n{SECOND}\nyo",
+        f"WEBVTT\n{FIRST}\nhi\n{SECOND}\nyo",
+        f"WEBVTT\nKind: captions\n1\n{FIRST}\nhi\n2\n{SECOND}\nyo",
+    ],
+)
+def test_a_line_of_times_begins_a_cue(tmp_path: Path, text: str) -> None:
+    assert read_subtitles(write(tmp_path / "a.srt", text)) == BOTH
+
+
+def test_numbers_that_are_spoken_stay(tmp_path: Path) -> None:
+    plain = f"{FIRST}\n7\n{SECOND}\n8\n"  # cues without numbers
+    assert [cue.text for cue in read_subtitles(write(tmp_path / "a.srt", plain))] == ["7", "8"]
+    numbered = f"1\n{FIRST}\n7\n2\n{SECOND}\n8\n"
+    assert [cue.text for cue in read_subtitles(write(tmp_path / "a.srt", numbered))] == ["7", "8"]
+    late = f"1\n{FIRST}\nhi\n\nand more\n2\n{SECOND}\nyo\n"  # with an empty line in its text
+    cues = read_subtitles(write(tmp_path / "a.srt", late))
+    assert [cue.text for cue in cues] == ["hi\nand more", "yo"]
+
+
+@pytest.mark.parametrize(
+    "words", ["a --> b", "8:30 --> 9:15", "-->", "--> 3", "x 00:00:01,000 -->"]
+)
+def test_an_arrow_in_words_stays_text(tmp_path: Path, words: str) -> None:
+    file = write(tmp_path / "a.srt", f"1\n{FIRST}\n{words}\n")
+    assert read_subtitles(file) == (Subtitle(1.0, 2.0, words),)
+
+
+@pytest.mark.parametrize("times", ["00:00:03;000 --> 00:00:04,000", "00:00:03 --> 00:00:04"])
+def test_times_gone_wrong_are_no_text(tmp_path: Path, times: str) -> None:
+    file = write(tmp_path / "a.srt", f"1\n{FIRST}\nhi\n2\n{times}\nyo\n")
+    with pytest.raises(VideoError, match=r"line 5: got .* expected times"):
+        read_subtitles(file)
+
+
+def test_numbers_too_long_to_read(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    with pytest.raises(VideoError, match="line 1"):
+        read_subtitles(write(tmp_path / "a.srt", f"{digits}:00:01,000 --> 00:00:02,000\nx\n"))
+    text = f"WEBVTT\n\n{FIRST}\nhi &#{digits}; &#33;\n"
+    assert read_subtitles(write(tmp_path / "a.vtt", text))[0].text == "hi  !"
+
+
+def test_utf32_is_read_and_strange_encodings_are_told(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.srt", SRT, "utf-32")
+    assert read_subtitles(file) == read_subtitles(write(tmp_path / "b.srt", SRT))
+    for encoding in ("base64", "a\0b", "idna"):
+        with pytest.raises(VideoError, match="cannot be read as"):
+            read_subtitles(file, encoding=encoding)

@@ -144,3 +144,51 @@ def atom(data: bytes, *names: str) -> tuple[int, int]:
             assert place < end, f"no box {name}"
         start, end = place + 8, place + size
     return start, end
+
+
+def write_scene(
+    path: Path,
+    times: Sequence[float],
+    *,
+    sound: tuple[float, float] | None = None,
+    still: bool = False,
+    sound_codec: str = "aac",
+    codec: str = "libx264",
+) -> Path:
+    """Write numbered frames at ``times`` seconds, with more tracks beside them.
+
+    Args:
+        path: where to; its ending names the container.
+        times: seconds, one per frame.
+        sound: when a track of silence starts and ends, in seconds; none by default.
+        still: a track of one white picture comes first, and is the file's default.
+        sound_codec: of the silence.
+        codec: of the frames.
+    """
+    with av.open(str(path), "w") as container:
+        if still:
+            cover = add_stream(container, 96, 64, Fraction(1))
+            cover.disposition = Disposition.default
+        video = add_stream(container, 64, 48, Fraction(10), codec=codec)
+        video.codec_context.time_base = Fraction(1, 1000)
+        if still:
+            video.disposition = Disposition(0)
+        track = container.add_stream(sound_codec, rate=48000, layout="mono") if sound else None
+        parts: list[tuple[float, Any, Any]] = []
+        if still:
+            parts.append((0.0, cover, av.VideoFrame.from_ndarray(grey(30, 96, 64))))
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(grey(number), format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            parts.append((time, video, frame))
+        begin, end = (round(time * 48000) for time in sound or (0, 0))
+        for start in range(begin, end, 960):
+            silence = np.zeros((1, 960), dtype=np.float32)
+            heard = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            heard.sample_rate, heard.pts, heard.time_base = 48000, start, Fraction(1, 48000)
+            parts.append((start / 48000, track, heard))
+        for _, stream, made in sorted(parts, key=lambda part: part[0]):
+            container.mux(stream.encode(made))
+        for stream in container.streams:
+            container.mux(stream.encode(None))
+    return path

@@ -14,6 +14,8 @@ from sttm.video import Video, nominal_times
 _MARK = "9f3c71question"
 # Near the question a tokenizer may join its first characters with the text before it.
 _UNSETTLED = 4
+_EVEN_SECONDS = 0.1  # times nearer than this to those of a constant rate are told as these
+_TICKS = 1000  # per second of the clock on which other times are told
 
 Message = dict[str, Any]
 
@@ -180,11 +182,21 @@ def _long_enough(processor: Any, video: Video) -> Video:
 
 
 def time_instruction(video: Video) -> str:
-    """Tell a model when its frames are, in the words that LLaVA-Video was trained with."""
-    times = ",".join(f"{time:.2f}s" for time in nominal_times(video.indices, video.fps))
+    """Tell a model when its frames are, in the words that LLaVA-Video was trained with.
+
+    Source: LLaVA-Video, ``get_video_frames`` and its prompt. Differs: the published times are
+        frame numbers over the average rate. They are kept for constant rates; where the rate
+        varies, or sound comes before the picture, they are wrong by seconds, and the file's own
+        are told, which questions are about.
+    """
+    if _is_even(video):
+        seconds, times = video.total_frames / video.fps, nominal_times(video.indices, video.fps)
+    else:
+        seconds, times = video.timestamps[0] + video.duration, video.timestamps
+    listed = ",".join(f"{time:.2f}s" for time in times)
     return (
-        f"The video lasts for {video.total_frames / video.fps:.2f} seconds, and {len(video)} "
-        f"frames are uniformly sampled from it. These frames are located at {times}. "
+        f"The video lasts for {seconds:.2f} seconds, and {len(video)} "
+        f"frames are uniformly sampled from it. These frames are located at {listed}. "
         "Please answer the following questions related to this video.\n"
     )
 
@@ -204,8 +216,29 @@ def model_inputs(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, t
     }
 
 
+def _is_even(video: Video) -> bool:
+    """Tell whether frame numbers over the rate are the frames' times, as in most files."""
+    nominal = nominal_times(video.indices, video.fps)
+    pairs = zip(video.timestamps, nominal, strict=True)
+    return all(abs(time - even) < _EVEN_SECONDS for time, even in pairs)
+
+
 def _metadata(video: Video) -> VideoMetadata:
+    """Say when the frames are: processors divide frame numbers by the rate.
+
+    Where that would be wrong, the frames are numbered by milliseconds instead, so that the
+    quotient is right. Only the rate of the sample, which is an average, stays the same.
+    """
     height, width = video.frames.shape[1:3]
+    if not _is_even(video):
+        return VideoMetadata(
+            total_num_frames=max(1, round(video.duration * _TICKS)),
+            fps=float(_TICKS),
+            width=width,
+            height=height,
+            duration=video.timestamps[0] + video.duration,
+            frames_indices=[round(time * _TICKS) for time in video.timestamps],
+        )
     return VideoMetadata(
         total_num_frames=video.total_frames,
         fps=video.fps,

@@ -1,9 +1,19 @@
 """What the timestamps of a file say: how long it is, how fast it runs, when each frame shows."""
 
+from array import array
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 RATE_TOLERANCE = Fraction(1, 100)  # a container's rate is believed when this close to its times
+JUMP_STEPS = 100  # a clock jumped only when a step is longer than this many usual ones
+REORDERED = 16  # frames that a codec may show out of order: no larger step back is an order
+JOINED = Fraction(1)  # seconds between two packets of sound that are still one piece
+
+Ticks = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -21,22 +31,107 @@ class Rate:
     timed: bool
 
 
+class Coverage:
+    """The stretches of a file's clock for which a stream of sound holds data, in file order."""
+
+    def __init__(self) -> None:
+        self.start: Fraction | None = None
+        self._pieces: list[list[Fraction]] = []
+
+    def add(self, start: Fraction, end: Fraction) -> None:
+        """Note a packet from ``start`` to ``end``, in seconds."""
+        if self.start is None:
+            self.start = start
+        last = self._pieces[-1] if self._pieces else None
+        if last is None or not last[0] <= start <= last[1] + JOINED:
+            self._pieces.append([start, end])
+        else:
+            last[1] = max(last[1], end)
+
+    def within(self, start: Fraction, end: Fraction) -> Fraction:
+        """Give the seconds between ``start`` and ``end`` for which there is data."""
+        parts = (min(end, last) - max(start, first) for first, last in self._pieces)
+        return sum((part for part in parts if part > 0), Fraction(0))
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a file's other streams say about the clock of its pictures.
+
+    Args:
+        streams: its sound, and further tracks of pictures.
+        jump_seconds: a longer step between two frames may be a jump of the clock.
+    """
+
+    streams: tuple[Coverage, ...] = ()
+    jump_seconds: Fraction = Fraction(1800)
+
+    @property
+    def start(self) -> Fraction | None:
+        """When the first of the other streams begins, in seconds; None without any."""
+        return min((s.start for s in self.streams if s.start is not None), default=None)
+
+    def is_empty(self, start: Fraction, end: Fraction) -> bool:
+        """Tell whether no other stream holds data for half of a stretch."""
+        return all(2 * s.within(start, end) < end - start for s in self.streams)
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The times of all frames on one clock that does not jump.
+
+    Args:
+        ticks: ``(n,)`` units of time after the first frame, jumps taken out; n at least 1.
+        jumps: ``(j,)`` the steps that were jumps, in the same units; below 0 is back.
+        step: the usual step, in the same units; 0 when time never goes on.
+        last_length: how long the last frame shows, in the same units; 0 when unknown.
+        lead: seconds from the start of the file's clock to the first frame.
+        time_base: seconds per unit.
+    """
+
+    ticks: Ticks
+    jumps: Ticks
+    step: int
+    last_length: int
+    lead: Fraction
+    time_base: Fraction
+
+    @property
+    def backwards(self) -> bool:
+        """Times go back, by so little that the frames would have to be in another order."""
+        return bool((np.diff(self.ticks) < 0).any())
+
+    def seconds(self) -> tuple[float, ...]:
+        """Give the times of all frames, in seconds after the start of the file's clock."""
+        return tuple(float(self.lead + ticks * self.time_base) for ticks in self.ticks.tolist())
+
+    def span(self) -> Fraction | None:
+        """Give the seconds from the first frame to the end of the last, None if unknown.
+
+        A last frame of unknown length counts as long as the average of those before it.
+        """
+        ticks = Fraction(int(self.ticks.max() - self.ticks.min()))
+        length = Fraction(self.last_length)
+        if not length and len(self.ticks) > 1:
+            length = ticks / (len(self.ticks) - 1)
+        return (ticks + length) * self.time_base or None
+
+
 class Clock:
-    """Collects the times of packets or frames as they come, in a few numbers.
+    """Collects the times of packets or frames as they come.
 
     Args:
         time_base: seconds per unit of the times that follow.
+        background: what the file's other streams say.
     """
 
-    def __init__(self, time_base: Fraction) -> None:
+    def __init__(self, time_base: Fraction, background: Background | None = None) -> None:
         self.time_base = time_base
+        self.background = background or Background()
         self.count = 0
-        self.first: int | None = None
-        self.last: int | None = None
-        self._last_length = 0
-        self._previous: int | None = None
-        self.backwards = 0
         self.missing = 0
+        self._pts = array("q")
+        self._lengths = array("q")
 
     def add(self, pts: int | None, length: int | None) -> None:
         """Note one packet or frame.
@@ -49,29 +144,65 @@ class Clock:
         if pts is None:
             self.missing += 1
             return
-        if self._previous is not None and pts < self._previous:
-            self.backwards += 1
-        self._previous = pts
-        self.first = pts if self.first is None else min(self.first, pts)
-        if self.last is None or pts >= self.last:
-            self.last, self._last_length = pts, max(length or 0, 0)
+        self._pts.append(pts)
+        self._lengths.append(max(length or 0, 0))
 
-    def seconds(self, pts: int) -> float:
-        """Convert a time to seconds after the first frame."""
-        return float((pts - (self.first or 0)) * self.time_base)
+    @property
+    def stands_still(self) -> bool:
+        """Several frames, all at the same moment."""
+        return self.count > 1 and not self.missing and min(self._pts) == max(self._pts)
 
-    def span(self) -> Fraction | None:
-        """Give the seconds from the first frame to the end of the last, None if unknown.
+    def timeline(self, ordered: bool = True) -> Timeline | None:
+        """Lay the times on one clock; None when some are missing.
 
-        A last frame of unknown length counts as long as the average of those before it.
+        The clock jumps where neighbouring frames are farther apart than
+        ``background.jump_seconds`` and `JUMP_STEPS` usual steps while no other stream holds data
+        in between, or where times go back by more frames than a codec reorders. Such a step
+        counts as a usual one. A long step over which the sound goes on, or among other long
+        steps, is a picture that shows for long.
+
+        Args:
+            ordered: frames were noted in the order of showing; they are sorted otherwise, which
+                hides steps back.
         """
-        if self.first is None or self.last is None or self.missing:
+        if self.missing or not self.count:
             return None
-        ticks = Fraction(self.last - self.first)
-        length = Fraction(self._last_length)
-        if not length and self.count > 1:
-            length = ticks / (self.count - 1)
-        return (ticks + length) * self.time_base or None
+        pts: Ticks = np.array(self._pts, dtype=np.int64)
+        order = np.arange(len(pts)) if ordered else np.argsort(pts, kind="stable")
+        pts = pts[order]
+        steps = np.diff(pts)
+        step = _usual(steps)
+        jumps = self._jumps(pts, steps, step)
+        ticks: Ticks = np.concatenate([[0], np.cumsum(np.where(jumps, step, steps))])
+        last = order[np.flatnonzero(ticks == ticks.max())[-1]]
+        return Timeline(
+            ticks=ticks,
+            jumps=steps[jumps],
+            step=step,
+            last_length=self._lengths[last],
+            lead=self._lead(self._seconds(pts[0]), step),
+            time_base=self.time_base,
+        )
+
+    def _jumps(self, pts: Ticks, steps: Ticks, step: int) -> npt.NDArray[np.bool_]:
+        jumps: npt.NDArray[np.bool_] = steps > float(self._limit(step) / self.time_base)
+        for place in np.flatnonzero(jumps):
+            ends = self._seconds(pts[place]), self._seconds(pts[place + 1])
+            jumps[place] = self.background.is_empty(*ends)
+        return jumps | (steps < -REORDERED * step) if step else jumps
+
+    def _lead(self, first: Fraction, step: int) -> Fraction:
+        start = self.background.start
+        if start is None or start >= first:
+            return Fraction(0)
+        jumped = first - start > self._limit(step) and self.background.is_empty(start, first)
+        return Fraction(0) if jumped else first - start
+
+    def _limit(self, step: int) -> Fraction:
+        return max(self.background.jump_seconds, JUMP_STEPS * step * self.time_base)
+
+    def _seconds(self, pts: Any) -> Fraction:
+        return int(pts) * self.time_base
 
 
 def measure(clock: Clock, container_rate: Fraction | None, ordered: bool = True) -> Rate | None:
@@ -87,15 +218,24 @@ def measure(clock: Clock, container_rate: Fraction | None, ordered: bool = True)
         ordered: frames were noted in the order of showing; times that go back are then taken
             for nonsense.
 
-    Returns: the rate, or None when there is neither a time nor a claim, and when several frames
-        all show at the same moment: whatever the header claims, such a file lasts 0 seconds.
+    Returns: the rate, or None when there is neither a time nor a claim for several frames, and
+        when they all show at the same moment: whatever the header claims, such a file lasts 0
+        seconds.
     """
-    if clock.count > 1 and not clock.missing and clock.first == clock.last:
+    if clock.stands_still:
         return None
     claim = container_rate if container_rate and container_rate > 0 else None
-    span = None if ordered and clock.backwards else clock.span()
+    timeline = clock.timeline(ordered)
+    span = None if timeline is None or (ordered and timeline.backwards) else timeline.span()
     if span is None:
+        claim = claim or (Fraction(1) if clock.count == 1 else None)
         return Rate(float(claim), float(clock.count / claim), timed=False) if claim else None
     if claim and abs(clock.count / claim - span) <= max(1 / claim, RATE_TOLERANCE * span):
         return Rate(float(claim), float(span), timed=True)
     return Rate(float(clock.count / span), float(span), timed=True)
+
+
+def _usual(steps: Ticks) -> int:
+    """Give the lower median of the steps forward, 0 without any."""
+    forward = np.sort(steps[steps > 0])
+    return int(forward[(len(forward) - 1) // 2]) if len(forward) else 0

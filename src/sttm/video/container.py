@@ -12,15 +12,20 @@ import av
 from av.codec.context import CodecContext
 from av.container.input import InputContainer
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sttm.errors import VideoError
-from sttm.video.clock import Clock
+from sttm.video.clock import Background, Clock, Coverage
+from sttm.video.pictures import picture_advice, picture_format
 
 LIBAV_TIME_BASE = Fraction(1, av.time_base)
+# Longer steps between two frames may be jumps of the clock: in formats where that is usual (MPEG
+# streams; ffmpeg takes the same number), and in those whose times are the player's.
+JUMP_SECONDS = {True: Fraction(10), False: Fraction(1800)}
 DECLARES_LENGTH = {"avi", "flv", "matroska", "mov"}  # elsewhere libav estimates the duration
 
 
@@ -54,12 +59,19 @@ def _nearest(path: Path) -> str:
 
 
 @contextmanager
-def open_video(path: Path, threads: bool = True) -> Iterator["VideoSource"]:
-    """Open the main video stream of a file; only local files are read, whatever it refers to.
+def open_video(
+    path: Path,
+    threads: bool = True,
+    track: int | None = None,
+    background: Background | None = None,
+) -> Iterator["VideoSource"]:
+    """Open a video stream of a file; only local files are read, whatever it refers to.
 
     Args:
         path: a file that :func:`check_file` accepted.
         threads: decode on all cores; on one otherwise, for an order of work that never varies.
+        track: the stream's place in the file; by default the one that the file or libav prefers.
+        background: what the file's other streams say about its clock, if known.
 
     Raises: VideoError: not a video, no video stream, or a codec that PyAV does not know.
     """
@@ -71,20 +83,16 @@ def open_video(path: Path, threads: bool = True) -> Iterator["VideoSource"]:
     except FFmpegError as error:
         raise VideoError(_unreadable(path, error)) from error
     with container:
-        stream = _main_stream(container, path)
+        stream = _main_stream(container, path, track)
         stream.thread_type = "AUTO" if threads else "NONE"
         stream.codec_context.thread_count = 0 if threads else 1
-        yield VideoSource(container, stream)
+        yield VideoSource(container, stream, background)
 
 
-def _main_stream(container: InputContainer, path: Path) -> VideoStream:
+def _main_stream(container: InputContainer, path: Path, track: int | None) -> VideoStream:
     if container.format.name == "tty":  # libav plays plain text as a screen of characters
         raise VideoError(f"{path}: got a text file, expected a video.")
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic
-    ]
+    streams = _tracks(container)
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         cover = " and a cover picture" if container.streams.video else ""
@@ -92,9 +100,14 @@ def _main_stream(container: InputContainer, path: Path) -> VideoStream:
             f"{path}: no video stream; the file holds {kinds}{cover}. "
             "Give a file with moving pictures."
         )
-    best = container.streams.best("video")
+    best = container.streams.best("video") if track is None else container.streams[track]
     stream = next((stream for stream in streams if stream is best), streams[0])
-    if cast(CodecContext | None, stream.codec_context) is None:
+    if stream.disposition & Disposition.dependent:
+        raise VideoError(
+            f"{path}: got a picture that is stored in tiles (HEIC or AVIF), expected a video. "
+            "Save it as JPEG or PNG."
+        )
+    if not _is_known(stream):
         raise VideoError(
             f"{path}: the video's codec is unknown to this build of PyAV. "
             "Convert it to H.264, for example with ffmpeg."
@@ -102,7 +115,20 @@ def _main_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
+def _tracks(container: InputContainer) -> list[VideoStream]:
+    """List the video streams that are not a cover."""
+    streams = container.streams.video
+    return [s for s in streams if not s.disposition & Disposition.attached_pic]
+
+
+def _is_known(stream: VideoStream) -> bool:
+    return cast(CodecContext | None, stream.codec_context) is not None
+
+
 def _unreadable(path: Path, error: FFmpegError) -> str:
+    picture = picture_format(path)
+    if picture:
+        return f"{path}: {picture_advice(picture)}"
     with path.open("rb") as file:
         is_mp4 = file.read(8)[4:] == b"ftyp"
     if is_mp4:
@@ -120,36 +146,76 @@ class VideoSource:
     """One open video stream, read once from its start to its end.
 
     Attributes:
-        stream: the stream that is read.
+        stream: the stream that is read; `count_packets` may choose another one.
         clock: the times of everything read so far.
         errors: messages of libav about data that it could not read or decode.
-        reached: seconds of the file for which any stream, sound too, held data.
+        reached: seconds at which the data of any stream, sound too, ends on the file's clock.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        background: Background | None = None,
+    ) -> None:
         self.stream = stream
-        self.clock = Clock(stream.time_base or LIBAV_TIME_BASE)
+        self.clock = self._new_clock(stream, background)
         self.errors: list[str] = []
         self.reached = Fraction(0)
         self._container = container
 
+    @staticmethod
+    def _new_clock(stream: VideoStream, background: Background | None = None) -> Clock:
+        return Clock(stream.time_base or LIBAV_TIME_BASE, background)
+
     @property
     def promised(self) -> Fraction:
-        """Seconds that the header says the file lasts; 0 where libav would only guess."""
-        if self._container.format.name.split(",")[0] not in DECLARES_LENGTH:
+        """Seconds that the header says the file lasts; 0 where libav would only guess.
+
+        Some programs count them from 0, others from `start`.
+        """
+        if self._format not in DECLARES_LENGTH:
             return Fraction(0)
         return (self._container.duration or 0) * LIBAV_TIME_BASE
 
+    @property
+    def start(self) -> Fraction:
+        """Seconds at which the file's clock starts."""
+        return (cast(int | None, self._container.start_time) or 0) * LIBAV_TIME_BASE
+
+    @property
+    def _format(self) -> str:
+        return self._container.format.name.split(",")[0]
+
     def count_packets(self) -> None:
-        """Read all compressed data, noting the times of the video packets that will be shown."""
-        start = (cast(int | None, self._container.start_time) or 0) * LIBAV_TIME_BASE
+        """Read all compressed data, noting the times of the video packets that will be shown.
+
+        A track of one picture is left for one with more, whatever the file prefers.
+        """
+        tracks = [stream for stream in _tracks(self._container) if _is_known(stream)]
+        clocks = {stream.index: self._new_clock(stream) for stream in tracks}
+        others: dict[int, Coverage] = {}
         for packet in self._packets(*self._container.streams):
-            time = packet.dts if packet.pts is None else packet.pts
+            stream, time = packet.stream, packet.dts if packet.pts is None else packet.pts
             if time is not None:
-                end = (time + (packet.duration or 0)) * packet.time_base - start
+                end = (time + (packet.duration or 0)) * packet.time_base
                 self.reached = max(self.reached, end)
-            if packet.stream is self.stream and not packet.is_discard:
-                self.clock.add(time, packet.duration)
+            if packet.is_discard:
+                continue
+            if stream.index in clocks:
+                clocks[stream.index].add(time, packet.duration)
+            if time is not None and (stream.index in clocks or stream.type == "audio"):
+                begin = time * packet.time_base
+                if stream.index not in others and stream.start_time is not None:
+                    begin = stream.start_time * packet.time_base  # without what decoders skip
+                others.setdefault(stream.index, Coverage()).add(begin, max(begin, end))
+        longest = max(tracks, key=lambda stream: clocks[stream.index].count)
+        if clocks[self.stream.index].count <= 1:
+            self.stream = longest
+        others.pop(self.stream.index, None)
+        discontinuous = bool(self._container.format.flags & cast(int, Flags.ts_discont.value))
+        self.clock = clocks[self.stream.index]
+        self.clock.background = Background(tuple(others.values()), JUMP_SECONDS[discontinuous])
 
     def frames(self) -> Iterator[VideoFrame]:
         """Decode every frame in the order of showing; what cannot be decoded is left out."""

@@ -3,12 +3,12 @@
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
-from sttm.errors import VideoError
+from sttm.errors import VideoError, printable
 from sttm.video.clock import Rate, measure
 from sttm.video.container import check_file
 from sttm.video.passes import Frames, Progress, Survey, Take, survey, take
+from sttm.video.pictures import picture_advice, picture_format
 from sttm.video.sampling import Sampling, nominal_times
 
 MAX_READS = 3  # with the packets' count, with the true one, and once more should damage shift it
@@ -24,7 +24,9 @@ class Video:
 
     Attributes:
         frames: ``(T, H, W, 3)`` uint8 RGB, upright, T at least 1.
-        timestamps: when each frame shows, in seconds after the first frame of the file.
+        timestamps: when each frame shows, in seconds after the file's first frame or sound, as
+            players count and subtitle files do. The first is above 0 where sound comes before
+            the picture.
         indices: which frame of the file each one is, counted from 0.
         duration: seconds from the first frame of the file to the end of its last.
         fps: average frames per second of the file (not of the sample).
@@ -90,10 +92,11 @@ def read_video(
     found = survey(file)
     if not found.clock.count:
         raise VideoError(f"{path}: the video stream holds no frames. Record or download it again.")
-    shot, rate, wanted = _take_until_settled(file, found, sampling, progress)
+    shot, rate, wanted = _take_until_settled(found, sampling, progress)
     notes = (*found.notes, *_notes(found, shot, rate))
     if notes and warn:
-        warnings.warn(f"{path}: {'; '.join(notes)}", VideoWarning, stacklevel=2)
+        text = printable(f"{path}: {'; '.join(notes)}")
+        warnings.warn(text, VideoWarning, stacklevel=2)
     indices = wanted[: len(shot.frames)]
     return Video(
         frames=shot.frames,
@@ -109,15 +112,15 @@ def read_video(
 
 
 def _take_until_settled(
-    file: Path, found: Survey, sampling: Sampling, progress: Progress | None
+    found: Survey, sampling: Sampling, progress: Progress | None
 ) -> tuple[Take, Rate, tuple[int, ...]]:
     expected, guess = found.clock.count, found.rate()
     wanted = sampling.indices(expected, guess.fps) if guess else ()
     threads, reads = True, 0
     while True:
-        shot = take(file, wanted, expected, threads, progress)
+        shot = take(found, wanted, expected, threads, progress)
         reads += 1
-        expected, rate = shot.clock.count, _rate(file, found, shot)
+        expected, rate = shot.clock.count, _rate(found, shot)
         truth = sampling.indices(expected, rate.fps)
         # on several threads libav mends damage differently from run to run
         sound = not shot.errors and not shot.damaged and expected == found.clock.count
@@ -127,8 +130,12 @@ def _take_until_settled(
         del shot  # its frames would be held beside the new ones
 
 
-def _rate(file: Path, found: Survey, shot: Take) -> Rate:
+def _rate(found: Survey, shot: Take) -> Rate:
+    file = found.path
     if not shot.clock.count:
+        picture = picture_format(file)
+        if picture:
+            raise VideoError(f"{file}: {picture_advice(picture)}")
         reason = f" ({shot.errors[0]})" if shot.errors else ""
         raise VideoError(
             f"{file}: none of its {found.clock.count} frames can be decoded{reason}. "
@@ -153,12 +160,23 @@ def _notes(found: Survey, shot: Take, rate: Rate) -> tuple[str, ...]:
     packets = found.rate()
     # AVI with B-frames gives its frames times in the wrong order, but packets at a constant rate
     constant = packets is not None and packets.timed and packets.fps == rate.fps
-    if not rate.timed and not constant:
+    if not rate.timed and not constant and shot.clock.count > 1:
         notes.append(f"no usable timestamps: a constant {rate.fps:g} frames per second is assumed")
+    timeline = shot.clock.timeline() if rate.timed else None
+    if timeline is not None and len(timeline.jumps):
+        base = float(timeline.time_base)
+        far = max(timeline.jumps.tolist(), key=abs)
+        notes.append(
+            "no usable timestamps where the clock jumps between neighbouring frames "
+            f"(times: {len(timeline.jumps)}, by up to {far * base:.1f} s): the usual step of "
+            f"{timeline.step * base:.3g} s is assumed there"
+        )
     return (*notes, *shot.notes)
 
 
 def _timestamps(shot: Take, rate: Rate, indices: tuple[int, ...]) -> tuple[float, ...]:
-    if not rate.timed:
+    timeline = shot.clock.timeline() if rate.timed else None
+    if timeline is None:
         return nominal_times(indices, rate.fps)
-    return tuple(shot.clock.seconds(pts) for pts in shot.pts if pts is not None)
+    seconds = timeline.seconds()
+    return tuple(seconds[index] for index in indices)

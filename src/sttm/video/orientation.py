@@ -40,12 +40,25 @@ class Orientation:
 
 def frame_orientation(frame: VideoFrame) -> Orientation:
     """Read how a decoded frame has to be shown; without a display matrix, as it is."""
-    side_data = cast(Mapping[str, Buffer], frame.side_data)  # PyAV types only some of its keys
     try:
+        side_data = cast(Mapping[str, Buffer], frame.side_data)  # PyAV types only some of its keys
         matrix = side_data["DISPLAYMATRIX"]
     except KeyError:
         return Orientation()
+    except ValueError:  # side data that PyAV has no name for, such as EXIF, hides all of it
+        return _turned(frame.rotation)
     return orientation_of(np.frombuffer(bytes(matrix), dtype=np.int32))
+
+
+def _turned(degrees: int) -> Orientation:
+    """Give the orientation that turns a picture counterclockwise."""
+    turns = {
+        0: Orientation(),
+        90: Orientation(transpose=True, flip_rows=True),
+        180: Orientation(flip_rows=True, flip_columns=True),
+        270: Orientation(transpose=True, flip_columns=True),
+    }
+    return turns.get(degrees % 360, Orientation(exact=False))
 
 
 def orientation_of(matrix: npt.NDArray[np.int32]) -> Orientation:

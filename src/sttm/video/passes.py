@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 
 from sttm.video.clock import Clock, Rate, measure
 from sttm.video.container import VideoSource, open_video
+from sttm.video.lengths import lacks_bytes
 from sttm.video.orientation import Orientation, frame_orientation
 
 Frames = npt.NDArray[np.uint8]
@@ -26,11 +27,15 @@ class Survey:
     """What a file says of itself without decoding.
 
     Attributes:
+        path: the file.
+        track: the place of the video stream in the file.
         clock: the times of the video packets that will be shown.
         claimed_rate: average frames per second in the header, None if absent.
         notes: what is wrong with the file, in words.
     """
 
+    path: Path
+    track: int
     clock: Clock
     claimed_rate: Fraction | None
     notes: tuple[str, ...]
@@ -47,14 +52,24 @@ def survey(path: Path) -> Survey:
     """
     with open_video(path) as source:
         source.count_packets()
-        notes = []
-        missing = source.promised - source.reached
-        if missing > max(MISSING_SECONDS, MISSING_SHARE * source.promised):
-            notes.append(
-                f"cut short: the header promises {float(source.promised):.1f} s, "
-                f"the data ends at {float(source.reached):.1f} s"
-            )
-        return Survey(source.clock, source.stream.average_rate, tuple(notes))
+        stream = source.stream
+        notes = _cut_short(source, path)
+        return Survey(path, stream.index, source.clock, stream.average_rate, notes)
+
+
+def _cut_short(source: VideoSource, path: Path) -> tuple[str, ...]:
+    # A header may count from the file's first moment or from 0. What it means is told by what is
+    # possible, and by whether bytes are missing at the end; otherwise it is believed.
+    ends = (source.reached - source.start, source.reached)
+    from_start = source.start >= source.promised or lacks_bytes(path)
+    reached = min(ends) if from_start else max(ends)
+    missing = source.promised - reached
+    if missing <= max(MISSING_SECONDS, MISSING_SHARE * source.promised):
+        return ()
+    return (
+        f"cut short: the header promises {float(source.promised):.1f} s, "
+        f"the data ends at {float(reached):.1f} s",
+    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,6 @@ class Take:
 
     Attributes:
         frames: ``(T, H, W, 3)`` uint8 RGB, the wanted frames as far as they exist.
-        pts: their times in units of ``clock.time_base``, None where the file has none.
         clock: the times of all frames.
         errors: messages of libav about data that it could not read or decode.
         damaged: how many of all frames libav had to mend.
@@ -71,7 +85,6 @@ class Take:
     """
 
     frames: Frames
-    pts: tuple[int | None, ...]
     clock: Clock
     errors: tuple[str, ...]
     damaged: int
@@ -79,12 +92,12 @@ class Take:
 
 
 def take(
-    path: Path, wanted: Sequence[int], expected: int, threads: bool, progress: Progress | None
+    found: Survey, wanted: Sequence[int], expected: int, threads: bool, progress: Progress | None
 ) -> Take:
     """Decode a whole file and keep some of its frames.
 
     Args:
-        path: the file.
+        found: the file, and what was counted in it.
         wanted: frame numbers to keep, ascending, repeats allowed; numbers past the end of the
             file are left out.
         expected: how many frames the file probably has, for ``progress`` only.
@@ -94,7 +107,7 @@ def take(
     Raises: VideoError: see :func:`sttm.video.container.open_video`.
     """
     album = Album(wanted)
-    with open_video(path, threads=threads) as source:
+    with open_video(found.path, threads, found.track, found.clock.background) as source:
         for number, frame in enumerate(source.frames()):
             album.offer(number, frame)
             if progress is not None:
@@ -112,7 +125,7 @@ class Album:
     def __init__(self, wanted: Sequence[int]) -> None:
         self._wanted = wanted
         self._frames: Frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self._pts: list[int | None] = []
+        self._kept = 0
         self._size = (0, 0)
         self._orientation = Orientation()
         self._damaged = 0
@@ -126,19 +139,19 @@ class Album:
             self._orientation = frame_orientation(frame)
         self._resized += (frame.width, frame.height) != self._size
         repeats = 0
-        for index in self._wanted[len(self._pts) :]:
+        for index in self._wanted[self._kept :]:
             if index != number:
                 break
             repeats += 1
         if repeats:
-            self._keep(to_rgb(frame, *self._size), frame.pts, repeats)
+            self._keep(to_rgb(frame, *self._size), repeats)
 
-    def _keep(self, image: Frames, pts: int | None, repeats: int) -> None:
+    def _keep(self, image: Frames, repeats: int) -> None:
         image = self._orientation.apply(image)
-        if not self._pts:
+        if not self._kept:
             self._frames = np.empty((len(self._wanted), *image.shape), dtype=np.uint8)
-        self._frames[len(self._pts) : len(self._pts) + repeats] = image
-        self._pts += [pts] * repeats
+        self._frames[self._kept : self._kept + repeats] = image
+        self._kept += repeats
 
     def close(self, source: VideoSource) -> Take:
         """Hand out what was kept."""
@@ -152,8 +165,7 @@ class Album:
         if not self._orientation.exact:
             notes.append("the rotation is no multiple of 90 degrees, and not applied")
         return Take(
-            frames=self._frames[: len(self._pts)],
-            pts=tuple(self._pts),
+            frames=self._frames[: self._kept],
             clock=source.clock,
             errors=tuple(source.errors),
             damaged=self._damaged,

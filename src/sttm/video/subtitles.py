@@ -13,10 +13,13 @@ from sttm.video.container import check_file
 
 SUFFIXES = (".srt", ".vtt")
 
-_TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[.,](\d{1,3})"
+_TIME = r"(?:(\d{1,9}):)?([0-5]?\d):([0-5]?\d)[.,](\d{1,3})"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")  # <i>, <00:01.000>, {\an8}
+_NUMBER = re.compile(r"\s*\d+\s*")
+_BROKEN = re.compile(r"(?=.*\d:\d\d[:.,;]\d)[\d\s:.,;]*-->[\d\s:.,;]*")  # times gone wrong
 _NOT_TEXT = re.compile(r"\s*\d+\s*|.*(?:-->|\d:\d\d[:.,]\d\d).*")  # a number, times gone wrong
+_HUGE = re.compile(r"&#\d{100,};?")  # no character, and more digits than Python reads
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)(\s|$)")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*")
 
@@ -67,8 +70,9 @@ def read_subtitles(
     """Read an .srt or .vtt file; what it holds is told by its content, not by its name.
 
     Styling is removed: tags, cue settings, positions, WebVTT's NOTE, STYLE and REGION blocks.
-    Cues without text are left out. Text after an empty line belongs to the cue before it, as
-    players do it.
+    Cues without text are left out. As players do it, a line of times begins a cue, whether an
+    empty line or a number stands in front of it or not, and text after an empty line belongs to
+    the cue before it.
 
     Args:
         path: the subtitle file.
@@ -84,13 +88,10 @@ def read_subtitles(
     file = check_file(path, "subtitle")
     lines = re.split(r"\r\n|\r|\n", _decode(file, encoding))
     is_vtt = re.match(r"WEBVTT(\s|$)", lines[0]) is not None
-    cues: list[_Cue] = []
-    for number, block in _blocks(lines, is_vtt):
-        if cues and not any(_NOT_TEXT.fullmatch(line) for line in block):
-            cues[-1].lines.extend(block)
-        else:
-            cues.append(_read_cue(file, number, block))
-    read = (Subtitle(cue.start, cue.end, _plain(cue.lines, is_vtt)) for cue in cues)
+    read = (
+        Subtitle(cue.start, cue.end, _plain(cue.lines, is_vtt))
+        for cue in _read_cues(file, lines, is_vtt)
+    )
     return tuple(subtitle for subtitle in read if subtitle.text)
 
 
@@ -120,11 +121,13 @@ def subtitles_at(
 def _decode(file: Path, encoding: str | None) -> str:
     data = file.read_bytes()
     if encoding is None:
-        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        encoding = "utf-16" if is_utf16 else "utf-8-sig"
+        marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+        marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+        found = (name for mark, name in marks.items() if data.startswith(mark))
+        encoding = next(found, "utf-8-sig")
     try:
         text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError) as error:
+    except (ValueError, LookupError) as error:
         raise VideoError(
             f"{file}: cannot be read as {encoding} ({error}). Save it as UTF-8, or name its "
             "encoding, for example encoding='cp1252' or 'gb18030'."
@@ -144,39 +147,79 @@ def _blocks(lines: Sequence[str], is_vtt: bool) -> Iterator[tuple[int, list[str]
     block: list[str] = []
     for number, line in enumerate([*lines, ""], start=1):
         # a line of spaces ends an SRT cue, but YouTube begins its cues with one
-        is_text = line if is_vtt or (block and "-->" in block[-1]) else line.strip()
+        is_text = line if is_vtt or (block and _is_timing(block[-1])) else line.strip()
         if is_text:
             block.append(line)
         elif block:
             first = number - len(block)
-            if not (is_vtt and (first == 1 or _COMMENT.match(block[0]))):
+            if is_vtt and first == 1:  # the header, perhaps with cues right behind it
+                end = next((i for i, text in enumerate(block) if _is_timing(text)), len(block))
+                end -= end < len(block) and _NUMBER.fullmatch(block[end - 1]) is not None
+                first, block = first + end, block[end:]
+            if block and not (is_vtt and _COMMENT.match(block[0])):
                 yield first, block
             block = []
 
 
+def _read_cues(file: Path, lines: Sequence[str], is_vtt: bool) -> list[_Cue]:
+    cues: list[_Cue] = []
+    numbered = False
+    for first, block in _blocks(lines, is_vtt):
+        starts = [place for place, line in enumerate(block) if _is_timing(line)]
+        end = starts[0] if starts else len(block)
+        if starts and end and (end == 1 or _NUMBER.fullmatch(block[end - 1])):
+            end -= 1  # an identifier may stand first
+            numbered = numbered or (not cues and _NUMBER.fullmatch(block[end]) is not None)
+        elif end == 0 and numbered and cues[-1].lines and _NUMBER.fullmatch(cues[-1].lines[-1]):
+            cues[-1].lines.pop()  # of this cue: an empty line came between
+        before = block[:end]
+        if before and (not cues or any(_NOT_TEXT.fullmatch(line) for line in before)):
+            raise _malformed(file, first, before)
+        if before:
+            cues[-1].lines.extend(before)
+        for start, following in zip(starts, [*starts[1:], None]):
+            cue = _read_cue(file, first + start, block[start:following])
+            if following and numbered and cue.lines and _NUMBER.fullmatch(cue.lines[-1]):
+                cue.lines.pop()  # of the following cue
+            cues.append(cue)
+    return cues
+
+
 def _read_cue(file: Path, number: int, block: list[str]) -> _Cue:
-    place = 0 if "-->" in block[0] or len(block) == 1 else 1  # an identifier may stand first
-    timing = _TIMING.fullmatch(block[place])
-    if timing is None:
-        raise VideoError(
-            f"{file}, line {number + place}: got {block[place][:60]!r}, expected times such as "
-            "'00:00:01,000 --> 00:00:02,500'. Mend the cue or remove it."
-        )
+    timing = _TIMING.fullmatch(block[0])
+    assert timing is not None
     start, end = _seconds(*timing.groups()[:4]), _seconds(*timing.groups()[4:])
     if end < start:
         raise VideoError(
-            f"{file}, line {number + place}: got a cue from {start} s to {end} s, expected the "
+            f"{file}, line {number}: got a cue from {start} s to {end} s, expected the "
             "end after the start. Mend the cue or remove it."
         )
-    return _Cue(start, end, block[place + 1 :])
+    for place, line in enumerate(block[1:], start=1):
+        if _BROKEN.fullmatch(line):
+            raise _malformed(file, number + place, [line])
+    return _Cue(start, end, block[1:])
+
+
+def _is_timing(line: str) -> bool:
+    return _TIMING.fullmatch(line) is not None
+
+
+def _malformed(file: Path, number: int, lines: list[str]) -> VideoError:
+    """Build the error for lines that should hold times, the first of them being ``number``."""
+    fallback = min(1, len(lines) - 1)
+    place = next((i for i, line in enumerate(lines) if "-->" in line), fallback)
+    return VideoError(
+        f"{file}, line {number + place}: got {lines[place][:60]!r}, expected times such as "
+        "'00:00:01,000 --> 00:00:02,500'. Mend the cue or remove it."
+    )
 
 
 def _plain(lines: Sequence[str], is_vtt: bool) -> str:
     text = _TAG.sub("", "\n".join(lines))
-    text = html.unescape(text) if is_vtt else text
+    text = html.unescape(_HUGE.sub("", text)) if is_vtt else text
     return "\n".join(line.strip() for line in text.split("\n") if line.strip())
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
     whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
-    return whole + int(fraction.ljust(3, "0")) / 1000
+    return (whole * 1000 + int(fraction.ljust(3, "0"))) / 1000
