@@ -5,7 +5,7 @@ import functools
 import sys
 import threading
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -82,16 +82,24 @@ def is_attached(adapter: Adapter) -> bool:
     return getattr(adapter.base, _MARK, None) is not None  # absent: nothing ever was
 
 
-class _ThreadState(threading.local):
+@dataclass
+class _State:
     """What one thread is doing with the model.
 
-    Attributes:
+    Args:
         forward: the forward pass that it is in.
         waiting: whether it has encoded a video that no forward pass was given yet.
     """
 
     forward: ForwardPass | None = None
     waiting: bool = False
+
+
+class _Threads(threading.local):
+    """The state of each thread: an object, since the dynamo cannot write to a thread itself."""
+
+    def __init__(self) -> None:
+        self.state = _State()
 
     def __reduce__(self) -> Any:
         return type(self), ()  # a copy of an attached model is in no forward pass
@@ -130,7 +138,7 @@ class Attachment:
         self.reports: list[VideoReport] = []
         self._adapter = adapter
         self._handles: list[Any] = []
-        self._thread = _ThreadState()
+        self._threads = _Threads()
         needs = needs_of(method)
         self.observed_layer: int | None = None
         if "prompt_attention" in needs:
@@ -170,7 +178,7 @@ class Attachment:
         object.__delattr__(base, encoder)
         if self._encoder_before is not None:
             object.__setattr__(base, encoder, self._encoder_before)
-        self._thread = _ThreadState()
+        self._threads = _Threads()
         _forget_compiled_graphs()
 
     def __enter__(self) -> "Attachment":
@@ -218,23 +226,23 @@ class Attachment:
             seen = self._tower.per_video([video.grid for video in videos], arguments)
             videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
         output.sttm_videos = videos
-        if self._thread.forward is None:
-            self._thread.waiting = True
+        if self._threads.state.forward is None:
+            self._threads.state.waiting = True
         else:
-            self._thread.forward.videos = videos
+            self._threads.state.forward.videos = videos
 
     def recording(self) -> Any:
         """Measure the tower's attention in a ``with`` block, if the method needs it."""
         return contextlib.nullcontext() if self._tower is None else self._tower.recording()
 
     def _on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        thread, arguments = self._thread, self.signatures.base.bind(args, kwargs)
+        thread, arguments = self._threads.state, self.signatures.base.bind(args, kwargs)
         if handed_features(arguments, self._adapter.modality) is not None:
             thread.waiting = False
         thread.forward = ForwardPass(self._adapter, self, arguments, thread.waiting)
 
     def _after_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        forward, self._thread.forward = self._thread.forward, None
+        forward, self._threads.state.forward = self._threads.state.forward, None
         if output is None or forward is None:
             return  # the forward has failed already: do not hide its error
         if not forward.reached_text:
@@ -247,26 +255,26 @@ class Attachment:
         )
 
     def _on_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        thread = self._thread
+        thread = self._threads.state
         if thread.forward is None:
             thread.forward = ForwardPass(self._adapter, self, None, thread.waiting)
         return thread.forward.enter_text(module, args, kwargs)
 
     def _after_text(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-        forward = self._thread.forward
+        forward = self._threads.state.forward
         if forward is None:
             return None
         if forward.text_only:
-            self._thread.forward = None
+            self._threads.state.forward = None
         return None if output is None else forward.leave_text(output)
 
     def _after_rotary(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        forward = self._thread.forward
+        forward = self._threads.state.forward
         if forward is not None:
             forward.record_rotary(module, args, kwargs, output)
 
     def _on_layer(self, index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        forward = self._thread.forward
+        forward = self._threads.state.forward
         return None if forward is None else forward.enter_layer(index, args, kwargs)
 
 

@@ -107,7 +107,7 @@ def test_hooks_that_do_not_fit_the_library_are_told(
     monkeypatch.setattr(ReducedLayer, "get_seq_length", ReducedLayer.held)
     result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: got a cache whose layer")
+    assert result.stderr.strip().startswith("error: got a cache whose layer")
     assert len(result.stderr.strip().splitlines()) == 1
 
 
