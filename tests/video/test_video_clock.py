@@ -81,9 +81,9 @@ def test_long_steps_among_short_ones_are_jumps() -> None:
 
 @pytest.mark.parametrize(("seconds", "jumps"), [(6, []), (4, [101])])
 def test_a_long_step_with_sound_in_it_is_true(seconds: int, jumps: list[int]) -> None:
-    sound = Coverage()
+    sound = Coverage(Fraction(1))
     for second in range(seconds):
-        sound.add(Fraction(second), Fraction(second + 1))
+        sound.add(second, second + 1)
     made = clock([0, 1, 102, 103], background=Background((sound,), Fraction(10)))
     assert timeline(made).jumps.tolist() == jumps
 
@@ -99,8 +99,8 @@ def test_steps_back_are_jumps_when_no_codec_reorders_so_far() -> None:
 
 def test_the_clock_starts_with_the_sound() -> None:
     def start(first: int, sound: int) -> float:
-        heard = Coverage()
-        heard.add(Fraction(sound), Fraction(sound + 1))
+        heard = Coverage(Fraction(1))
+        heard.add(sound, sound + 1)
         background = Background((heard,), Fraction(10))
         return timeline(clock([first, first + 1], background=background)).seconds()[0]
 
@@ -111,9 +111,9 @@ def test_the_clock_starts_with_the_sound() -> None:
 
 
 def test_sound_is_one_piece_until_it_stops_or_goes_back() -> None:
-    heard = Coverage()
+    heard = Coverage(Fraction(1))
     for second in (0, 1, 2, 5, 6, 1):
-        heard.add(Fraction(second), Fraction(second + 1))
+        heard.add(second, second + 1)
     assert heard.start == 0
     assert heard.within(Fraction(0), Fraction(10)) == 3 + 2 + 1
     assert heard.within(Fraction(5, 2), Fraction(11, 2)) == 1

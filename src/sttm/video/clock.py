@@ -32,26 +32,37 @@ class Rate:
 
 
 class Coverage:
-    """The stretches of a file's clock for which a stream of sound holds data, in file order."""
+    """The stretches of a file's clock for which a stream of sound holds data, in file order.
 
-    def __init__(self) -> None:
-        self.start: Fraction | None = None
-        self._pieces: list[list[Fraction]] = []
+    Args:
+        time_base: seconds per unit of the times that follow.
+    """
 
-    def add(self, start: Fraction, end: Fraction) -> None:
-        """Note a packet from ``start`` to ``end``, in seconds."""
-        if self.start is None:
-            self.start = start
+    def __init__(self, time_base: Fraction) -> None:
+        self.time_base = time_base
+        self._joined = int(JOINED / time_base)
+        self._pieces: list[list[int]] = []
+
+    def add(self, start: int, end: int) -> None:
+        """Note a packet from ``start`` to ``end``, in units of ``time_base``."""
         last = self._pieces[-1] if self._pieces else None
-        if last is None or not last[0] <= start <= last[1] + JOINED:
-            self._pieces.append([start, end])
-        else:
-            last[1] = max(last[1], end)
+        if last is None or not last[0] <= start <= last[1] + self._joined:
+            self._pieces.append([start, max(start, end)])
+        elif end > last[1]:
+            last[1] = end
+
+    @property
+    def start(self) -> Fraction | None:
+        """When the first packet starts, in seconds; None without any."""
+        return self._pieces[0][0] * self.time_base if self._pieces else None
 
     def within(self, start: Fraction, end: Fraction) -> Fraction:
         """Give the seconds between ``start`` and ``end`` for which there is data."""
-        parts = (min(end, last) - max(start, first) for first, last in self._pieces)
-        return sum((part for part in parts if part > 0), Fraction(0))
+        first, last = start / self.time_base, end / self.time_base
+        total = Fraction(0)
+        for begin, stop in self._pieces:
+            total += max(Fraction(0), min(last, Fraction(stop)) - max(first, Fraction(begin)))
+        return total * self.time_base
 
 
 @dataclass(frozen=True)

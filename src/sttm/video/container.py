@@ -194,23 +194,30 @@ class VideoSource:
         """
         tracks = [stream for stream in _tracks(self._container) if _is_known(stream)]
         clocks = {stream.index: self._new_clock(stream) for stream in tracks}
+        ends: dict[int, int] = {}
+        bases: dict[int, Fraction] = {}
         others: dict[int, Coverage] = {}
         for packet in self._packets(*self._container.streams):
             stream, time = packet.stream, packet.dts if packet.pts is None else packet.pts
+            index, length = stream.index, packet.duration or 0
             if time is not None:
-                end = (time + (packet.duration or 0)) * packet.time_base
-                self.reached = max(self.reached, end)
+                ends[index] = max(ends.get(index, 0), time + length)
+                bases[index] = packet.time_base
             if packet.is_discard:
                 continue
-            if stream.index in clocks:
-                clocks[stream.index].add(time, packet.duration)
-            if time is not None and (stream.index in clocks or stream.type == "audio"):
-                begin = time * packet.time_base
-                if stream.index not in others and stream.start_time is not None:
-                    begin = stream.start_time * packet.time_base  # without what decoders skip
-                others.setdefault(stream.index, Coverage()).add(begin, max(begin, end))
+            if index in clocks:
+                clocks[index].add(time, length)
+            if time is None or (index not in clocks and stream.type != "audio"):
+                continue
+            begin = time
+            if index not in others:
+                others[index] = Coverage(packet.time_base)
+                if stream.start_time is not None:
+                    begin = stream.start_time  # without what decoders skip
+            others[index].add(begin, time + length)
+        self.reached = max((end * bases[i] for i, end in ends.items()), default=Fraction(0))
         longest = max(tracks, key=lambda stream: clocks[stream.index].count)
-        if clocks[self.stream.index].count <= 1:
+        if clocks[self.stream.index].count <= 1 < clocks[longest.index].count:
             self.stream = longest
         others.pop(self.stream.index, None)
         discontinuous = bool(self._container.format.flags & cast(int, Flags.ts_discont.value))
