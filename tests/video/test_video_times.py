@@ -17,7 +17,7 @@ from PIL import Image
 
 from sttm.errors import VideoError
 from sttm.video import Subtitle, VideoWarning, read_subtitles, read_video, subtitles_at
-from sttm.video.lengths import lacks_bytes
+from sttm.video.lengths import joined_videos, lacks_bytes
 from tests.video.video_clips import (
     PERIOD,
     corners,
@@ -118,6 +118,55 @@ def test_transport_streams_joined_end_to_end(tmp_path: Path, starts: tuple[int, 
     assert video.duration == pytest.approx(4 * len(parts), abs=0.2)
     assert len(set(video.indices)) == len(video.indices)
     assert np.diff(video.timestamps).max() < 1.2
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv", "a.ts"])
+def test_files_of_other_formats_joined_end_to_end(tmp_path: Path, name: str) -> None:
+    data = write_scene(tmp_path / name, STEADY).read_bytes()
+    (tmp_path / name).write_bytes(data + (data[13:] if name == "a.flv" else data))
+    with pytest.warns(VideoWarning, match=r"the clock jumps .* by up to 3\.9 s"):
+        video = read_video(tmp_path / name)
+    assert (video.total_frames, video.indices[-1]) == (80, 79)
+    assert video.timestamps == pytest.approx([index / 10 for index in video.indices])
+
+
+def test_joined_mp4_files_are_told(tmp_path: Path) -> None:
+    """Players and libav stop at the end of the first, which looks whole."""
+    data = write_scene(tmp_path / "a.mp4", STEADY).read_bytes()
+    (tmp_path / "a.mp4").write_bytes(data * 3)
+    with pytest.warns(VideoWarning, match="3 MP4 files joined end to end, of which only the first"):
+        assert read_video(tmp_path / "a.mp4").total_frames == 40
+
+
+@pytest.mark.parametrize(
+    ("boxes", "count"),
+    [
+        (["ftyp", "moov", "mdat"], 1),
+        (["ftyp", "mdat", "moov", "free", "moov"], 1),  # the second is a copy
+        (["ftyp", "mdat", "moov", "ftyp", "moov", "mdat"], 2),
+        (["ftyp", "moov", "moof", "mdat", "ftyp", "moov", "moof", "mdat"], 1),
+        (["mdat", "ftyp", "moov", "ftyp", "moov"], 1),
+        ([], 1),
+    ],
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_count_of_joined_files(tmp_path: Path, boxes: list[str], count: int, large: bool) -> None:
+    content = b"".join(
+        struct.pack(">I4sQ", 1, box.encode(), 20) + bytes(4)
+        if large
+        else struct.pack(">I4sI", 12, box.encode(), 0)
+        for box in boxes
+    )
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert joined_videos(tmp_path / "a.mp4") == count
+    (tmp_path / "a.mp4").write_bytes(content + bytes(20))  # a box without a size is the last
+    assert joined_videos(tmp_path / "a.mp4") == count
+
+
+def test_an_avi_has_no_times_that_could_differ(tmp_path: Path) -> None:
+    """libav makes up that its pictures show one frame late, but not its sound."""
+    video = read_video(write_scene(tmp_path / "a.avi", STEADY, sound=(0, 4)))
+    assert (video.timestamps[0], video.warnings) == (0.0, ())
 
 
 @pytest.mark.parametrize("start", [-3.0, -1.5])

@@ -26,6 +26,7 @@ LIBAV_TIME_BASE = Fraction(1, av.time_base)
 # Longer steps between two frames may be jumps of the clock: in formats where that is usual (MPEG
 # streams; ffmpeg takes the same number), and in those whose times are the player's.
 JUMP_SECONDS = {True: Fraction(10), False: Fraction(1800)}
+TIMELESS = {"avi"}  # holds no times: sound and pictures start together, whatever libav makes up
 DECLARES_LENGTH = {"avi", "flv", "matroska", "mov"}  # elsewhere libav estimates the duration
 
 
@@ -220,6 +221,8 @@ class VideoSource:
         if clocks[self.stream.index].count <= 1 < clocks[longest.index].count:
             self.stream = longest
         others.pop(self.stream.index, None)
+        if self._format in TIMELESS:
+            others.clear()
         discontinuous = bool(self._container.format.flags & cast(int, Flags.ts_discont.value))
         self.clock = clocks[self.stream.index]
         self.clock.background = Background(tuple(others.values()), JUMP_SECONDS[discontinuous])

@@ -165,7 +165,7 @@ def _notes(found: Survey, shot: Take, rate: Rate) -> tuple[str, ...]:
     timeline = shot.clock.timeline() if rate.timed else None
     if timeline is not None and len(timeline.jumps):
         base = float(timeline.time_base)
-        far = max(timeline.jumps.tolist(), key=abs)
+        far = max(abs(jump) for jump in timeline.jumps.tolist())
         notes.append(
             "no usable timestamps where the clock jumps between neighbouring frames "
             f"(times: {len(timeline.jumps)}, by up to {far * base:.1f} s): the usual step of "

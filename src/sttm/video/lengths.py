@@ -1,10 +1,11 @@
-"""Whether a file ends where its own structure says, in bytes: Matroska (WebM) and FLV."""
+"""What the structure of a file says without its times: where it ends, and how often it begins."""
 
 import os
 from pathlib import Path
 from typing import BinaryIO
 
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067  # ids of the file's first two elements
+_BOX_HEADER = 8  # bytes in front of the content of an MP4's box
 _TAG_HEADER = 11  # bytes in front of the data of an FLV tag
 
 
@@ -16,6 +17,31 @@ def lacks_bytes(path: Path) -> bool:
         if start[:3] == b"FLV":
             return _lacks_end_of_tag(file)
         return start == _EBML.to_bytes(4, "big") and _lacks_end_of_segment(file)
+
+
+def joined_videos(path: Path) -> int:
+    """Count the whole MP4 (MOV) files in a file, each with an index; 1 for other formats.
+
+    Fragments, of which many may follow one another, belong to one video.
+
+    Source: ISO/IEC 14496-12, section 4.2: a box is its size and its name, then its content.
+    """
+    indices = files = place = 0
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while place + _BOX_HEADER <= end:
+            file.seek(place)
+            size, name = int.from_bytes(file.read(4), "big"), file.read(4)
+            if (place == 0 and name != b"ftyp") or name == b"moof":
+                return 1
+            indices += name == b"moov"
+            files += name == b"ftyp"
+            if size == 1:  # too large for four bytes
+                size = int.from_bytes(file.read(8), "big")
+            if size < _BOX_HEADER:
+                break
+            place += size
+    return max(min(indices, files), 1)
 
 
 def _lacks_end_of_segment(file: BinaryIO) -> bool:

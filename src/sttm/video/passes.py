@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 
 from sttm.video.clock import Clock, Rate, measure
 from sttm.video.container import VideoSource, open_video
-from sttm.video.lengths import lacks_bytes
+from sttm.video.lengths import joined_videos, lacks_bytes
 from sttm.video.orientation import Orientation, frame_orientation
 
 Frames = npt.NDArray[np.uint8]
@@ -53,7 +53,7 @@ def survey(path: Path) -> Survey:
     with open_video(path) as source:
         source.count_packets()
         stream = source.stream
-        notes = _cut_short(source, path)
+        notes = (*_cut_short(source, path), *_joined(path))
         return Survey(path, stream.index, source.clock, stream.average_rate, notes)
 
 
@@ -70,6 +70,13 @@ def _cut_short(source: VideoSource, path: Path) -> tuple[str, ...]:
         f"cut short: the header promises {float(source.promised):.1f} s, "
         f"the data ends at {float(reached):.1f} s",
     )
+
+
+def _joined(path: Path) -> tuple[str, ...]:
+    videos = joined_videos(path)
+    if videos == 1:
+        return ()
+    return (f"{videos} MP4 files joined end to end, of which only the first is read",)
 
 
 @dataclass(frozen=True)
