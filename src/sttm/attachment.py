@@ -49,13 +49,17 @@ def attach(
             models (published for 72B: 0), or the last layer of a smaller model.
         positions: "survived" (tokens keep their rotary positions), "reassigned" (renumbered
             without gaps), "merged" (cos and sin averaged), or "auto": what the family does best.
+
     Raises:
         ConfigError: layer or policy out of range, or something is attached already.
         UnsupportedModelError: no adapter serves the model, or the method reads an attention that
             this model does not have.
         IncompatibleTransformersError: the model is not called as the hooks expect. The forward
             passes of an attached model raise it too.
-    Warns: UntestedVersionWarning: once, if transformers is newer than every tested release.
+
+    Warns:
+        UntestedVersionWarning: once, if transformers is newer than every tested release.
+
     Source: STTM, sections 3 and 4.3. Differs: decoding goes on without a gap in the positions.
     """
     warn_if_untested()

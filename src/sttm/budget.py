@@ -18,8 +18,12 @@ def check_keep(keep: float | int, name: str = "keep") -> float | int:
     Args:
         keep: the budget; numbers of NumPy are fine, too.
         name: what the user calls it.
-    Returns: the budget as a number of Python; ``np.float32(0.3)`` is 0.3.
-    Raises: ConfigError: not a ratio in (0, 1] and not an integer from 1 to `MOST`.
+
+    Returns:
+        the budget as a number of Python; ``np.float32(0.3)`` is 0.3.
+
+    Raises:
+        ConfigError: not a ratio in (0, 1] and not an integer from 1 to `MOST`.
     """
     number = _plain(keep)
     is_count = isinstance(number, int) and 1 <= number <= MOST
@@ -40,8 +44,12 @@ def token_budget(keep: float | int, num_tokens: int) -> int:
         keep: a ratio in (0, 1], read as the decimal number that was written (0.29 of 100 is 29),
             or a count.
         num_tokens: tokens of the video, ``N``.
-    Returns: ``floor(keep * N)`` or the count, in [1, N].
-    Raises: ConfigError: not a ratio in (0, 1] and not an integer >= 1.
+
+    Returns:
+        ``floor(keep * N)`` or the count, in [1, N].
+
+    Raises:
+        ConfigError: not a ratio in (0, 1] and not an integer >= 1.
     """
     number = check_keep(keep)
     if isinstance(number, int):
@@ -58,7 +66,9 @@ def read_keep(text: str, name: str = "keep") -> float | int:
     Args:
         text: the budget, in ASCII digits; a space before the percent sign is fine.
         name: what to call it.
-    Raises: ConfigError: something else, or out of range.
+
+    Raises:
+        ConfigError: something else, or out of range.
     """
     stripped = text.strip() if isinstance(text, str) else ""
     is_share = stripped.endswith("%")

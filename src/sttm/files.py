@@ -31,7 +31,8 @@ def cannot_write(path: Path, error: OSError, kept: str = "") -> WriteError:
 def check_target(path: Path) -> None:
     """Refuse to put a file where something else is: a folder, a device, a pipe.
 
-    Raises: WriteError: something else is there.
+    Raises:
+        WriteError: something else is there.
     """
     if path.exists() and not path.is_file():
         raise WriteError(
@@ -41,7 +42,7 @@ def check_target(path: Path) -> None:
 
 
 def in_utf8(text: str) -> str:
-    """Write out bytes that are in no encoding, as file names may have them: ``\\udcff``."""
+    """Escape the bytes of a file name that are in no encoding, so that it can be printed."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -56,7 +57,9 @@ def replace_file(
         path: the file; its folder exists.
         write: called with the path to write to, a file that exists and is empty.
         kept: what is safe even when it cannot be written, a sentence.
-    Raises: WriteError: it cannot be written, or something that is no regular file is there.
+
+    Raises:
+        WriteError: it cannot be written, or something that is no regular file is there.
     """
     given, place = Path(path), Path(os.path.realpath(path))
     check_target(given)

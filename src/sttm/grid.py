@@ -17,7 +17,9 @@ class VideoGrid:
         frames: time steps, as the language model sees them (after any temporal patching).
         height: token rows of one time step.
         width: token columns of one time step.
-    Raises: ConfigError: a side is not a positive integer.
+
+    Raises:
+        ConfigError: a side is not a positive integer.
     """
 
     frames: int
@@ -46,7 +48,8 @@ class VideoGrid:
     def check(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` if it holds this grid's features: ``(N, C)``, floating and finite.
 
-        Raises: ConfigError: wrong type, rank, length or dtype, an empty feature axis, NaN or inf.
+        Raises:
+            ConfigError: wrong type, rank, length or dtype, an empty feature axis, NaN or inf.
         """
         if not isinstance(x, torch.Tensor):
             raise ConfigError(

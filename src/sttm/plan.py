@@ -82,7 +82,9 @@ class MergePlan:
             group: ``(N,)`` int64 in ``[-1, M)``.
             anchor: ``(M,)`` int64, ascending.
             weight: ``(N,)`` unnormalised, non-negative shares; scaled to sum to 1 per group.
-        Raises: ConfigError: as :meth:`check`.
+
+        Raises:
+            ConfigError: as :meth:`check`.
         """
         _check_axes({"group": group, "anchor": anchor})
         _check_groups(group, anchor)
@@ -125,7 +127,8 @@ class MergePlan:
         Differentiable in ``x``; dropped tokens are never read. Summed in float32 (float64 for
         float64) in the order of the tokens, so that every run gives the same bits.
 
-        Raises: ConfigError: ``x`` does not have ``N`` rows, or is not floating.
+        Raises:
+            ConfigError: ``x`` does not have ``N`` rows, or is not floating.
         """
         self._check_axis(x, 0)
         if not x.dtype.is_floating_point:
@@ -170,7 +173,8 @@ class MergePlan:
     def gather(self, values: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Pick the anchors' entries along ``dim`` (any dtype): length ``N`` becomes ``M``.
 
-        Raises: ConfigError: ``values`` does not have ``N`` entries along ``dim``.
+        Raises:
+            ConfigError: ``values`` does not have ``N`` entries along ``dim``.
         """
         self._check_axis(values, dim)
         return values.index_select(dim, self.anchor)
@@ -180,7 +184,8 @@ class MergePlan:
 
         Its ``info`` is that of ``then``, with this plan's under ``"before"``.
 
-        Raises: ConfigError: ``then`` does not take as many tokens as this plan gives.
+        Raises:
+            ConfigError: ``then`` does not take as many tokens as this plan gives.
         """
         if then.num_in != self.num_out:
             raise ConfigError(

@@ -49,7 +49,9 @@ def load(group: str, register: Callable[[Any], Any]) -> None:
     Args:
         group: ``METHODS`` or ``FAMILIES``: whose entry points to load.
         register: registers a class of this group that an entry point names.
-    Raises: ConfigError: a plugin cannot be imported, or what it registers is refused.
+
+    Raises:
+        ConfigError: a plugin cannot be imported, or what it registers is refused.
     """
     with _once(group) as first:
         for entry in entry_points(group=group) if first else ():

@@ -52,7 +52,8 @@ class Meter:
     def all_positions(self) -> list[torch.Tensor]:
         """Return ``positions``, one for each forward.
 
-        Raises: IncompatibleTransformersError: a forward did not ask the rotary embedding.
+        Raises:
+            IncompatibleTransformersError: a forward did not ask the rotary embedding.
         """
         if len(self.positions) != len(self.tokens) or not self.tokens:
             raise api.mismatch(
@@ -160,10 +161,15 @@ def generate_behind(
         positions: ``(B, n)`` rotary positions.
         known: tokens that the cache has seen.
         arguments: of ``generate``.
-    Returns: what ``generate`` gave, ``(rows, n + new)`` ids or its record of them, and the tokens
-        per row that were fed before the first new one.
-    Raises: IncompatibleTransformersError: more or less was fed than the rest of the prompt, or at
-        other positions. ConfigError: assisted decoding, or another cache.
+
+    Returns:
+        what ``generate`` gave, ``(rows, n + new)`` ids or its record of them, and the tokens per
+        row that were fed before the first new one.
+
+    Raises:
+        IncompatibleTransformersError: more or less was fed than the rest of the prompt, or at other
+            positions.
+        ConfigError: assisted decoding, or another cache.
     """
     config, others = generation_config(adapter.model, arguments)
     device = adapter.model.device

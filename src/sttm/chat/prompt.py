@@ -47,8 +47,12 @@ class Prefix:
             processor: the model's processor.
             history: earlier (question, answer) pairs.
             question: the new question.
-        Returns: ``(n,)`` ids, placeholders included.
-        Raises: UnsupportedModelError: the template changes earlier text when turns are added.
+
+        Returns:
+            ``(n,)`` ids, placeholders included.
+
+        Raises:
+            UnsupportedModelError: the template changes earlier text when turns are added.
             ConfigError: the question is no text, or holds a placeholder of the model.
         """
         check_words("question", question, processor)
@@ -93,8 +97,12 @@ def open_prompt(
         video: its sampled frames.
         system: system prompt, or None.
         context: text between video and question.
-    Returns: the prefix, and the model's inputs ``(1, m)`` up to the question or just before it.
-    Raises: ConfigError: context or system prompt are no text, or hold a placeholder of the model.
+
+    Returns:
+        the prefix, and the model's inputs ``(1, m)`` up to the question or just before it.
+
+    Raises:
+        ConfigError: context or system prompt are no text, or hold a placeholder of the model.
         VideoError: the processor does not take the video.
     """
     check_words("context", context, processor)
@@ -146,7 +154,9 @@ def check_words(name: str, text: object, processor: Any) -> None:
         name: what the text is, for the message.
         text: what was given.
         processor: the model's.
-    Raises: ConfigError: no text, or one that no tokenizer can encode, or a placeholder in it.
+
+    Raises:
+        ConfigError: no text, or one that no tokenizer can encode, or a placeholder in it.
     """
     if not isinstance(text, str):
         raise ConfigError(f"{name}: got {type(text).__name__}, expected text.")

@@ -44,7 +44,10 @@ class VideoChat:
         layer: see :func:`sttm.attach`.
         positions: see :func:`sttm.attach`.
         system: system prompt; None for the chat template's own.
-    Raises: ConfigError: the method depends on the question. UnsupportedModelError: unknown model.
+
+    Raises:
+        ConfigError: the method depends on the question.
+        UnsupportedModelError: unknown model.
 
     Threads may share a model, its chats, videos and conversations: watching and asking wait for one
     another, model by model.
@@ -99,7 +102,10 @@ class VideoChat:
             rule: sampling rule, see :class:`sttm.video.Sampling`.
             context: text to put between the video and every question, e.g. its subtitles.
             progress: called with (stage, done, total); stages "decode", "encode", "prefill".
-        Raises: VideoError: the file cannot be read. ConfigError: an argument is out of range.
+
+        Raises:
+            VideoError: the file cannot be read.
+            ConfigError: an argument is out of range.
         """
         encoded = self.encode(
             video, fps=fps, max_frames=max_frames, rule=rule, context=context, progress=progress
@@ -147,7 +153,9 @@ class VideoChat:
             video: its sampled frames.
             context: see :meth:`watch`.
             processor: in place of the chat's own.
-        Returns: see ``open_prompt``.
+
+        Returns:
+            see ``open_prompt``.
         """
         if getattr(self.model.config, "add_time_instruction", False):
             context = time_instruction(video) + context
@@ -159,7 +167,9 @@ class VideoChat:
 
         Args:
             inputs: the model's arguments; the pixels are taken out.
-        Returns: what the model's encoder gives, and in ``sttm_videos`` the videos' grids.
+
+        Returns:
+            what the model's encoder gives, and in ``sttm_videos`` the videos' grids.
         """
         reducing = self.layer is not None  # else whatever is attached may watch the tower
         with self.attached(self.layer, self.positions) if reducing else model_lock(self.adapter):
@@ -231,8 +241,9 @@ class VideoChat:
 
         A chat without a method takes a video whatever reduced it; a chat with one takes its own.
 
-        Raises: SavedCacheError: the file is damaged (its checksum is compared), or its version,
-            model, dtype or method is another.
+        Raises:
+            SavedCacheError: the file is damaged (its checksum is compared), or its version, model,
+                dtype or method is another.
         """
         return load_video(self, path)
 
@@ -242,7 +253,8 @@ class VideoChat:
 
         Other threads that chat with the model wait until the block ends.
 
-        Raises: ConfigError: something else is attached to the model.
+        Raises:
+            ConfigError: something else is attached to the model.
         """
         with model_lock(self.adapter):
             if layer is None:
@@ -273,7 +285,8 @@ class VideoChat:
     def _accepted(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return what the model takes of a processor's tensors; the rest is its encoder's.
 
-        Raises: IncompatibleTransformersError: a tensor that neither of them takes.
+        Raises:
+            IncompatibleTransformersError: a tensor that neither of them takes.
         """
         adapter = self.adapter
         models = api.Signature.of(adapter.model), api.Signature.of(adapter.base)
@@ -293,7 +306,8 @@ class VideoChat:
     def _prefill(self, inputs: Mapping[str, torch.Tensor], features: Any) -> tuple[Any, int]:
         """Fill a fresh cache; return it and the position of the next token.
 
-        Raises: IncompatibleTransformersError: the model was fed something else than the prompt.
+        Raises:
+            IncompatibleTransformersError: the model was fed something else than the prompt.
         """
         arguments = self._accepted(inputs)
         cache = DynamicCache(config=self.adapter.config)
@@ -393,9 +407,13 @@ class WatchedVideo:
             generate: arguments of transformers' ``generate``; greedy with at most 128 new tokens
                 unless they say otherwise. With ``return_dict_in_generate=True`` what it gives is
                 ``Answer.output``, e.g. the scores.
-        Raises: ConfigError: the question is no text or holds a placeholder of the model; prompt
-            lookup, an assistant model or another cache.
-        Warns: ContextWarning: question and answer may go beyond the model's context.
+
+        Raises:
+            ConfigError: the question is no text or holds a placeholder of the model; prompt lookup,
+                an assistant model or another cache.
+
+        Warns:
+            ContextWarning: question and answer may go beyond the model's context.
         """
         return self.conversation().ask(question, **generate)
 
@@ -406,7 +424,8 @@ class WatchedVideo:
     def save(self, path: str | PathLike[str]) -> None:
         """Store the reduced cache in one safetensors file (written to the end or not at all).
 
-        Raises: WriteError: it cannot be written, or ``path`` is no regular file.
+        Raises:
+            WriteError: it cannot be written, or ``path`` is no regular file.
         """
         save_video(self, path)
 

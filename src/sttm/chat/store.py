@@ -132,8 +132,9 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
 def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
     """Load a watched video for the model that it was made with.
 
-    Raises: SavedCacheError: no such file, damaged, or of another format version, model, dtype or
-        method.
+    Raises:
+        SavedCacheError: no such file, damaged, or of another format version, model, dtype or
+            method.
     """
     from sttm.chat.session import WatchedVideo
 

@@ -39,7 +39,9 @@ def build_config(
         words: its tokenizer, with placeholders.
         newline: where videos get newline tokens.
         dtype: of the weights.
-    Returns: a ``LlavaOnevisionConfig``; what transformers does not know rides on it.
+
+    Returns:
+        a ``LlavaOnevisionConfig``; what transformers does not know rides on it.
     """
     text = {name: getattr(source, name) for name in _TEXT}
     if source.max_window_layers is not None:

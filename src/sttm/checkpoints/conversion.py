@@ -93,6 +93,7 @@ def plan_conversion(
         newline: where videos get newline tokens, see ``sttm.models.newlines``; ``"checkpoint"``
             for what its config.json says.
         dtype: of the weights: ``"auto"`` (as stored), ``"bfloat16"``, ``"float16"``, ``"float32"``.
+
     Raises:
         ConfigError: an argument is wrong, or the checkpoint is damaged or incomplete.
         UnsupportedModelError: it is not in LLaVA-NeXT's layout, or has parts nobody can convert.

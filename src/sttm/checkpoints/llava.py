@@ -23,7 +23,8 @@ PLAIN = "one_token"  # what transformers' own classes do
 def check_newline(mode: str) -> str:
     """Return a newline mode.
 
-    Raises: ConfigError: there is no such mode.
+    Raises:
+        ConfigError: there is no such mode.
     """
     if mode not in NEWLINES:
         raise ConfigError(f"newline: got {mode!r}, expected one of: {', '.join(NEWLINES)}.")
@@ -66,7 +67,9 @@ class LlavaVideoModel(LlavaOnevisionModel):  # type: ignore[misc]  # transformer
         Args:
             features: ``(videos, frames * side * side, C)``, pooled and in order t, y, x.
             frames: per video.
-        Returns: ``(videos, n, C)``.
+
+        Returns:
+            ``(videos, n, C)``.
         """
         side = pooled_side(self.config.vision_config)
         marks = newline_marks(self.newline, VideoGrid(frames, side, side)).to(features.device)

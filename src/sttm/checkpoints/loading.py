@@ -49,7 +49,10 @@ def load(
             configuration of a converted checkpoint says, and ``"no_token"`` for others.
         dtype: of the weights: ``"auto"``, ``"bfloat16"``, ``"float16"`` or ``"float32"``.
         placement: where the weights go.
-    Returns: the model in eval mode, and its processor.
+
+    Returns:
+        the model in eval mode, and its processor.
+
     Raises:
         ConfigError: no such model, an argument is wrong, or it is damaged or incomplete.
         UnsupportedModelError: it has parts that cannot be converted.
@@ -80,7 +83,8 @@ def load(
 def raw_config(name: str) -> Mapping[str, Any]:
     """Read the config.json of a hub id or folder as it is.
 
-    Raises: ConfigError: there is none.
+    Raises:
+        ConfigError: there is none.
     """
     if Path(name).is_dir():
         return read_config(Path(name))

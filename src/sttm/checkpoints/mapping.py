@@ -121,7 +121,9 @@ def map_tensors(source: Source, tower: Tower, config: Any, dtype: torch.dtype) -
         tower: its vision tower.
         config: of the model.
         dtype: of the result.
-    Raises: ConfigError: tensors are missing, of another shape, unknown or there twice.
+
+    Raises:
+        ConfigError: tensors are missing, of another shape, unknown or there twice.
     """
     expected = expected_shapes(config)
     stored = {**source.tensors, **tower.tensors}

@@ -22,7 +22,9 @@ class Placement:
             CPU where these are too small; ``"tp"`` splits every layer over the processes that
             torchrun started; else a device such as ``"cuda:1"`` or ``"cpu"``. None: as "auto" where
             there is a GPU.
-    Raises: ConfigError: nothing of that, no such device, or a package is missing for it.
+
+    Raises:
+        ConfigError: nothing of that, no such device, or a package is missing for it.
     """
 
     where: str | None = None

@@ -47,7 +47,8 @@ class Stored:
 def read_headers(folder: Path) -> dict[str, Stored]:
     """Look at every tensor of a checkpoint: those of its index, or of all safetensors files in it.
 
-    Raises: ConfigError: files are missing or damaged, or do not hold what the index says.
+    Raises:
+        ConfigError: files are missing or damaged, or do not hold what the index says.
     """
     listed = _read_index(folder)
     files = sorted(set(listed.values())) if listed else _all_files(folder)

@@ -103,7 +103,8 @@ def open_source(checkpoint: str) -> Source:
 def fetch(name: str) -> Path:
     """Return the folder of a checkpoint; what is no folder is downloaded from the hub.
 
-    Raises: ConfigError: it is neither a folder nor on the hub.
+    Raises:
+        ConfigError: it is neither a folder nor on the hub.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -119,7 +120,8 @@ def fetch(name: str) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the config.json of a folder.
 
-    Raises: ConfigError: there is none, or it is damaged.
+    Raises:
+        ConfigError: there is none, or it is damaged.
     """
     path = folder / CONFIG
     try:

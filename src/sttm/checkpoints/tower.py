@@ -52,6 +52,7 @@ def find_tower(source: Source, elsewhere: str | None) -> Tower:
     Args:
         source: the checkpoint; if the tower is in it, that one is used, since it may be trained.
         elsewhere: folder or hub id of the tower; None for the one that config.json names.
+
     Raises:
         ConfigError: there is none.
         UnsupportedModelError: it is no SigLIP.

@@ -69,7 +69,8 @@ class Words:
 def read_words(folder: Path) -> Words:
     """Load the tokenizer of a checkpoint and give it placeholders that no word uses.
 
-    Raises: ConfigError: there is no tokenizer, or not Qwen2's.
+    Raises:
+        ConfigError: there is no tokenizer, or not Qwen2's.
     """
     try:
         # With a configuration, since transformers does not know the folder's own.

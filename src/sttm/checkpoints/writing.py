@@ -64,8 +64,12 @@ def convert(
         shard_bytes: most bytes per file; as much memory is needed if the dtype changes.
         verify: read everything again, and compare it with the checkpoint bit for bit.
         progress: called with (stage, done, total); stages "convert" and "verify", in tensors.
-    Returns: how many files were there from an interrupted conversion.
-    Raises: ConfigError: the folder exists, the disk is full, or verifying finds a difference.
+
+    Returns:
+        how many files were there from an interrupted conversion.
+
+    Raises:
+        ConfigError: the folder exists, the disk is full, or verifying finds a difference.
     """
     tell = progress or (lambda stage, done, total: None)
     _refuse_existing(out)
@@ -108,7 +112,8 @@ def plan_shards(moves: Sequence[Move], most: int) -> list[Shard]:
 def compare(conversion: Conversion, folder: Path, tell: Progress) -> None:
     """Compare every tensor of a converted folder with where it comes from, bit for bit.
 
-    Raises: ConfigError: one is different, missing or should not be there.
+    Raises:
+        ConfigError: one is different, missing or should not be there.
     """
     written = read_headers(folder)
     moves = conversion.tensors.moves

@@ -199,8 +199,11 @@ def _answer(
 ) -> dict[tuple[int, str, int], str]:
     """Answer what is missing.
 
-    Returns: what went wrong, by the frames, kind and seed of the clip.
-    Raises: SttmError: something did, and ``--on-error stop``; or with all clips.
+    Returns:
+        what went wrong, by the frames, kind and seed of the clip.
+
+    Raises:
+        SttmError: something did, and ``--on-error stop``; or with all clips.
     """
     from sttm.evaluation.needle import ClipFailure, run
     from sttm.evaluation.trouble import told

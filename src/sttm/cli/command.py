@@ -25,7 +25,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and check what no single option knows.
 
-        Raises: ConfigError: an option comes twice, or a text is not in UTF-8.
+        Raises:
+            ConfigError: an option comes twice, or a text is not in UTF-8.
         """
         # The parser takes what it reads out of the list that it is given.
         values, _, given = self.make_parser(ctx).parse_args(args=list(args))
@@ -48,7 +49,9 @@ def check_once(given: Sequence[Any]) -> None:
 
     Args:
         given: the parameters in the order of the command line, each as often as it comes.
-    Raises: ConfigError: one comes twice that does not take many values.
+
+    Raises:
+        ConfigError: one comes twice that does not take many values.
     """
     counts = Counter(parameter.name for parameter in given)
     for parameter in given:
@@ -67,7 +70,9 @@ def refuse_idle(context: typer.Context, names: Iterable[str] | None, beside: str
         names: of their parameters; None for all of them.
         beside: what makes them do nothing, e.g. another option.
         why: a clause about it.
-    Raises: ConfigError: one of them was given.
+
+    Raises:
+        ConfigError: one of them was given.
     """
     given = context.meta[_GIVEN] & (context.meta[_GIVEN] if names is None else frozenset(names))
     found = [flag(parameter) for parameter in context.command.params if parameter.name in given]
@@ -101,7 +106,8 @@ def _may_repeat(parameter: Any) -> bool:
 def _check_text(parameter: Any, value: Any) -> None:
     """Refuse bytes that are no UTF-8, which no model reads; files may be named with them.
 
-    Raises: ConfigError: there are some.
+    Raises:
+        ConfigError: there are some.
     """
     kind = getattr(getattr(parameter, "type", None), "name", None)
     texts = value if isinstance(value, list | tuple) else [value]

@@ -22,7 +22,9 @@ def refuse_unused(
         context: of a command with ``--methods`` and ``--keep``.
         settings: what runs.
         keeps: the budgets; 1.0 stands for all tokens.
-    Raises: ConfigError: there are some.
+
+    Raises:
+        ConfigError: there are some.
     """
     runs = [setting for setting in settings if setting.method is not None]
     if is_given(context, "methods") and not runs:

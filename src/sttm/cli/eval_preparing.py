@@ -83,7 +83,8 @@ class Work:
 def prepare(asked: Asked) -> Work:
     """Check the options and the data, and load the model last.
 
-    Raises: SttmError: something is wrong with them.
+    Raises:
+        SttmError: something is wrong with them.
     """
     from sttm.evaluation.run.plan import EvalPlan, by_video
     from sttm.evaluation.tasks import get_task

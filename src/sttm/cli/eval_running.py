@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def execute(work: Work, tell: Tell) -> None:
     """Answer what is missing.
 
-    Raises: SttmError: something went wrong, and ``--on-error stop``.
+    Raises:
+        SttmError: something went wrong, and ``--on-error stop``.
     """
     from sttm.evaluation.run.execute import run
 
@@ -119,7 +120,8 @@ def finish(work: Work) -> dict[str, Any]:
 def check_answered(summary: Mapping[str, Any]) -> None:
     """Refuse to call it a success that nothing was answered.
 
-    Raises: SttmError: nothing was.
+    Raises:
+        SttmError: nothing was.
     """
     if not summary["answered"]:
         why = ", ".join(f"{n} {kind}" for kind, n in sorted(summary["errors"].items()))

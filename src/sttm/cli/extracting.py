@@ -115,7 +115,8 @@ class Done:
 def extract_asked(asked: Asked, tell: Tell) -> Done:
     """Encode what is missing.
 
-    Raises: SttmError: a wrong option, no video that can be read, or nothing can be written.
+    Raises:
+        SttmError: a wrong option, no video that can be read, or nothing can be written.
     """
     from sttm.evaluation.features import Extraction, ExtractPlan, Failure
     from sttm.evaluation.machine import environment
@@ -240,7 +241,8 @@ class Checked:
 def verify_folder(out: Path, tell: Tell) -> Checked:
     """Read every file of a folder again.
 
-    Raises: ConfigError: no such folder.
+    Raises:
+        ConfigError: no such folder.
     """
     from sttm.evaluation.features import verify
     from sttm.evaluation.features.manifest import Manifest
@@ -256,7 +258,8 @@ def verify_folder(out: Path, tell: Tell) -> Checked:
 def show_checked(out: Path, checked: Checked, *, json: bool) -> None:
     """Print what is wrong.
 
-    Raises: VideoError: something is.
+    Raises:
+        VideoError: something is.
     """
     if json:
         show_json(checked)

@@ -64,6 +64,7 @@ def load_model(
         where: as in ``--device-map``; see `sttm.checkpoints.Placement`.
         dtype: as in ``--dtype``; None for the checkpoint's.
         newline: as in ``--newline``; see `sttm.checkpoints.load`.
+
     Raises:
         ConfigError: no such model or device, or the hub cannot be reached.
         UnsupportedModelError: a model of another kind.
@@ -104,7 +105,8 @@ def load_pair(
 def load_nano(dtype: str | None = None) -> Loaded:
     """Load the bundled model.
 
-    Raises: ConfigError: it was not installed.
+    Raises:
+        ConfigError: it was not installed.
     """
     import torch
     from transformers.utils import logging
@@ -122,7 +124,8 @@ def load_nano(dtype: str | None = None) -> Loaded:
 def _check_supported(name: str) -> bool:
     """Look at the configuration first: it is small, the weights may be many gigabytes.
 
-    Returns: whether it is in LLaVA-NeXT's own layout.
+    Returns:
+        whether it is in LLaVA-NeXT's own layout.
     """
     from transformers import AutoConfig
 
@@ -157,7 +160,9 @@ def refuse_for_nano(context: typer.Context, model: str | None) -> None:
     Args:
         context: of the command.
         model: as in ``--model``; None for nano.
-    Raises: ConfigError: one of them was given without a model.
+
+    Raises:
+        ConfigError: one of them was given without a model.
     """
     if model is None:
         why = "nano runs on the CPU, and its newline token has its place"

@@ -54,7 +54,9 @@ def measure(
         questions: at least two, asked one by one on each prefill.
         repeats: timed runs of each chat.
         tell: told about the stages of the warm-ups, then about the runs as stage "measure".
-    Returns: for each chat its last run, with the medians of all its runs as times.
+
+    Returns:
+        for each chat its last run, with the medians of all its runs as times.
     """
     for chat in chats:
         _ask_all(chat.watch(video, progress=tell), questions)

@@ -129,7 +129,8 @@ VideoArgument = Annotated[Path, typer.Argument(metavar="VIDEO", help="A video fi
 def refuse_fps(context: typer.Context, rule: Rule | None) -> None:
     """Refuse frames per second with the rule that does not look at them.
 
-    Raises: ConfigError: both were given.
+    Raises:
+        ConfigError: both were given.
     """
     if rule is Rule.UNIFORM:
         why = "it spreads --max-frames over the whole video"
@@ -202,7 +203,9 @@ def parse_reduction(wanted: Wanted, *, model: str | None, layer: int | None = No
         wanted: the options.
         model: as in ``--model``; None for nano.
         layer: as in ``--layer``.
-    Raises: ConfigError: a value that cannot be read or is out of range, or two that contradict.
+
+    Raises:
+        ConfigError: a value that cannot be read or is out of range, or two that contradict.
     """
     from sttm.evaluation.specs import parse_spec
     from sttm.methods import STTM, get_method

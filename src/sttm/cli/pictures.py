@@ -78,8 +78,13 @@ def write_pictures(merged: Merged, stem: Path, kinds: Sequence[str], tell: Tell)
         stem: path without suffix; its folder is made where there is none.
         kinds: which of ``KINDS``.
         tell: told about every file, as stage "draw".
-    Returns: the files.
-    Raises: ConfigError: the folder cannot be written. WriteError, VideoError: a file in it cannot.
+
+    Returns:
+        the files.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+        WriteError, VideoError: a file in it cannot.
     """
     writers: dict[str, Callable[[Path], None]] = {
         "png": merged.write_png,
@@ -102,7 +107,9 @@ def make_folder(folder: Path, option: str = "--out") -> None:
     Args:
         folder: the folder.
         option: what named it.
-    Raises: ConfigError: it cannot be made, is a file or a device, or takes no file.
+
+    Raises:
+        ConfigError: it cannot be made, is a file or a device, or takes no file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +127,9 @@ def check_room(folder: Path, option: str) -> None:
     Args:
         folder: the folder, which is there.
         option: what named it.
-    Raises: ConfigError: it does not.
+
+    Raises:
+        ConfigError: it does not.
     """
     try:
         with tempfile.TemporaryFile(dir=folder):

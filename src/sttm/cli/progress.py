@@ -26,7 +26,9 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Tell]:
 
     Args:
         quiet: show nothing.
-    Yields: the callback for ``VideoChat.watch(progress=...)``.
+
+    Yields:
+        the callback for ``VideoChat.watch(progress=...)``.
     """
     columns = (
         SpinnerColumn(),

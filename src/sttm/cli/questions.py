@@ -20,7 +20,9 @@ def refuse_sampling(task: "Task", given: Mapping[str, object]) -> None:
     Args:
         task: such a task.
         given: the options by the names of their fields; None for those that were not given.
-    Raises: ConfigError: one was given.
+
+    Raises:
+        ConfigError: one was given.
     """
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if names:
@@ -33,7 +35,8 @@ def refuse_sampling(task: "Task", given: Mapping[str, object]) -> None:
 def refuse_data_root(task: "Task", data_root: Path | None) -> None:
     """Refuse a folder of data for a task that makes its own.
 
-    Raises: ConfigError: there is one.
+    Raises:
+        ConfigError: there is one.
     """
     if task.made and data_root is not None:
         raise ConfigError(
@@ -51,8 +54,12 @@ def sound_items(
         task: the task.
         data_root: see `Task.read`.
         videos: look for the videos too; one that is not there leaves ``Item.video`` None.
-    Returns: the sound ones, and how many problems of each kind the others have.
-    Raises: ConfigError: there is no sound question.
+
+    Returns:
+        the sound ones, and how many problems of each kind the others have.
+
+    Raises:
+        ConfigError: there is no sound question.
     """
     found = task.read(data_root, videos=videos)
     bad = [problem for problem in found.problems if problem.kind != "video"]

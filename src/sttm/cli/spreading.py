@@ -61,8 +61,9 @@ class Spread:
     def execute(self) -> "Execute[Any, Any]":
         """Build what works jobs off there.
 
-        Raises: ConfigError: both places are named, or options of one that is not; Ray is not
-            installed, or a number is out of range.
+        Raises:
+            ConfigError: both places are named, or options of one that is not; Ray is not installed,
+                or a number is out of range.
         """
         from sttm.evaluation.parallel import work
 
@@ -82,7 +83,8 @@ class Spread:
 def set_threads(threads: int | None) -> None:
     """Let PyTorch use so many threads; None for its own choice.
 
-    Raises: ConfigError: more than a machine has.
+    Raises:
+        ConfigError: more than a machine has.
     """
     if threads is None:
         return

@@ -45,7 +45,9 @@ def joined(address: str | None) -> Iterator[None]:
     Args:
         address: such as ``"auto"``, ``"10.0.0.1:6379"`` or ``"ray://10.0.0.1:10001"``; None for
             a cluster of this machine's processes, that ends with the block.
-    Raises: ConfigError: nothing answers there.
+
+    Raises:
+        ConfigError: nothing answers there.
     """
     if ray.is_initialized():
         yield
@@ -78,7 +80,9 @@ def find_room(workers: int | None, gpus: float | None, jobs: int) -> Room:
         workers: as asked for; None for as many as fit.
         gpus: of each; None for one if there are any.
         jobs: things to do; more workers than that have nothing to do.
-    Raises: ConfigError: the cluster does not have so much.
+
+    Raises:
+        ConfigError: the cluster does not have so much.
     """
     has = ray.cluster_resources()
     there, cores = float(has.get("GPU", 0)), float(has.get("CPU", 0))

@@ -34,7 +34,9 @@ class RayExecutor:
         gpus: of each, may be a fraction; None for one if there are any.
         batch: videos that a worker takes at a time.
         attempts: at a batch whose workers are lost; one of its videos may be the reason.
-    Raises: ConfigError: a number is out of range.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     address: str | None = None
@@ -57,8 +59,12 @@ class RayExecutor:
         Args:
             setup: gets ready and returns what turns a job into results; called once per worker.
             jobs: what to do; taken in order.
-        Yields: results as batches are done, in no order.
-        Raises: SttmError: a worker's own; or the workers of one video were lost again and again.
+
+        Yields:
+            results as batches are done, in no order.
+
+        Raises:
+            SttmError: a worker's own; or the workers of one video were lost again and again.
             ConfigError: no such cluster, or it is too small.
         """
         if not jobs:

@@ -56,7 +56,8 @@ def bisect_threshold(
     Args:
         mean_retention: what a threshold leaves, in (0, 1].
         target: wanted, in (0, 1].
-        low, high: where to look.
+        low: where to begin to look.
+        high: where to end.
         step: the thresholds tried are ``low`` and multiples of this above it.
     """
     bottom, top = 0, round((high - low) / step)
@@ -102,7 +103,8 @@ class FeatureStore:
     def add(self, seen: Sequence[tuple[torch.Tensor, VideoGrid]]) -> None:
         """Store the features of one video.
 
-        Raises: WriteError: there is no room for them.
+        Raises:
+            WriteError: there is no room for them.
         """
         tensors = {str(place): x.cpu().contiguous() for place, (x, _) in enumerate(seen)}
         file = self._file(len(self))
@@ -188,7 +190,8 @@ def method_at(place: float, diagonal: float) -> STTM:
 def check_aim(target: float, diagonal: float) -> None:
     """Refuse what `calibrate` cannot look for.
 
-    Raises: ConfigError: a number out of range.
+    Raises:
+        ConfigError: a number out of range.
     """
     numbers: tuple[Any, ...] = (target, diagonal)
     for value in numbers:
@@ -212,8 +215,12 @@ def calibrate(
         target: in (0, 1].
         diagonal: spatial less temporal threshold.
         progress: told how many thresholds were tried, of about how many.
-    Returns: the method, and the mean retention that it leaves.
-    Raises: ConfigError: nothing in the store, or a number out of range.
+
+    Returns:
+        the method, and the mean retention that it leaves.
+
+    Raises:
+        ConfigError: nothing in the store, or a number out of range.
     """
     check_aim(target, diagonal)
     if not len(store):

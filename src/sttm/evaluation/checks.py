@@ -20,9 +20,14 @@ def check_count(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
     Args:
         name: what the user calls it.
         value: the number; whole numbers of NumPy are fine, too.
-        least, most: the range; both are in it.
-    Returns: the number as one of Python.
-    Raises: ConfigError: something else.
+        least: the smallest that is allowed.
+        most: the largest that is allowed.
+
+    Returns:
+        the number as one of Python.
+
+    Raises:
+        ConfigError: something else.
     """
     # A bool is a number of Python, but nobody's count.
     number = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
@@ -39,7 +44,9 @@ def check_text(name: str, value: Any, example: str) -> str:
         name: what the user calls it.
         value: the text.
         example: one that is right.
-    Raises: ConfigError: something else.
+
+    Raises:
+        ConfigError: something else.
     """
     if not isinstance(value, str):
         raise ConfigError(f"{name}: got {shown(value)}, expected text such as {example!r}.")

@@ -21,7 +21,8 @@ class FirstForward:
     Attributes:
         seconds: of the first forward; 0 before it.
 
-    Raises: UnsupportedModelError: at the end of the block, if the model was not called.
+    Raises:
+        UnsupportedModelError: at the end of the block, if the model was not called.
     """
 
     def __init__(self, model: Any) -> None:

@@ -89,6 +89,7 @@ class Journal(Generic[R]):
         info: what else to note in the header, e.g. the commit.
         record: the class of the answers.
         replaceable: whether a known answer may still be replaced by another, e.g. an error.
+
     Raises:
         ConfigError: the file is of other settings, or is no journal.
         WriteError: it cannot be written.
@@ -128,8 +129,9 @@ class Journal(Generic[R]):
     def add(self, answers: Iterable[R]) -> None:
         """Append answers; they are with the operating system when this returns.
 
-        Raises: WriteError: they cannot be written, e.g. the disk is full; the file then holds what
-            it held before.
+        Raises:
+            WriteError: they cannot be written, e.g. the disk is full; the file then holds what it
+                held before.
         """
         new = [answer for answer in answers if self._is_new(answer)]
         lines = "".join(json.dumps(asdict(answer), allow_nan=False) + "\n" for answer in new)
@@ -216,7 +218,8 @@ class Stored(Generic[R]):
 def read_journal(path: Path, record: type[R]) -> Stored[R]:
     """Read a journal that may still be growing; a last line that was cut off is left out.
 
-    Raises: ConfigError: no such file, or not a journal of such answers.
+    Raises:
+        ConfigError: no such file, or not a journal of such answers.
     """
     try:
         content = path.read_bytes()

@@ -66,7 +66,8 @@ def check_memory(
 ) -> None:
     """Refuse what will not fit before anything is built.
 
-    Raises: ConfigError: too little memory.
+    Raises:
+        ConfigError: too little memory.
     """
     needed, free = needed_bytes(shape, frames, dtype), available_bytes(device)
     if needed > free:

@@ -51,7 +51,9 @@ class NeedlePlan:
         layer: see `sttm.attach`.
         positions: see `sttm.attach`.
         max_new_tokens: of an answer.
-    Raises: ConfigError: an unknown kind, or a number out of range.
+
+    Raises:
+        ConfigError: an unknown kind, or a number out of range.
     """
 
     settings: tuple[Setting, ...]
@@ -125,8 +127,12 @@ def answer_clip(
         settings: what to compare.
         clip_id: the clip.
         known: answers that are there.
-    Yields: the new answers, setting by setting; an empty list where none was missing.
-    Raises: SttmError: something went wrong with the clip.
+
+    Yields:
+        the new answers, setting by setting; an empty list where none was missing.
+
+    Raises:
+        SttmError: something went wrong with the clip.
     """
     clip, questions = clip_id.questions()
     encoded = None
@@ -199,7 +205,8 @@ def check_known(
 ) -> None:
     """Refuse answers to something else under the keys of a clip.
 
-    Raises: ConfigError: known answers are of other questions or another method.
+    Raises:
+        ConfigError: known answers are of other questions or another method.
     """
     questions = clip.questions()[1] if known else []
     for setting in settings:
@@ -259,8 +266,12 @@ def run(
         known: answers that are there.
         processes: with more than one, clips are spread over them.
         skip: told about each clip that something went wrong with; None to stop at the first.
-    Yields: for every clip and setting the new answers; an empty list where there were none.
-    Raises: SttmError: what went wrong with a clip, or a worker that ended by itself.
+
+    Yields:
+        for every clip and setting the new answers; an empty list where there were none.
+
+    Raises:
+        SttmError: what went wrong with a clip, or a worker that ended by itself.
     """
     by_clip = known_by_clip(known)
     jobs = [_Job(clip, by_clip.get(clip, {})) for clip in plan.clips()]

@@ -57,8 +57,12 @@ def work(setup: Setup[J, T], jobs: Sequence[J], *, processes: int = 1) -> Iterat
             once per process, so with several it must be picklable, as must jobs and results.
         jobs: taken in order.
         processes: with more than one, jobs are spread over them.
-    Yields: results as they come; with several processes in no order.
-    Raises: SttmError: a worker's, or a worker that ended by itself.
+
+    Yields:
+        results as they come; with several processes in no order.
+
+    Raises:
+        SttmError: a worker's, or a worker that ended by itself.
     """
     processes = min(check_count("processes", processes, most=MOST_PROCESSES), len(jobs))
     if processes > 1:

@@ -49,7 +49,8 @@ class Panel:
 def draw(report: Report, path: Path) -> None:
     """Draw the mean over tasks, with its intervals.
 
-    Raises: WriteError: the picture cannot be written.
+    Raises:
+        WriteError: the picture cannot be written.
     """
     rows = [row for row in report.rows if row.task == MEAN and row.accuracy is not None]
     lengths = sorted({row.frames for row in report.rows})
@@ -74,7 +75,9 @@ def draw_panels(panels: Sequence[Panel], path: Path, title: str) -> None:
         panels: from left to right.
         path: of the PNG file.
         title: of the vertical axis.
-    Raises: WriteError: the picture cannot be written.
+
+    Raises:
+        WriteError: the picture cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -24,8 +24,12 @@ def write_results(folder: Path, report: Report, header: Mapping[str, Any]) -> li
         folder: an existing folder.
         report: the rows.
         header: how they came about; goes into the JSON as it is.
-    Returns: the files.
-    Raises: WriteError: one of them cannot be written.
+
+    Returns:
+        the files.
+
+    Raises:
+        WriteError: one of them cannot be written.
     """
     files = [folder / name for name in ("results.json", "results.csv", "results.md")]
     write_json(files[0], {"format": FORMAT, **header, **asdict(report)}, compact=True)
@@ -48,7 +52,9 @@ def table(
         frames: length of the clips.
         kind: of the scenes; "all" for all of them.
         per_task: with a column per task.
-    Returns: the columns, and a line per setting.
+
+    Returns:
+        the columns, and a line per setting.
     """
     rows = report.rows if kind == MEAN else report.by_kind
     here = [row for row in rows if (row.frames, row.kind) == (frames, kind)]

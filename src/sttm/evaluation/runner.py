@@ -78,7 +78,9 @@ class Runner:
         positions: see `sttm.attach`.
         max_new_tokens: of an answer; greedy.
         batch: most questions that are answered at once on copies of one prefill.
-    Raises: ConfigError, UnsupportedModelError: as `sttm.attach`, for any of the settings.
+
+    Raises:
+        ConfigError, UnsupportedModelError: as `sttm.attach`, for any of the settings.
     """
 
     def __init__(
@@ -127,7 +129,8 @@ class Runner:
         prefill per question. A method that cannot reach its budget for this video (`BudgetError`)
         gives no answers.
 
-        Raises: ConfigError: the method refuses the video.
+        Raises:
+            ConfigError: the method refuses the video.
         """
         start = time.perf_counter()
         texts: Sequence[str | None]
@@ -148,8 +151,11 @@ class Runner:
         Methods that do not depend on the question share one prefill, as in `run`; an answer does
         not depend on the other questions of the call.
 
-        Yields: an answer per question, as soon as it is there.
-        Raises: ConfigError: the method refuses the video; BudgetError if its budget is the reason.
+        Yields:
+            an answer per question, as soon as it is there.
+
+        Raises:
+            ConfigError: the method refuses the video; BudgetError if its budget is the reason.
         """
         if setting not in self._chats:
             for question in questions:
@@ -236,7 +242,9 @@ def generate_alone(
         encoded: the video.
         question: the only one.
         **generate: options of ``generate()``.
-    Returns: ``(n,)`` int64, the ids of the answer.
+
+    Returns:
+        ``(n,)`` int64, the ids of the answer.
     """
     ids = encoded.prefix.prompt_ids(chat.processor, [], question)
     out: torch.Tensor = chat.model.generate(

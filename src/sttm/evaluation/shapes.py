@@ -74,7 +74,8 @@ SHAPES = {
 def find_shape(name: str) -> Shape:
     """Look a shape up.
 
-    Raises: UnknownNameError: there is none of this name.
+    Raises:
+        UnknownNameError: there is none of this name.
     """
     if check_text("shape", name, "nano") not in SHAPES:
         raise unknown_name("shape", name, SHAPES)

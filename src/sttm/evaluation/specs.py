@@ -47,7 +47,8 @@ class MethodSpec:
     def build(self, keep: Keep | None) -> Method:
         """Build the method at a budget; None for one with its own.
 
-        Raises: ConfigError: unknown method or option, or a bad value.
+        Raises:
+            ConfigError: unknown method or option, or a bad value.
         """
         options = dict(self.options)
         return get_method(self.name, **(options if keep is None else {**options, "keep": keep}))
@@ -92,7 +93,8 @@ def parse_spec(text: str) -> MethodSpec:
     the method runs once, at this budget (``keep=none``: at thresholds, say). Budgets are written
     as for ``--keep``, see `sttm.budget.read_keep`: 1 is all tokens.
 
-    Raises: ConfigError: a text of another form.
+    Raises:
+        ConfigError: a text of another form.
     """
     head, _, tail = check_text("method", text, "sttm:keep=0.3").strip().partition(":")
     label, equals, name = head.rpartition("=")
@@ -122,8 +124,12 @@ def make_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting
     Args:
         methods: specs, see `parse_spec`.
         keeps: shares or counts; the float 1.0 stands for all tokens.
-    Returns: all tokens first if asked for, then method by method.
-    Raises: ConfigError: a bad spec, budget or option, or one that comes twice.
+
+    Returns:
+        all tokens first if asked for, then method by method.
+
+    Raises:
+        ConfigError: a bad spec, budget or option, or one that comes twice.
     """
     specs = [parse_spec(text) for text in methods]
     check_labels(specs)
@@ -141,7 +147,8 @@ def make_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting
 def find_reference(label: str, settings: Sequence[Setting]) -> str:
     """Return the label that others are compared with.
 
-    Raises: ConfigError: nothing has it.
+    Raises:
+        ConfigError: nothing has it.
     """
     labels = list(dict.fromkeys(setting.label for setting in settings))
     if label == ALL and ALL not in labels:
@@ -161,7 +168,8 @@ def find_reference(label: str, settings: Sequence[Setting]) -> str:
 def check_labels(specs: Sequence[MethodSpec]) -> None:
     """Refuse two methods under one label.
 
-    Raises: ConfigError: a label comes twice.
+    Raises:
+        ConfigError: a label comes twice.
     """
     twice = _twice([spec.label for spec in specs])
     if twice:
@@ -174,8 +182,11 @@ def check_labels(specs: Sequence[MethodSpec]) -> None:
 def check_budgets(keeps: Sequence[Keep]) -> list[Keep]:
     """Refuse what is no budget, and one that comes twice.
 
-    Returns: the budgets as numbers of Python.
-    Raises: ConfigError: either of them.
+    Returns:
+        the budgets as numbers of Python.
+
+    Raises:
+        ConfigError: either of them.
     """
     plain = [check_keep(keep) for keep in keeps]
     twice = _twice([repr(keep) for keep in plain])  # the count 1 and the share 1.0 differ
@@ -187,7 +198,8 @@ def check_budgets(keeps: Sequence[Keep]) -> list[Keep]:
 def check_frames(frames: Sequence[int]) -> None:
     """Refuse lengths of videos that are not different numbers from 1 on.
 
-    Raises: ConfigError: they are not.
+    Raises:
+        ConfigError: they are not.
     """
     for count in frames:
         check_count("frames", count, most=MOST_FRAMES)

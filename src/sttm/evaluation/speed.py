@@ -156,7 +156,10 @@ class SpeedPlan:
         repeats: timed runs of each setting after one to warm up.
         device: where.
         dtype: of weights and activations.
-    Raises: ConfigError: a number out of range. UnknownNameError: no such shape.
+
+    Raises:
+        ConfigError: a number out of range.
+        UnknownNameError: no such shape.
     """
 
     shape: str
@@ -193,7 +196,8 @@ def speed_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Settin
 
     A method with ``keep=none`` plans by its own rule, its thresholds say; its count is forced.
 
-    Raises: ConfigError: see `make_settings`.
+    Raises:
+        ConfigError: see `make_settings`.
     """
     specs = [parse_spec(text) for text in methods]
     check_labels(specs)
@@ -215,7 +219,9 @@ def measure(plan: SpeedPlan, *, progress: Progress | None = None) -> list[SpeedR
     Args:
         plan: what to measure.
         progress: told how many runs are done, of how many.
-    Raises: ConfigError: too little memory, told before anything is built.
+
+    Raises:
+        ConfigError: too little memory, told before anything is built.
     """
     shape, device = find_shape(plan.shape), torch.device(plan.device)
     check_memory(plan.shape, shape, max(plan.frames), plan.dtype, device)

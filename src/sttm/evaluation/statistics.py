@@ -62,8 +62,10 @@ class Tally:
 
         Args:
             times: ``(rows, clips)`` how often each clip counts.
-        Returns: ``(rows, tasks + 1)``; NaN where nothing was asked, for the mean where any of its
-            tasks was not.
+
+        Returns:
+            ``(rows, tasks + 1)``; NaN where nothing was asked, for the mean where any of its tasks
+            was not.
         """
         asked = times @ self.asked
         unknown = np.full(asked.shape, np.nan)
@@ -121,8 +123,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Return the exact two-sided p-value of McNemar's test.
 
     Args:
-        only_first, only_second: questions that only one of two runs answered rightly; those that
-            both or neither did say nothing about their difference.
+        only_first: questions that only the first of two runs answered rightly; those that both or
+            neither did say nothing about their difference.
+        only_second: those that only the second did.
     """
     total = only_first + only_second
     tail = sum(comb(total, count) for count in range(min(only_first, only_second) + 1))

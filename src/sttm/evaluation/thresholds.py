@@ -76,7 +76,9 @@ class Thresholds:
         Args:
             path: the file.
             info: what else to note, e.g. the machine.
-        Raises: WriteError: it cannot be written.
+
+        Raises:
+            WriteError: it cannot be written.
         """
         write_json(path, {"format": FORMAT, **asdict(self), **info})
 
@@ -84,7 +86,8 @@ class Thresholds:
     def read(cls, path: Path) -> "Thresholds":
         """Read what `write` wrote.
 
-        Raises: ConfigError: no such file, or another content.
+        Raises:
+            ConfigError: no such file, or another content.
         """
         try:
             if path.exists() and not path.is_file():

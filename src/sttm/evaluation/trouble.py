@@ -15,7 +15,9 @@ def naming(video: str) -> Iterator[None]:
 
     Args:
         video: its name.
-    Raises: FailedVideoError: anything else was raised; that is its cause.
+
+    Raises:
+        FailedVideoError: anything else was raised; that is its cause.
     """
     try:
         yield

@@ -44,7 +44,8 @@ class DecodePruning:
 def needs_of(method: object) -> frozenset[str]:
     """Return what evidence a method asks for; empty if it does not say.
 
-    Raises: ConfigError: it asks for something that does not exist.
+    Raises:
+        ConfigError: it asks for something that does not exist.
     """
     needs: frozenset[str] = frozenset(getattr(method, "needs", ()))
     unknown = needs.difference(get_args(Need))
@@ -59,7 +60,8 @@ def needs_of(method: object) -> frozenset[str]:
 def check_method(method: object) -> None:
     """Refuse what is no method, before anything runs.
 
-    Raises: ConfigError: a class instead of an object of it, or an object that lacks a part.
+    Raises:
+        ConfigError: a class instead of an object of it, or an object that lacks a part.
     """
     if isinstance(method, type):
         raise ConfigError(
@@ -85,7 +87,8 @@ def required(
 ) -> torch.Tensor:
     """Return one field of the evidence as ``(N,)`` float32 on ``device``; for plans that need it.
 
-    Raises: ConfigError: it is not there, of the wrong shape, negative or not finite.
+    Raises:
+        ConfigError: it is not there, of the wrong shape, negative or not finite.
     """
     value: torch.Tensor | None = None if evidence is None else getattr(evidence, need)
     if value is None:
@@ -128,6 +131,8 @@ class Method(Protocol):
         Args:
             x: ``(N, C)`` floating features in the order t, y, x. Not modified.
             grid: the video's shape in tokens, ``grid.num_tokens == N``.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         ...

@@ -6,7 +6,8 @@ from sttm.errors import ConfigError
 def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
     """Refuse what is not a number in [low, high], or in (low, high] with ``above``.
 
-    Raises: ConfigError: out of range, or no number.
+    Raises:
+        ConfigError: out of range, or no number.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     inside = number and low <= float(str(value)) <= high
@@ -20,7 +21,8 @@ def check_number(name: str, value: object, low: float, high: float, *, above: bo
 def check_count(name: str, value: object, least: int = 1) -> None:
     """Refuse what is not an integer of at least ``least``.
 
-    Raises: ConfigError: out of range, or no integer.
+    Raises:
+        ConfigError: out of range, or no integer.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}.")

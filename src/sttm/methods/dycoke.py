@@ -27,7 +27,10 @@ class DyCoke:
         keep: budget of the first stage: a ratio in (0, 1] as a float, or a count as an integer.
         decode_keep: part of the remaining video tokens that each new token sees, in (0, 1].
         decode_layer: first decoder layer (0-based) that sees less; above the attachment's layer.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: DyCoke, arXiv 2411.15024. Differs: as `DyCokeStage1`; the second stage hides entries by
         a mask where the paper moves them between two caches, so that it saves no time and no
         memory here; they are chosen for every token.
@@ -56,6 +59,8 @@ class DyCoke:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         return DyCokeStage1(self.keep).plan(x, grid)

@@ -27,7 +27,10 @@ class DyCokeStage1:
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer. The published rule reaches
             down to a quarter of the tokens; below, the first frames are reduced by the same rule.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: DyCoke, arXiv 2411.15024, stage 1 (token temporal merging). Differs: the ratio follows
         from an exact count; counts below the first frames; a last group of fewer frames.
     """
@@ -47,7 +50,9 @@ class DyCokeStage1:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         kept = _kept_tokens(x, grid, token_budget(self.keep, grid.num_tokens))

@@ -23,7 +23,10 @@ class EVS:
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer. Below one frame only evenly
             spaced tokens of the first frame are kept.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: Efficient Video Sampling (NVIDIA), as in vLLM. Differs: budgets below one frame, which
         vLLM raises to one frame; similarity in float32.
     """
@@ -43,7 +46,9 @@ class EVS:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame

@@ -23,7 +23,10 @@ class FastV:
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: FastV, arXiv 2403.06764, section 4. Differs: only video tokens are pruned, not images;
         an exact count per video, where the paper prunes all image tokens of the prompt together.
     """
@@ -45,7 +48,9 @@ class FastV:
             x: ``(N, C)`` floating, order t, y, x. Not modified; only its length matters.
             grid: the video's shape in tokens.
             evidence: with ``prompt_attention``.
-        Raises: ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
+
+        Raises:
+            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
         grid.check(x)
         attention = required(evidence, "prompt_attention", grid, x.device)

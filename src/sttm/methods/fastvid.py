@@ -37,7 +37,10 @@ class FastVID:
         anchor_weight: an anchor's own weight in its group, in (0, 1]; the tokens that joined it
             have the rest in equal shares.
         neighbours: nearest points that a density is measured on.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: FastVID, arXiv 2503.11187, section 3. Differs: attention as `Evidence` has it (the paper
         takes that of SigLIP's pooling head where there is no class token); anchors are chosen
         among the tokens that are not salient; exact counts; ties by index.
@@ -72,8 +75,12 @@ class FastVID:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float64.
             grid: the video's shape in tokens.
             evidence: with ``tower_attention``.
-        Returns: a plan whose ``info`` has ``segments`` ``(S,)`` int64, their first frames.
-        Raises: ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
+
+        Returns:
+            a plan whose ``info`` has ``segments`` ``(S,)`` int64, their first frames.
+
+        Raises:
+            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
         grid.check(x)
         attention = required(evidence, "tower_attention", grid, x.device).view(grid.frames, -1)

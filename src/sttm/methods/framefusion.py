@@ -28,7 +28,10 @@ class FrameFusion:
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         threshold: least cosine in [-1, 1] at which a token joins the one before.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: FrameFusion, arXiv 2501.01986, section 4. Differs: both stages happen at once, in front
         of one layer. The paper merges in the first layers, one after another, until few similar
         tokens are left, and prunes in the layer after, by attention cumulated until there. Here the
@@ -55,8 +58,12 @@ class FrameFusion:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
             evidence: with ``prompt_attention``.
-        Returns: a plan whose ``info`` has ``merged`` and ``pruned``, tokens that went either way.
-        Raises: ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
+
+        Returns:
+            a plan whose ``info`` has ``merged`` and ``pruned``, tokens that went either way.
+
+        Raises:
+            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
         grid.check(x)
         attention = required(evidence, "prompt_attention", grid, x.device)

@@ -49,7 +49,10 @@ class HoliTom:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         threshold: cosine in [-1, 1] that tokens of a still place exceed.
         neighbours: nearest points that a density is measured on.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: HoliTom, arXiv 2505.21334, section 3, "without M": no merging inside the language model.
         Differs: exact counts, so that where too much merges over time the least similar tokens stay
         by themselves; ties by index.
@@ -76,9 +79,13 @@ class HoliTom:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
             evidence: with ``tower_attention``.
-        Returns: a plan whose ``info`` has ``segments`` ``(S,)`` int64 (first frames) and
+
+        Returns:
+            a plan whose ``info`` has ``segments`` ``(S,)`` int64 (first frames) and
             ``merged_over_time``, the tokens that the segments could merge away.
-        Raises: ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
+
+        Raises:
+            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
         grid.check(x)
         attention = required(evidence, "tower_attention", grid, x.device).view(grid.frames, -1)
@@ -148,8 +155,10 @@ def best_segments(alike: torch.Tensor) -> list[int]:
     Args:
         alike: ``(T, P)`` bool: the token resembles the same place one frame earlier; frame 0 is not
             read.
-    Returns: the first frames of the segments, ascending, from 0; of equally good cuts the one whose
-        last segments start earliest.
+
+    Returns:
+        the first frames of the segments, ascending, from 0; of equally good cuts the one whose last
+        segments start earliest.
     """
     frames = alike.shape[0]
     gain = torch.zeros(frames, frames, dtype=torch.int64)

@@ -24,7 +24,9 @@ class Identity:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         return MergePlan.identity(grid.num_tokens, x.device)

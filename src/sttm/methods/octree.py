@@ -40,7 +40,10 @@ class OctreeMerge:
         threshold: least cosine in [-1, 1] at which a cube replaces its children; higher keeps more
             tokens. None: 0.80, or what ``keep`` leads to.
         root_level: largest cubes, counted from the coarsest level (0; 2x2 per frame for 14x14).
-    Raises: ConfigError: a value out of range, or ``keep`` together with a threshold.
+
+    Raises:
+        ConfigError: a value out of range, or ``keep`` together with a threshold.
+
     Source: the Octree comparison of STTM, arXiv 2507.07990. Differs: ``keep``; sides of any length.
     """
 
@@ -70,9 +73,13 @@ class OctreeMerge:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
-        Returns: with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its
-            ``info`` has ``levels`` (sizes, finest first).
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Returns:
+            with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its ``info``
+            has ``levels`` (sizes, finest first).
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         sizes = octree_sizes(grid.frames, grid.height, grid.width)

@@ -60,7 +60,10 @@ class PruneVidMerge:
         still_threshold: least mean cosine of a still place, in [-1, 1].
         segment_ratio: clusters of frames per frame, in (0, 1].
         neighbours: nearest points that a density is measured on.
-    Raises: ConfigError: a value out of range, or ``keep`` together with ``cluster_ratio``.
+
+    Raises:
+        ConfigError: a value out of range, or ``keep`` together with ``cluster_ratio``.
+
     Source: PruneVid, arXiv 2412.16117, section 3.2. Differs: exact counts; a cluster of frames that
         comes back later is several segments; ties by index.
     """
@@ -95,10 +98,14 @@ class PruneVidMerge:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Distances in float64.
             grid: the video's shape in tokens.
-        Returns: with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its
-            ``info``: ``segments`` ``(S,)`` int64 (first frames), ``still`` ``(S,)`` int64 (still
-            places of each).
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Returns:
+            with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its ``info``:
+            ``segments`` ``(S,)`` int64 (first frames), ``still`` ``(S,)`` int64 (still places of
+            each).
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         budget = None if self.keep is None else token_budget(self.keep, grid.num_tokens)

@@ -21,7 +21,9 @@ class RandomTokens:
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         seed: the same seed and number of tokens give the same subset on every device.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
     """
 
     name: ClassVar[str] = "random"
@@ -40,7 +42,9 @@ class RandomTokens:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified; only its length matters.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         # Drawn on the CPU, so that every device sees the same tokens.

@@ -36,7 +36,8 @@ class MethodInfo:
 def register(cls: MethodClass) -> MethodClass:
     """Add a method class to the registry; a class decorator.
 
-    Raises: ConfigError: it is no such class, or the name is taken by another one.
+    Raises:
+        ConfigError: it is no such class, or the name is taken by another one.
     """
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not hasattr(cls, "plan"):
@@ -59,6 +60,7 @@ def get_method(name: str, **options: Any) -> Method:
     Args:
         name: as in `list_methods`, e.g. ``"sttm"``.
         **options: the fields of the method's class.
+
     Raises:
         UnknownNameError: there is no such method.
         ConfigError: an option does not exist, is missing, or has a bad value; or a plugin cannot
@@ -93,7 +95,8 @@ def get_method(name: str, **options: Any) -> Method:
 def list_methods() -> tuple[MethodInfo, ...]:
     """List every registered method, by name.
 
-    Raises: ConfigError: a plugin cannot be imported.
+    Raises:
+        ConfigError: a plugin cannot be imported.
     """
     plugins.load(plugins.METHODS, register)
     return tuple(

@@ -29,7 +29,10 @@ class SingleGranularity:
             as many tokens as every other, or one more, and rows nearly as long as each other.
         mode: ``"mean"`` averages each rectangle; ``"nearest"`` keeps its top-left token and drops
             the others.
-    Raises: ConfigError: a value out of range, or not exactly one of ``size`` and ``keep``.
+
+    Raises:
+        ConfigError: a value out of range, or not exactly one of ``size`` and ``keep``.
+
     Source: STTM, arXiv 2507.07990, table 5 (13x13, 11x11, 9x9). Differs: rectangles are averaged
         instead of interpolated between; ``keep``.
     """
@@ -64,8 +67,10 @@ class SingleGranularity:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified; only its length matters.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite, or ``size`` is larger
-            than the grid.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite, or ``size`` is larger than
+                the grid.
         """
         grid.check(x)
         if isinstance(self.size, tuple):

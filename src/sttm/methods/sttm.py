@@ -72,7 +72,10 @@ class STTM:
         weighted: mean over patches instead of over cells.
         per_head: number of equal parts of the channels; similarity is the mean of their cosines.
             None: one cosine over all channels.
-    Raises: ConfigError: a value out of range, or ``keep`` together with a threshold.
+
+    Raises:
+        ConfigError: a value out of range, or ``keep`` together with a threshold.
+
     Source: STTM, arXiv 2507.07990, sections 3.1-3.2. Differs: grids of any shape; local groups
         unless ``linking="published"``.
     """
@@ -142,14 +145,19 @@ class STTM:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
-        Returns: a plan with ``num_out`` in [1, N]. Its ``info``: ``spatial_threshold``,
+
+        Returns:
+            a plan with ``num_out`` in [1, N]. Its ``info``: ``spatial_threshold``,
             ``temporal_threshold`` (those that were used: with a budget the score of the least
             uniform merged cell and the cosine of the least similar link; None: nothing merged in
             this step), ``tokens_after_spatial``, ``links``, ``levels`` (sizes, finest first),
             ``boxes`` ``(M, 5)`` int64 (t, y0, x0, y1, x1 of each representative cell), ``cells``
             ``(M,)`` int64 (cells merged into each token).
-        Raises: ConfigError: ``x`` does not fit the grid, is not finite, or ``per_head`` does not
-            divide its channels. BudgetError: ``keep`` is out of reach with a step switched off.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid, is not finite, or ``per_head`` does not divide
+                its channels.
+            BudgetError: ``keep`` is out of reach with a step switched off.
         """
         return self.plan_together([(x, grid)])[0]
 

@@ -24,7 +24,10 @@ class ToMe:
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: ToMe, arXiv 2210.09461, over all tokens of a video as in STTM's comparison. Differs:
         features are compared instead of attention keys; all rounds in front of one layer.
     """
@@ -44,8 +47,12 @@ class ToMe:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
             grid: the video's shape in tokens.
-        Returns: a plan whose ``info`` has ``rounds``.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Returns:
+            a plan whose ``info`` has ``rounds``.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         count, rounds = token_budget(self.keep, grid.num_tokens), 0

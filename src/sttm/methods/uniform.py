@@ -22,7 +22,9 @@ class UniformFrames:
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
     """
 
     name: ClassVar[str] = "uniform"
@@ -39,7 +41,9 @@ class UniformFrames:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified; only its length matters.
             grid: the video's shape in tokens.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame

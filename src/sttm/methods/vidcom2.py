@@ -31,7 +31,10 @@ class VidCom2:
         temperature: of the softmax over the frames; lower favours the most unique frame more.
         channel_ratio: the part of the channels, those of least variance, that is compared. The
             authors' code, as ported in vLLM, takes 0.5.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: VidCom2, arXiv 2505.14454. Differs: exact counts by largest remainders; what a full
         frame cannot take goes to the others in proportion.
     """
@@ -55,8 +58,12 @@ class VidCom2:
         Args:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Distances in float32.
             grid: the video's shape in tokens.
-        Returns: a plan whose ``info`` has ``frame_tokens``, ``(T,)`` int64.
-        Raises: ConfigError: ``x`` does not fit the grid or is not finite.
+
+        Returns:
+            a plan whose ``info`` has ``frame_tokens``, ``(T,)`` int64.
+
+        Raises:
+            ConfigError: ``x`` does not fit the grid or is not finite.
         """
         grid.check(x)
         count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame

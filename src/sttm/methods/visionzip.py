@@ -28,7 +28,10 @@ class VisionZip:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         contextual: the part of a frame's tokens, rounded down, that is contextual, in [0, 1]. The
             paper has 54 dominant tokens and 10 contextual ones.
-    Raises: ConfigError: a value out of range.
+
+    Raises:
+        ConfigError: a value out of range.
+
     Source: VisionZip, arXiv 2412.04467, section 3. Differs: similarity of the features that come
         to the decoder layer, where the paper takes the tower's keys; tokens as pooled for the
         language model, where the paper takes the tower's own; exact counts per video.
@@ -53,7 +56,9 @@ class VisionZip:
             x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float64.
             grid: the video's shape in tokens.
             evidence: with ``tower_attention``.
-        Raises: ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
+
+        Raises:
+            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
         grid.check(x)
         attention = required(evidence, "tower_attention", grid, x.device)

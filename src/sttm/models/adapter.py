@@ -135,7 +135,8 @@ class Adapter:
 
         The nearest one below that has attention weights at all; below layer 0, layer 0 itself.
 
-        Raises: UnsupportedModelError: there is none.
+        Raises:
+            UnsupportedModelError: there is none.
         """
         kinds = self.layer_types
         usable = [i for i, kind in enumerate(kinds) if kind in WEIGHTED]
@@ -157,7 +158,8 @@ class Adapter:
     def tower(self) -> Tower:
         """Tell where the vision tower's attention is read, and how it becomes one per token.
 
-        Raises: UnsupportedModelError: this family does not say.
+        Raises:
+            UnsupportedModelError: this family does not say.
         """
         raise UnsupportedModelError(
             f"got {type(self.model).__name__} for a method that reads the vision tower's "
@@ -182,7 +184,9 @@ class Adapter:
             input_ids: ``(B, N)`` int64 on the CPU.
             videos: what the encoder gave, in order of (row, place).
             arguments: the forward's arguments by name.
-        Raises: UnreducedVideoError: placeholders and videos do not agree.
+
+        Raises:
+            UnreducedVideoError: placeholders and videos do not agree.
         """
         mask = self.placeholders(input_ids)
         copies = count_copies(mask, videos)
@@ -199,7 +203,8 @@ class Adapter:
 def count_copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
     """Count how often every row comes: beam search and repeated sampling multiply them.
 
-    Raises: UnreducedVideoError: the placeholders are no multiple of the encoded tokens.
+    Raises:
+        UnreducedVideoError: the placeholders are no multiple of the encoded tokens.
     """
     wanted = sum([video.num_present + video.extra for video in videos])
     found = int(mask.sum())

@@ -109,7 +109,8 @@ class ReducedLayer:
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens (a negative count), but nothing of a reduced video.
 
-        Raises: UnsupportedModelError: the reduced video itself would be cut.
+        Raises:
+            UnsupportedModelError: the reduced video itself would be cut.
         """
         if self.floor and self.held() - abs(tokens_to_remove) < self.floor:
             raise UnsupportedModelError(
@@ -183,7 +184,8 @@ _OVERRIDDEN_IF_GROWING = ("crop", "batch_repeat_interleave", "batch_select_indic
 def check_layer_classes() -> None:
     """Check that the library's cache layers have the methods that ours replace.
 
-    Raises: IncompatibleTransformersError: one is gone, so that ours would never be called.
+    Raises:
+        IncompatibleTransformersError: one is gone, so that ours would never be called.
     """
     for kind in _REDUCED:
         names = _OVERRIDDEN if kind is StaticLayer else (*_OVERRIDDEN, *_OVERRIDDEN_IF_GROWING)
@@ -197,7 +199,8 @@ def adopt_layer(cache: Cache, index: int) -> ReducedLayer | None:
 
     None for linear-attention layers: they hold a state, not one entry per token.
 
-    Raises: UnsupportedModelError: the layer is of a kind that cannot hold a reduced video.
+    Raises:
+        UnsupportedModelError: the layer is of a kind that cannot hold a reduced video.
     """
     if cache.layer_class_to_replicate is not None:
         while len(cache.layers) <= index:

@@ -35,7 +35,8 @@ class Signatures:
 def read_signatures(adapter: Adapter) -> Signatures:
     """Read the signatures of everything that is hooked, and check them.
 
-    Raises: IncompatibleTransformersError: a name that the hooks rely on is not there.
+    Raises:
+        IncompatibleTransformersError: a name that the hooks rely on is not there.
     """
     pixels, encoder = api.PIXELS[adapter.modality], api.Signature.of(adapter.base, adapter.encoder)
     for model in (adapter.model, adapter.base):
@@ -86,7 +87,9 @@ def check_counts(
         seen: tokens that every layer must have seen.
         held: entries that the layers from ``first`` on must hold.
         exact: look at preallocated layers too, whose counts may lie on a GPU.
-    Raises: IncompatibleTransformersError: a layer counts something else.
+
+    Raises:
+        IncompatibleTransformersError: a layer counts something else.
     """
     for index, kind in enumerate(adapter.layer_types):
         if kind in api.RECURRENT:

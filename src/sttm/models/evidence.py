@@ -66,7 +66,8 @@ class Past:
     def of(cls, cache: Any, index: int, count: int, valid: torch.Tensor | None) -> "Past | None":
         """Read layer ``index`` of a cache that holds ``count`` entries per row.
 
-        Raises: UnsupportedModelError: a static cache with a sliding window, whose order is lost.
+        Raises:
+            UnsupportedModelError: a static cache with a sliding window, whose order is lost.
         """
         if cache is None or not count:
             return None
@@ -99,7 +100,9 @@ def last_token_attention(
         valid: ``(B, N)`` bool, False for padding; None if there is none.
         past: what the cache holds.
         window: tokens that a sliding-window layer looks back, itself included.
-    Returns: ``(B, P + N)`` float32, a softmax over all visible tokens, those of the past first.
+
+    Returns:
+        ``(B, P + N)`` float32, a softmax over all visible tokens, those of the past first.
     """
     attention, (batch, length) = layer.self_attn, hidden.shape[:2]
     place = torch.arange(length, device=hidden.device)
@@ -207,7 +210,8 @@ class TowerRecorder:
     ) -> list[torch.Tensor]:
         """Return ``(N,)`` float32 for each video encoded last, summing to 1 per frame.
 
-        Raises: UnreducedVideoError: nothing was measured.
+        Raises:
+            UnreducedVideoError: nothing was measured.
         """
         received, self._thread.done = self._thread.done, ()
         if not received:
@@ -228,7 +232,9 @@ def received(blocks: Iterable[Heads], scale: float) -> torch.Tensor:
         blocks: queries ``(Q, heads, D)`` and keys ``(P, heads, D)`` that see each other, e.g. of
             one frame. One block's weights exist at a time, and of a large one only a part.
         scale: factor of the scores.
-    Returns: ``(sum of P,)`` float32.
+
+    Returns:
+        ``(sum of P,)`` float32.
     """
     totals = []
     for query, key in blocks:
@@ -249,7 +255,9 @@ def received_in_frames(attention: Any, hidden: torch.Tensor, class_token: bool) 
         hidden: ``(frames, patches, C)``, its input.
         class_token: the first patch is a class token: only its attention counts, and it is left
             out itself. Without one, the attention of all patches counts.
-    Returns: ``(frames, patches)`` float32.
+
+    Returns:
+        ``(frames, patches)`` float32.
     """
     shape = (-1, attention.head_dim)
     query = attention.q_proj(hidden).unflatten(-1, shape)
@@ -269,9 +277,13 @@ def received_in_chunks(
         attention: the module.
         hidden: ``(patches, C)``, its input.
         call: its arguments by name.
-    Returns: ``(patches,)`` float32, in the tower's order.
-    Raises: IncompatibleTransformersError: it is not told the positions or the chunks, or its file
-        cannot rotate them.
+
+    Returns:
+        ``(patches,)`` float32, in the tower's order.
+
+    Raises:
+        IncompatibleTransformersError: it is not told the positions or the chunks, or its file
+            cannot rotate them.
     """
     signature = Signature.of(attention)
     positions = signature.given(call, POSITION_EMBEDDINGS)

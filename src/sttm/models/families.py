@@ -245,7 +245,8 @@ class LlavaNextVideo(SquareFrames):
     def pooling(self) -> Any:
         """Return the model's own pooling, with a stride.
 
-        Raises: UnsupportedModelError: it is a convolution, which has no meaning for attention.
+        Raises:
+            UnsupportedModelError: it is a convolution, which has no meaning for attention.
         """
         mode = self.config.spatial_pool_mode
         if mode not in ("average", "max"):

@@ -169,8 +169,9 @@ class ForwardPass:
     def leave_text(self, output: Any) -> Any:
         """Behind the text model: check what happened, and give the output its original length.
 
-        Raises: IncompatibleTransformersError: the layers or their cache hold something else than
-            the plan says.
+        Raises:
+            IncompatibleTransformersError: the layers or their cache hold something else than the
+                plan says.
         """
         if self._inputs is None:
             return None

@@ -20,7 +20,9 @@ def frame_series(
         image: ``(N,)`` bool, its image tokens.
         size: tokens of one frame.
         max_gap: most tokens (timestamp, markers) between two frames of one video.
-    Returns: for each video ``(frames * size,)`` int64, ascending.
+
+    Returns:
+        for each video ``(frames * size,)`` int64, ascending.
     """
     edges = torch.diff(image.long(), prepend=image.new_zeros(1).long())
     starts = (edges == 1).nonzero().squeeze(1).tolist()

@@ -205,8 +205,12 @@ def split_padding(mask: Any, past: int, length: int) -> tuple[Any, Any]:
             4-D with one row per query, or a dict of those; or None.
         past: entries of the cache in the mask's own coordinates.
         length: tokens of this forward.
-    Returns: ``(B, past)`` and ``(B, length)`` bool, each None if it has no padding.
-    Raises: UnsupportedModelError: a 4-D mask that is more than causal and padding.
+
+    Returns:
+        ``(B, past)`` and ``(B, length)`` bool, each None if it has no padding.
+
+    Raises:
+        UnsupportedModelError: a 4-D mask that is more than causal and padding.
     """
     mask = api.full_mask(mask)
     if mask is None or length == 1:

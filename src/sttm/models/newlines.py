@@ -14,7 +14,9 @@ def newline_marks(mode: str, grid: VideoGrid) -> torch.Tensor:
         mode: ``"no_token"`` none at all, ``"one_token"`` behind the video, ``"frame"`` behind every
             frame, ``"grid"`` behind every row of every frame.
         grid: the video's shape in tokens.
-    Returns: ``(n,)`` bool; the places that are False are the grid's tokens in order t, y, x.
+
+    Returns:
+        ``(n,)`` bool; the places that are False are the grid's tokens in order t, y, x.
     """
     marks = torch.zeros(grid.frames, grid.height, grid.width, dtype=torch.bool)
     if mode == "grid":

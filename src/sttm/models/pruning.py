@@ -15,7 +15,9 @@ def video_entries(kept: ReducedLayer | None, chunk: torch.Tensor) -> torch.Tenso
     Args:
         kept: a layer that holds a reduced video, as it was before this forward; or None.
         chunk: ``(B, L)`` bool, video tokens of this forward behind its reduction.
-    Returns: ``(B, entries)`` bool.
+
+    Returns:
+        ``(B, entries)`` bool.
     """
     if kept is None:
         return chunk
@@ -46,7 +48,9 @@ def seen_entries(
         valid: ``(B, entries)`` bool, False for padding; None if there is none.
         video: ``(B, entries)`` bool.
         keep: the part of each row's video entries to keep, rounded down.
-    Returns: ``(B, entries)`` bool, False for hidden entries and padding.
+
+    Returns:
+        ``(B, entries)`` bool, False for hidden entries and padding.
     """
     count = held.held()
     past = Past(held.keys[:, :, :count], None if valid is None else valid[:, :-1])  # type: ignore[attr-defined]

@@ -126,7 +126,8 @@ def plan_videos(method: Method, videos: Sequence[VideoTokens]) -> list[MergePlan
     Videos of which the model itself dropped some tokens are planned whole; their plans are then
     limited to the tokens that are there.
 
-    Raises: ConfigError: a plan does not fit its video.
+    Raises:
+        ConfigError: a plan does not fit its video.
     """
     wholes, untyped = [video.whole() for video in videos], cast(Any, method)
     if getattr(method, "share", None) == "joint":
@@ -221,7 +222,9 @@ def reassigned_positions(
         positions: ``(A, B, N)`` original ids, ``A`` axes.
         plans: the row plans.
         rows: the videos of each row.
-    Returns: new ids ``(A, B, L)`` and ``(B, 1)``, how far later text moves (not above 0).
+
+    Returns:
+        new ids ``(A, B, L)`` and ``(B, 1)``, how far later text moves (not above 0).
     """
     length = max(plan.num_out for plan in plans)
     new = positions.new_zeros(*positions.shape[:2], length)

@@ -18,7 +18,8 @@ AdapterClass = TypeVar("AdapterClass", bound=type[Adapter])
 def register_family(cls: AdapterClass) -> AdapterClass:
     """Add a family to the registry; a class decorator.
 
-    Raises: ConfigError: it is no such class, or another one serves one of its model types.
+    Raises:
+        ConfigError: it is no such class, or another one serves one of its model types.
     """
     kinds: Any = getattr(cls, "model_types", None)
     if (
@@ -63,7 +64,8 @@ for _family in (
 def list_models() -> list[type[Adapter]]:
     """List the supported families, those of plugins last.
 
-    Raises: ConfigError: a plugin cannot be imported.
+    Raises:
+        ConfigError: a plugin cannot be imported.
     """
     plugins.load(plugins.FAMILIES, register_family)
     return list(_ADAPTERS)
@@ -72,8 +74,10 @@ def list_models() -> list[type[Adapter]]:
 def adapter_for(model: Any) -> Adapter:
     """Find the adapter of a transformers model, or of one that PEFT or another module wraps.
 
-    Raises: UnsupportedModelError: no family serves it, or the installed transformers cannot run
-        it; names the families or the versions that can. ConfigError: a plugin cannot be imported.
+    Raises:
+        UnsupportedModelError: no family serves it, or the installed transformers cannot run it;
+            names the families or the versions that can.
+        ConfigError: a plugin cannot be imported.
     """
     plugins.load(plugins.FAMILIES, register_family)
     kind = getattr(getattr(pretrained(model), "config", None), "model_type", None)

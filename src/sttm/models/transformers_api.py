@@ -93,7 +93,8 @@ class Signature:
         its class and of the classes below, and then that of the only module in the owner, which it
         wraps (``torch.compile``, FSDP).
 
-        Raises: IncompatibleTransformersError: there is no such method.
+        Raises:
+            IncompatibleTransformersError: there is no such method.
         """
         kind = type(owner)
         function = getattr(owner, method, None)
@@ -118,7 +119,8 @@ class Signature:
     def require(self, *names: str) -> "Signature":
         """Return itself if all ``names`` are parameters.
 
-        Raises: IncompatibleTransformersError: one is not.
+        Raises:
+            IncompatibleTransformersError: one is not.
         """
         missing = [name for name in names if name not in self._parameters]
         if missing:
@@ -131,7 +133,8 @@ class Signature:
     def cache_name(self) -> str:
         """Return the name of the parameter that takes a KV cache, known by its annotation.
 
-        Raises: IncompatibleTransformersError: there is no such parameter, or more than one.
+        Raises:
+            IncompatibleTransformersError: there is no such parameter, or more than one.
         """
         found = [n for n, p in self._parameters.items() if _means_cache(p.annotation)]
         if len(found) != 1:
@@ -141,7 +144,8 @@ class Signature:
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Name the arguments that a call gave.
 
-        Raises: IncompatibleTransformersError: it gave more by position than have names.
+        Raises:
+            IncompatibleTransformersError: it gave more by position than have names.
         """
         if len(args) > len(self.names):
             raise mismatch(f"a call with {len(args)} arguments by position", str(self))
@@ -150,7 +154,8 @@ class Signature:
     def given(self, call: Mapping[str, Any], name: str) -> Any:
         """Return an argument that transformers itself always gives.
 
-        Raises: IncompatibleTransformersError: the call lacks it.
+        Raises:
+            IncompatibleTransformersError: the call lacks it.
         """
         if name not in call:
             raise mismatch(f"a call of {self.name} with only {', '.join(call)}", name)
@@ -178,7 +183,8 @@ def cache_in(values: Iterable[Any]) -> Cache | None:
 def cache_of(output: Any) -> Cache | None:
     """Return the KV cache in a model's output, a tuple or a ``ModelOutput``; None if none is.
 
-    Raises: IncompatibleTransformersError: the output is something else.
+    Raises:
+        IncompatibleTransformersError: the output is something else.
     """
     if not isinstance(output, tuple | Mapping):
         raise mismatch(f"{type(output).__name__} as a text model's output", "a ModelOutput")
@@ -188,7 +194,8 @@ def cache_of(output: Any) -> Cache | None:
 def cache_argument(model: Any, cache: Cache) -> dict[str, Cache]:
     """Return ``cache`` under the name by which ``model`` and its ``generate()`` take it.
 
-    Raises: IncompatibleTransformersError: the model's ``forward`` takes no cache.
+    Raises:
+        IncompatibleTransformersError: the model's ``forward`` takes no cache.
     """
     return {Signature.of(pretrained(model)).cache_name(): cache}
 
@@ -229,7 +236,8 @@ def handed_features(call: Mapping[str, Any], modality: Modality) -> Any:
 
     None where this call encodes by itself or carries text alone: the argument is optional.
 
-    Raises: IncompatibleTransformersError: they come in something else than a dict by modality.
+    Raises:
+        IncompatibleTransformersError: they come in something else than a dict by modality.
     """
     given = call.get(ENCODER_OUTPUTS) or {}
     if not isinstance(given, Mapping):
@@ -247,7 +255,9 @@ def text_hidden(output: Any) -> torch.Tensor:
 
     Args:
         output: a tuple or a ``ModelOutput``.
-    Raises: IncompatibleTransformersError: they are not there.
+
+    Raises:
+        IncompatibleTransformersError: they are not there.
     """
     is_tuple = isinstance(output, tuple)
     if not is_tuple and LAST_HIDDEN_STATE not in output:
@@ -300,7 +310,8 @@ class MaskFunction:
 def full_mask(mask: Any) -> Any:
     """Return the mask of full attention, where there is a dict with one for each type of layer.
 
-    Raises: IncompatibleTransformersError: the dict has none.
+    Raises:
+        IncompatibleTransformersError: the dict has none.
     """
     if not isinstance(mask, dict):
         return mask
@@ -314,8 +325,9 @@ def mask_function(kind: str) -> MaskFunction | None:
 
     Args:
         kind: the type in the configuration, e.g. "full_attention".
-    Raises: IncompatibleTransformersError: the library's function is not there, or takes something
-        else.
+
+    Raises:
+        IncompatibleTransformersError: the library's function is not there, or takes something else.
     """
     if not hasattr(masking_utils, _MASK_FACTORIES):
         raise mismatch("transformers.masking_utils without it", _MASK_FACTORIES)
@@ -334,7 +346,8 @@ def pretrained(model: Any) -> Any:
     Wrappers may call ``forward`` past the hooks of the model they hold, but never past those of
     its inner modules.
 
-    Raises: UnsupportedModelError: there are several in it.
+    Raises:
+        UnsupportedModelError: there are several in it.
     """
     if isinstance(model, PreTrainedModel) or not isinstance(model, torch.nn.Module):
         return model

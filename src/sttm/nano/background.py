@@ -81,7 +81,8 @@ def value_noise(
 ) -> NDArray[np.int32]:
     """Smooth noise: random grid points every ``cell`` pixels, linear between them.
 
-    Returns: int32 ``(height, width)`` in [-amplitude, amplitude].
+    Returns:
+        int32 ``(height, width)`` in [-amplitude, amplitude].
     """
     shape = (height // cell + 2, width // cell + 2)
     grid = rng.integers(-amplitude, amplitude + 1, size=shape, dtype=np.int32)

@@ -143,8 +143,12 @@ def make_clip(
         size: side of a frame in pixels, at least 64. nano was trained at 128.
         fps: playing speed, written into the clip and used by ``write_clip``.
         num_needles: 0 to 4; None draws 1 to 3. Digits and colours in a clip are all different.
-    Returns: the clip with its needles sorted by first frame.
-    Raises: ValueError: an argument is out of range.
+
+    Returns:
+        the clip with its needles sorted by first frame.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     _check(seed, frames, size, num_needles)
     rng = np.random.Generator(np.random.PCG64(seed))

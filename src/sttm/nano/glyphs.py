@@ -64,7 +64,9 @@ def glyph_mask(name: str, height: int) -> Mask:
     Args:
         name: a key of DIGITS or LETTERS.
         height: pixels, at least 7; the width is ``glyph_width(height)``.
-    Returns: bool ``(height, width)``, True where there is ink.
+
+    Returns:
+        bool ``(height, width)``, True where there is ink.
     """
     rows = np.arange(height) * GLYPH_ROWS // height
     width = glyph_width(height)
@@ -95,7 +97,8 @@ def stamp(frame: Image, mask: Mask, colour: RGB, *, top: int, left: int) -> None
         frame: uint8 ``(H, W, 3)``, written to; parts outside it are cut off.
         mask: bool ``(h, w)``.
         colour: the ink.
-        top, left: pixel of the mask's corner; may be negative.
+        top: row of the mask's corner, pixels; may be negative.
+        left: its column.
     """
     ink = np.pad(mask, 1)
     outline = ink.copy()

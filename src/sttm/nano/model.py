@@ -31,8 +31,12 @@ def load(
 
     Args:
         dtype: of the weights in memory; they are stored in bfloat16.
-    Returns: the model in eval mode on the CPU, and its processor.
-    Raises: FileNotFoundError: the package was installed without its weights.
+
+    Returns:
+        the model in eval mode on the CPU, and its processor.
+
+    Raises:
+        FileNotFoundError: the package was installed without its weights.
     """
     from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 

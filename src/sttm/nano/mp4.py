@@ -32,7 +32,9 @@ def write_clip(
         path: file to write, or a binary file object.
         crf: quality of libx264, 0 (lossless) to 51; up to 28 the needles stay readable.
         preset: speed of libx264.
-    Raises: ValueError: a side of the frames is odd (yuv420p halves both sides).
+
+    Raises:
+        ValueError: a side of the frames is odd (yuv420p halves both sides).
     """
     import av
 

@@ -117,7 +117,9 @@ def make_questions(clip: Clip, seed: int) -> list[Question]:
     Args:
         clip: a generated clip. Without needles only the count can be asked.
         seed: chooses the phrasings and the order of the two digits in a comparison.
-    Returns: questions in a fixed order of tasks; the same clip and seed give the same list.
+
+    Returns:
+        questions in a fixed order of tasks; the same clip and seed give the same list.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     needles = clip.needles
@@ -178,7 +180,9 @@ def scene_questions(clip: Clip, seed: int) -> list[Question]:
     Args:
         clip: of ``scenes.make_scene``.
         seed: chooses the phrasings and the order of the two digits in a comparison.
-    Returns: questions in a fixed order of tasks; the same clip and seed give the same list.
+
+    Returns:
+        questions in a fixed order of tasks; the same clip and seed give the same list.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     lengths = [n.length for n in clip.needles]

@@ -55,8 +55,12 @@ def make_scene(seed: int, frames: int, *, kind: str | None = None) -> Clip:
             distractors. "pan": the camera moves steadily in one of four directions. "texture":
             a pattern of strong contrast under strong sensor noise. "cut": two or three
             backgrounds, some of them panned over.
-    Returns: the clip; ``kind``, ``backdrops``, ``landmarks`` and ``needles`` say what it shows.
-    Raises: ValueError: an argument is out of range.
+
+    Returns:
+        the clip; ``kind``, ``backdrops``, ``landmarks`` and ``needles`` say what it shows.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     if seed < 0:
         raise ValueError(f"got seed={seed}, expected an integer >= 0; pass a non-negative seed")
@@ -225,8 +229,9 @@ def _distractor(
 def relation(needle: Needle, landmark: Landmark) -> str | None:
     """On which side of a landmark a needle stands.
 
-    Returns: "left", "right", "above" or "below"; None where two of them fit about as well: the
-        longer of the two distances between the centres must be 3/2 of the shorter.
+    Returns:
+        "left", "right", "above" or "below"; None where two of them fit about as well: the longer of
+        the two distances between the centres must be 3/2 of the shorter.
     """
     dx = 2 * needle.x + glyph_width(needle.size) - 2 * landmark.x - landmark.size
     dy = 2 * needle.y + needle.size - 2 * landmark.y - landmark.size

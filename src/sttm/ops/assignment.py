@@ -14,7 +14,9 @@ def most_similar(x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Args:
         x: ``(n, C)`` floating and finite.
         targets: ``(m, C)`` floating and finite, ``m >= 1``.
-    Returns: ``(n,)`` int64 in [0, m); among equals the first. A zero vector goes to the first.
+
+    Returns:
+        ``(n,)`` int64 in [0, m); among equals the first. A zero vector goes to the first.
     """
     # Float64: no matmul setting of the user (TF32, bfloat16) moves a decision.
     other = _unit(targets).mT.contiguous()

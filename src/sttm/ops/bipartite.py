@@ -18,8 +18,10 @@ def best_partners(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Args:
         x: ``(n, C)`` floating and finite, at least two rows. Not modified.
-    Returns: per even row the index, in [0, n), of its partner ``(n + 1) // 2`` int64, and their
-        cosine in float32.
+
+    Returns:
+        per even row the index, in [0, n), of its partner ``(n + 1) // 2`` int64, and their cosine
+        in float32.
     """
     square = products(x, x, 1)
     if needs_rescaling(square):

@@ -45,7 +45,9 @@ def density_peaks(x: torch.Tensor, neighbours: int, count: int) -> Peaks:
             ``n * n`` float64 numbers for each of them.
         neighbours: nearest other points that the density is measured on; at most ``n - 1`` count.
         count: clusters, in [1, n].
-    Returns: exactly ``count`` clusters, none empty.
+
+    Returns:
+        exactly ``count`` clusters, none empty.
     """
     square = squared_distances(x)
     log_density, separation = density_and_separation(square, neighbours)
@@ -109,7 +111,9 @@ def peak_rank(log_density: torch.Tensor, separation: torch.Tensor) -> torch.Tens
     Args:
         log_density: ``(..., n)`` from `density_and_separation`.
         separation: the same.
-    Returns: ``(..., n)`` int64.
+
+    Returns:
+        ``(..., n)`` int64.
     """
     # In logarithms: densities themselves underflow on large features.
     return descending_rank(log_density + separation.log())
@@ -121,7 +125,9 @@ def nearest_centre(square: torch.Tensor, is_centre: torch.Tensor) -> torch.Tenso
     Args:
         square: ``(..., n, n)`` squared distances.
         is_centre: ``(..., n)`` bool, at least one True in each row.
-    Returns: ``(..., n)`` int64 in [0, n): the centre as a point; equally near ones: the first.
+
+    Returns:
+        ``(..., n)`` int64 in [0, n): the centre as a point; equally near ones: the first.
     """
     point = torch.arange(square.shape[-1], device=square.device)
     nearest = torch.where(is_centre[..., None, :], square, torch.inf).argmin(dim=-1)
@@ -135,7 +141,9 @@ def cluster_centres(x: torch.Tensor, neighbours: int, counts: list[int]) -> torc
         x: ``(sets, n, C)`` floating and finite.
         neighbours: as in `density_peaks`.
         counts: clusters of every set, in [1, n].
-    Returns: ``(sets, n)`` int64 in [0, n): the point at the centre of every point's cluster.
+
+    Returns:
+        ``(sets, n)`` int64 in [0, n): the point at the centre of every point's cluster.
     """
     sets, n = x.shape[:2]
     count = torch.tensor(counts, device=x.device)[:, None]

@@ -9,7 +9,9 @@ def forest_roots(parent: torch.Tensor, depth: int) -> torch.Tensor:
     Args:
         parent: ``(M,)`` int64; roots point at themselves.
         depth: no path to a root is longer than this many steps.
-    Returns: ``(M,)`` int64.
+
+    Returns:
+        ``(M,)`` int64.
     """
     root, reach = parent, 1
     while reach < depth:
@@ -27,7 +29,9 @@ def connected_components(a: torch.Tensor, b: torch.Tensor, num_nodes: int) -> to
         a: ``(E,)`` int64, one end of every link.
         b: ``(E,)`` int64, the other end.
         num_nodes: ``M``.
-    Returns: ``(M,)`` int64.
+
+    Returns:
+        ``(M,)`` int64.
     """
     label = torch.arange(num_nodes, device=a.device)
     while True:
@@ -60,7 +64,9 @@ def published_groups(a: torch.Tensor, b: torch.Tensor, num_nodes: int) -> torch.
         a: ``(E,)`` int64, one end of every link.
         b: ``(E,)`` int64, the other end.
         num_nodes: ``M``.
-    Returns: ``(M,)`` int64: the smallest index of the node's group.
+
+    Returns:
+        ``(M,)`` int64: the smallest index of the node's group.
     """
     label = torch.arange(num_nodes, device=a.device)
     while True:

@@ -20,7 +20,9 @@ def gaussian_likeness(x: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch
     Args:
         x: ``(N, C)`` floating and finite, order t, y, x. Not modified. Computed in float32.
         frames: ``T``; divides ``N``.
-    Returns: two ``(T, N / T)`` float32. A zero feature stays zero.
+
+    Returns:
+        two ``(T, N / T)`` float32. A zero feature stays zero.
     """
     field = x.reshape(frames, x.shape[0] // frames, x.shape[1])
     step = piece_rows(field.shape[1] * field.shape[2], x.device)

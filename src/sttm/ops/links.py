@@ -89,7 +89,9 @@ def find_links(tree: Quadtree, cut: Cut, memory: "LinkMemory | None" = None) -> 
         tree: the pyramid with features.
         cut: the emitted cells.
         memory: cosines already known from other cuts of the same tree.
-    Returns: every pair once.
+
+    Returns:
+        every pair once.
     """
     in_previous = _contained(cut, -tree.patches_per_frame, equal=True)
     in_next = _contained(cut, tree.patches_per_frame, equal=False)
@@ -148,8 +150,10 @@ def parent_links(links: Links, num_cells: int, *, first: bool = False) -> Links:
         links: the links that may become merges.
         num_cells: cells of the cut.
         first: take the smallest index instead of the most similar one.
-    Returns: the chosen links, in the order of their later cells. Equally similar parents: the
-        smallest index.
+
+    Returns:
+        the chosen links, in the order of their later cells. Equally similar parents: the smallest
+        index.
     """
     device = links.cosine.device
     earlier, later = links.earlier, links.later
@@ -172,8 +176,10 @@ def spanning_forest(links: Links, num_cells: int) -> Links:
     Args:
         links: any links.
         num_cells: cells of the cut.
-    Returns: the chosen links, in the order of their later, then earlier cells. Equally similar
-        links: the first in this order.
+
+    Returns:
+        the chosen links, in the order of their later, then earlier cells. Equally similar links:
+        the first in this order.
     """
     order = (links.later * num_cells + links.earlier).argsort()
     links = links.select(order)

@@ -305,7 +305,9 @@ def weighted_sum(
         group: ``(N,)`` int64 in ``[-1, M)``.
         weight: ``(N,)``.
         num_out: ``M``.
-    Returns: ``(M, C)`` float64.
+
+    Returns:
+        ``(M, C)`` float64.
     """
     out = torch.zeros(num_out, x.shape[1], dtype=torch.float64)
     for i in range(x.shape[0]):

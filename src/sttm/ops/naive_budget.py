@@ -241,7 +241,9 @@ def within(
         settings: see `Settings`; thresholds are not read, except None for no spatial step.
         budget: tokens.
         gap: spatial minus temporal threshold; None: no links.
-    Returns: None if the root cells are too many.
+
+    Returns:
+        None if the root cells are too many.
     """
     roots = [
         [

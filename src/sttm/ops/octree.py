@@ -110,7 +110,8 @@ def _pool_and_compare(child: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
 def opened_below(tree: Octree, threshold: float) -> list[torch.Tensor]:
     """Open every cell that scores below the threshold, from the roots down.
 
-    Returns: per level ``(cells,)`` bool; level 0 is never open.
+    Returns:
+        per level ``(cells,)`` bool; level 0 is never open.
     """
     opened = [reach < threshold for reach in _reaches(tree)]
     opened[0] = torch.zeros_like(opened[0])
@@ -150,7 +151,9 @@ def labels_of_count(tree: Octree, count: int) -> torch.Tensor:
     Args:
         tree: the scored cells.
         count: from the number of roots to ``N``.
-    Returns: ``(N,)`` int64 labels, ``count`` different ones.
+
+    Returns:
+        ``(N,)`` int64 labels, ``count`` different ones.
     """
     reach = _reaches(tree)
     coarse = range(len(tree.sizes) - 1, 0, -1)

@@ -144,7 +144,9 @@ class BudgetPath:
         Args:
             budget: tokens of all videos together.
             first: the path begins here, unless the cut there has fewer cells than the budget.
-        Returns: None if no stretch has so few tokens.
+
+        Returns:
+            None if no stretch has so few tokens.
         """
         if first and sum(cells.num_cells for cells in self._cuts(first)) < budget:
             first = 0

@@ -15,7 +15,9 @@ def place_cosines(
         frames: ``T``; divides ``N``.
         one: ``(E,)`` int64 frames.
         other: ``(E,)`` int64, the frames to compare them with.
-    Returns: ``(E, N / T)`` float32 cosines.
+
+    Returns:
+        ``(E, N / T)`` float32 cosines.
     """
     field = x.reshape(frames, x.shape[0] // frames, x.shape[1])
     step = piece_rows(field.shape[1] * field.shape[2], x.device)

@@ -93,8 +93,9 @@ def _pairs(
 ) -> Iterator[tuple[CellPairs, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield overlapping cells of neighbouring frames that are emitted at the same time.
 
-    Yields: the pairs, the number of each one's later cell among all cells, and the ranks from
-        which and before which both are emitted.
+    Yields:
+        the pairs, the number of each one's later cell among all cells, and the ranks from which and
+        before which both are emitted.
     """
     device = spans.start[0].device
     patch = torch.arange(tree.patches_per_frame, device=device)

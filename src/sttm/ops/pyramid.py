@@ -65,7 +65,9 @@ def pool(x: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
         x: ``(T, h, w, C)`` floating. Not modified.
         patches: ``(h, w)`` patches per child for a mean over patches; None for the plain mean
             over children.
-    Returns: ``(T, (h + 1) // 2, (w + 1) // 2, C)`` in the dtype of ``x``.
+
+    Returns:
+        ``(T, (h + 1) // 2, (w + 1) // 2, C)`` in the dtype of ``x``.
     """
     amount = torch.ones(x.shape[1:3], device=x.device) if patches is None else patches.float()
     if patches is not None:

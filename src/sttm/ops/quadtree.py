@@ -89,7 +89,9 @@ def child_scores(
         parent_square: the same for the parents.
         missing: an odd side leaves child slots empty: ``"ignored"``, or compared as if cell
             (0, 0) of the same frame stood there, as the published code does.
-    Returns: ``(T, (h + 1) // 2, (w + 1) // 2)`` float32.
+
+    Returns:
+        ``(T, (h + 1) // 2, (w + 1) // 2)`` float32.
     """
     heads = child_square.shape[-1]
 
@@ -245,8 +247,10 @@ def parts_of(tree: Quadtree, cut: Cut, level: int, row: int) -> tuple[torch.Tens
         cut: cells of which none is larger than the one asked for.
         level: level of that cell.
         row: its row in ``tree.levels[level]``.
-    Returns: the ``(k,)`` indices of the cells in the cut, ascending, and their ``(k,)`` cosines
-        with the whole cell.
+
+    Returns:
+        the ``(k,)`` indices of the cells in the cut, ascending, and their ``(k,)`` cosines with the
+        whole cell.
     """
     height, width = tree.sizes[level]
     frame, place = divmod(row, height * width)
@@ -271,7 +275,9 @@ def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Ten
         tree: the pyramid.
         token: ``(M,)`` int64.
         level: ``(M,)`` int64, the cells' levels.
-    Returns: ``(M, 5)`` int64: t, y0, x0, y1, x1, end-exclusive, in patches.
+
+    Returns:
+        ``(M, 5)`` int64: t, y0, x0, y1, x1, end-exclusive, in patches.
     """
     frame = token.div(tree.patches_per_frame, rounding_mode="floor")
     corners = tree.tables.box[level, token % tree.patches_per_frame]

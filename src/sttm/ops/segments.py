@@ -28,8 +28,10 @@ def segment_starts(means: torch.Tensor, clusters: int, neighbours: int) -> torch
         means: ``(T, C)`` floating.
         clusters: in [1, T].
         neighbours: nearest frames that a frame's density is measured on.
-    Returns: ``(S,)`` int64, ascending, from 0: the first frame of every segment. ``S`` is larger
-        than the number of clusters where a cluster comes back.
+
+    Returns:
+        ``(S,)`` int64, ascending, from 0: the first frame of every segment. ``S`` is larger than
+        the number of clusters where a cluster comes back.
     """
     label = density_peaks(means, neighbours, clusters).label
     changes = (label[1:] != label[:-1]).nonzero().squeeze(1) + 1
@@ -43,7 +45,9 @@ def fewer_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> tor
         means: ``(T, C)`` floating, the frames' means.
         starts: ``(S,)`` int64 from `segment_starts`.
         count: in [1, S].
-    Returns: ``(count,)`` int64: the starts that are left.
+
+    Returns:
+        ``(count,)`` int64: the starts that are left.
     """
     ends = torch.cat([starts[1:], starts.new_full((1,), means.shape[0])])
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)
@@ -62,7 +66,9 @@ def more_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torc
         means: ``(T, C)`` floating, the frames' means.
         starts: ``(S,)`` int64 from `segment_starts`.
         count: in [S, T].
-    Returns: ``(count,)`` int64: the old starts and new ones, ascending.
+
+    Returns:
+        ``(count,)`` int64: the old starts and new ones, ascending.
     """
     unit = torch.nn.functional.normalize(means.double(), dim=1)
     unlike = -(unit[1:] * unit[:-1]).sum(dim=1)
@@ -78,8 +84,10 @@ def stillness(x: torch.Tensor, frames: int, starts: torch.Tensor) -> torch.Tenso
         x: ``(N, C)`` floating and finite, order t, y, x. Not modified.
         frames: ``T``; divides ``N``.
         starts: ``(S,)`` int64: the segments' first frames.
-    Returns: ``(S, N / T)`` float32: the mean cosine over all pairs of the segment's frames; 1 for
-        a segment of one frame.
+
+    Returns:
+        ``(S, N / T)`` float32: the mean cosine over all pairs of the segment's frames; 1 for a
+        segment of one frame.
     """
     field = x.reshape(frames, x.shape[0] // frames, x.shape[1])
     step = piece_rows(field.shape[1] * field.shape[2], x.device)

@@ -12,7 +12,9 @@ def most(score: torch.Tensor, count: int) -> torch.Tensor:
     Args:
         score: ``(n,)`` of any real dtype, without NaN; -inf is the least.
         count: in [0, n].
-    Returns: ``(count,)`` int64, ascending; among equal scores those with the smallest index.
+
+    Returns:
+        ``(count,)`` int64, ascending; among equal scores those with the smallest index.
     """
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=score.device)
@@ -27,7 +29,9 @@ def descending_rank(score: torch.Tensor) -> torch.Tensor:
 
     Args:
         score: ``(..., n)`` without NaN.
-    Returns: ``(..., n)`` int64, a permutation of 0..n-1 in every row.
+
+    Returns:
+        ``(..., n)`` int64, a permutation of 0..n-1 in every row.
     """
     # Adding zero turns -0.0 into 0.0: some sorts tell them apart.
     order = (score + 0).sort(dim=-1, descending=True, stable=True).indices
@@ -41,7 +45,9 @@ def most_per_row(score: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     Args:
         score: ``(rows, n)`` without NaN.
         counts: ``(rows,)`` int64 in [0, n].
-    Returns: ``(rows, n)`` bool; among equal scores those with the smallest index.
+
+    Returns:
+        ``(rows, n)`` bool; among equal scores those with the smallest index.
     """
     return descending_rank(score) < counts[:, None]
 
@@ -57,7 +63,9 @@ def shares(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch.Te
         parts: ``(n,)`` >= 0, finite; if those below their limit are all zero they count as equal.
         total: in [0, sum of ``most_each``].
         most_each: ``(n,)`` int64 >= 0.
-    Returns: ``(n,)`` int64, at most ``most_each``, summing to exactly ``total``.
+
+    Returns:
+        ``(n,)`` int64, at most ``most_each``, summing to exactly ``total``.
     """
     # On the CPU in float64, so that every device rounds alike.
     limit = most_each.cpu()
@@ -90,7 +98,9 @@ def spread(count: int, n: int, device: torch.device | str = "cpu") -> torch.Tens
         count: in [0, n].
         n: places.
         device: where the result goes.
-    Returns: ``(count,)`` int64, ascending, all different.
+
+    Returns:
+        ``(count,)`` int64, ascending, all different.
     """
     return (2 * torch.arange(count, device=device) + 1) * n // (2 * max(1, count))
 
@@ -112,7 +122,9 @@ def labelled_groups(label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Args:
         label: ``(N,)`` int64 in [-1, anything); tokens of -1 are dropped. Labels may have gaps.
-    Returns: groups in the order of their first tokens, and those tokens.
+
+    Returns:
+        groups in the order of their first tokens, and those tokens.
     """
     token = torch.arange(label.shape[0], device=label.device)
     place = label + 1

@@ -27,7 +27,9 @@ def products(a: torch.Tensor, b: torch.Tensor, heads: int) -> torch.Tensor:
         a: ``(..., C)`` floating; ``b`` broadcasts against it.
         b: ``(..., C)``.
         heads: equal parts of the channels; divides ``C``.
-    Returns: ``(..., heads)`` float64.
+
+    Returns:
+        ``(..., heads)`` float64.
     """
     product = a.float() * b.float()
     parts = (heads, product.shape[-1] // heads)
@@ -52,7 +54,9 @@ def cosines(dot: torch.Tensor, square_a: torch.Tensor, square_b: torch.Tensor) -
         dot: ``(..., heads)`` inner products, from `products`.
         square_a: ``(..., heads)`` squared norms; broadcasts against ``dot``.
         square_b: the same for the other side.
-    Returns: ``(...)`` float32 in [-1, 1]; a zero vector has cosine 0 with everything.
+
+    Returns:
+        ``(...)`` float32 in [-1, 1]; a zero vector has cosine 0 with everything.
     """
     scale = (square_a * square_b).sqrt()
     cosine = torch.where(scale > 0, dot / scale, 0.0)
@@ -70,7 +74,9 @@ def paired_products(
         b: ``(S, C)`` floating.
         rows_b: ``(E,)`` int64 rows of ``b``.
         heads: equal parts of the channels.
-    Returns: ``(E, heads)`` float64.
+
+    Returns:
+        ``(E, heads)`` float64.
     """
     size = piece_rows(a.shape[-1], a.device)
     pieces = [

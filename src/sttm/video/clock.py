@@ -229,9 +229,9 @@ def measure(clock: Clock, container_rate: Fraction | None, ordered: bool = True)
         ordered: frames were noted in the order of showing; times that go back are then taken
             for nonsense.
 
-    Returns: the rate, or None when there is neither a time nor a claim for several frames, and
-        when they all show at the same moment: whatever the header claims, such a file lasts 0
-        seconds.
+    Returns:
+        the rate, or None when there is neither a time nor a claim for several frames, and when they
+        all show at the same moment: whatever the header claims, such a file lasts 0 seconds.
     """
     if clock.stands_still:
         return None

@@ -37,7 +37,8 @@ def check_file(path: str | os.PathLike[str], kind: str) -> Path:
         path: what the user gave.
         kind: what the file should be, for the message: ``"video"``.
 
-    Raises: VideoError: missing (with the nearest name beside it), a directory, or empty.
+    Raises:
+        VideoError: missing (with the nearest name beside it), a directory, or empty.
     """
     found = Path(path)
     if not found.exists():
@@ -74,7 +75,8 @@ def open_video(
         track: the stream's place in the file; by default the one that the file or libav prefers.
         background: what the file's other streams say about its clock, if known.
 
-    Raises: VideoError: not a video, no video stream, or a codec that PyAV does not know.
+    Raises:
+        VideoError: not a video, no video stream, or a codec that PyAV does not know.
     """
     try:
         # "file:" keeps names such as "12:30.mp4" from being read as a protocol

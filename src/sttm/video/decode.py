@@ -78,12 +78,15 @@ def read_video(
             again from 1 when the file is decoded again.
         warn: issue a :class:`VideoWarning` about a damaged file.
 
-    Returns: the frames with their times. A damaged or truncated file gives the frames that can
-        be decoded, with ``Video.warnings`` filled, whether a warning is issued or not.
+    Returns:
+        the frames with their times. A damaged or truncated file gives the frames that can be
+        decoded, with ``Video.warnings`` filled, whether a warning is issued or not.
+
     Raises:
         ConfigError: unknown rule, or a number out of its range.
         VideoError: no such file, a directory, empty, not a video, no video stream, no frame that
             can be decoded, or several frames without any time.
+
     Source: STTM, frame sampling of its evaluation. Differs: the frames counted are those that
         can be decoded, and a header rate that contradicts the timestamps is not believed.
     """

@@ -36,7 +36,9 @@ def write_video(
         fps: frames per second to play, at least 0.001.
         crf: quality in [0, 51]; lower is better and larger, 18 looks like the source.
 
-    Returns: the path.
+    Returns:
+        the path.
+
     Raises:
         ConfigError: frames of another shape or dtype, or a number out of its range.
         VideoError: the directory does not exist, or the file cannot be written.

@@ -13,7 +13,8 @@ VIDEO_SUFFIXES = frozenset(
 def find_videos(paths: Iterable[Path]) -> list[Path]:
     """Replace folders by the video files in them, by name; every file once.
 
-    Raises: ConfigError: a folder without a video file.
+    Raises:
+        ConfigError: a folder without a video file.
     """
     files: list[Path] = []
     for path in paths:

@@ -69,7 +69,9 @@ def orientation_of(matrix: npt.NDArray[np.int32]) -> Orientation:
             goes to ``(a*px + c*py, b*px + d*py)``, x to the right and y down. Scale and shift
             are ignored.
 
-    Returns: the orientation; upright and not ``exact`` for an angle between the right ones.
+    Returns:
+        the orientation; upright and not ``exact`` for an angle between the right ones.
+
     Source: ISO/IEC 14496-12, 6.2.2; ``libavutil/display.h``.
     """
     a, b, _, c, d, *_ = (int(number) for number in matrix)

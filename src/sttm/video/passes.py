@@ -48,7 +48,8 @@ class Survey:
 def survey(path: Path) -> Survey:
     """Count the packets of the main video stream.
 
-    Raises: VideoError: see :func:`sttm.video.container.open_video`.
+    Raises:
+        VideoError: see :func:`sttm.video.container.open_video`.
     """
     with open_video(path) as source:
         source.count_packets()
@@ -111,7 +112,8 @@ def take(
         threads: decode on all cores.
         progress: called with (frames decoded, frames expected) after each frame.
 
-    Raises: VideoError: see :func:`sttm.video.container.open_video`.
+    Raises:
+        VideoError: see :func:`sttm.video.container.open_video`.
     """
     album = Album(wanted)
     with open_video(found.path, threads, found.track, found.clock.background) as source:

@@ -51,9 +51,12 @@ class Sampling:
             total_frames: frames in the file, at least 1.
             source_fps: average frames per second of the file, above 0.
 
-        Returns: frame numbers in [0, total_frames), ascending, at least one; equal neighbours
-            appear when ``fps`` is above ``source_fps`` and where ``"qwen"`` pads.
-        Raises: ConfigError: a number is out of range.
+        Returns:
+            frame numbers in [0, total_frames), ascending, at least one; equal neighbours appear
+            when ``fps`` is above ``source_fps`` and where ``"qwen"`` pads.
+
+        Raises:
+            ConfigError: a number is out of range.
         """
         if self.rule == "uniform":
             return uniform_indices(total_frames, self.max_frames)
@@ -79,9 +82,12 @@ def llava_indices(
         fps: frames wanted per second, above 0. Above ``source_fps`` frames repeat.
         max_frames: most frames to return, at least 1.
 
-    Returns: frame numbers, ascending, ``1 <= len <= max_frames``; the last is
-        ``total_frames - 1`` unless ``max_frames`` is 1, which gives frame 0.
-    Raises: ConfigError: a number is out of range.
+    Returns:
+        frame numbers, ascending, ``1 <= len <= max_frames``; the last is ``total_frames - 1``
+        unless ``max_frames`` is 1, which gives frame 0.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
     _check_count("total_frames", total_frames)
     _check_positive("source_fps", source_fps)
@@ -105,7 +111,9 @@ def qwen_indices(
     """Pick as :func:`llava_indices` does, then repeat the last frame up to an even count.
 
     Args and Raises: as :func:`llava_indices`.
-    Returns: an even number of frame numbers, ascending; ``max_frames + 1`` of them at most when
+
+    Returns:
+        an even number of frame numbers, ascending; ``max_frames + 1`` of them at most when
         ``max_frames`` is odd.
     """
     picked = llava_indices(total_frames, source_fps, fps, max_frames)
@@ -119,8 +127,11 @@ def uniform_indices(total_frames: int, max_frames: int) -> tuple[int, ...]:
         total_frames: frames in the file, at least 1.
         max_frames: frames wanted, at least 1.
 
-    Returns: frame numbers, strictly ascending, rounded down.
-    Raises: ConfigError: a number is out of range.
+    Returns:
+        frame numbers, strictly ascending, rounded down.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
     _check_count("total_frames", total_frames)
     _check_count("max_frames", max_frames)
@@ -138,8 +149,12 @@ def smart_resize(height: int, width: int, frames: int) -> tuple[int, int]:
         width: pixels, at least 1.
         frames: frames sampled from the video, at least 1 (the padded count of ``"qwen"``).
 
-    Returns: ``(height, width)`` in pixels; ``height * width / 784`` tokens per two frames.
-    Raises: ConfigError: a number below 1, or one side over 200 times the other.
+    Returns:
+        ``(height, width)`` in pixels; ``height * width / 784`` tokens per two frames.
+
+    Raises:
+        ConfigError: a number below 1, or one side over 200 times the other.
+
     Source: Qwen2-VL, ``qwen_vl_utils.smart_resize`` and ``fetch_video``. Differs: a side never
         shrinks below 28 (the first published version gave 0 for very long, thin videos).
     """
@@ -176,8 +191,11 @@ def nominal_times(indices: Sequence[int], source_fps: float) -> tuple[float, ...
         indices: frame numbers, each at least 0.
         source_fps: average frames per second of the file, above 0.
 
-    Returns: seconds, one per index.
-    Raises: ConfigError: ``source_fps`` is not above 0.
+    Returns:
+        seconds, one per index.
+
+    Raises:
+        ConfigError: ``source_fps`` is not above 0.
     """
     _check_positive("source_fps", source_fps)
     return tuple(index / source_fps for index in indices)

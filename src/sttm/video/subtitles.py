@@ -48,7 +48,8 @@ def find_subtitles(video_path: str | os.PathLike[str]) -> Path | None:
     Args:
         video_path: the video; it need not exist.
 
-    Returns: the subtitle file, or None.
+    Returns:
+        the subtitle file, or None.
     """
     video = Path(video_path)
     if not video.parent.is_dir():
@@ -79,9 +80,13 @@ def read_subtitles(
         encoding: of the file. By default a byte order mark decides, and UTF-8 without one; there
             is no guess, since a wrong one would put nonsense into a prompt.
 
-    Returns: the cues in the order of the file.
-    Raises: VideoError: no such file, empty, not text in that encoding, or a malformed cue, with
-        its line number.
+    Returns:
+        the cues in the order of the file.
+
+    Raises:
+        VideoError: no such file, empty, not text in that encoding, or a malformed cue, with its
+            line number.
+
     Source: https://www.w3.org/TR/webvtt1/; SubRip has no standard. Differs: a comma or a dot
         before the milliseconds, and hours left out, are accepted in both.
     """
@@ -106,7 +111,8 @@ def subtitles_at(
         unique: leave out silent frames and texts equal to the one before, as the Video-MME
             prompt with subtitles does; otherwise one text per timestamp, "" for silence.
 
-    Returns: texts on one line each; cues that overlap are joined by a space.
+    Returns:
+        texts on one line each; cues that overlap are joined by a space.
     """
     texts = []
     for moment in timestamps:

@@ -62,7 +62,9 @@ def find_cells(plan: MergePlan, grid: VideoGrid) -> Cells:
     Args:
         plan: of one video, for every token of the grid.
         grid: the video's shape in tokens.
-    Raises: ConfigError: the plan has not one input token per token of the grid.
+
+    Raises:
+        ConfigError: the plan has not one input token per token of the grid.
     """
     if plan.num_in != grid.num_tokens:
         raise ConfigError(
@@ -87,8 +89,11 @@ def step_of_frame(num_frames: int, steps: int) -> npt.NDArray[np.int64]:
 
     Several frames share one step in models with temporal patches.
 
-    Returns: ``(num_frames,)`` int64 in [0, steps), ascending, every step at least once.
-    Raises: ConfigError: fewer frames than steps.
+    Returns:
+        ``(num_frames,)`` int64 in [0, steps), ascending, every step at least once.
+
+    Raises:
+        ConfigError: fewer frames than steps.
     """
     if num_frames < steps:
         raise ConfigError(
@@ -103,8 +108,9 @@ def check_frames(
 ) -> npt.NDArray[np.int64]:
     """Check what is to be drawn, and return the first frame of every time step.
 
-    Raises: ConfigError: frames that are not ``(T, H, W, 3)`` uint8, too few of them or too small,
-        or another number of timestamps.
+    Raises:
+        ConfigError: frames that are not ``(T, H, W, 3)`` uint8, too few of them or too small, or
+            another number of timestamps.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ConfigError(

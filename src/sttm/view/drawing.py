@@ -58,11 +58,14 @@ def fitting_size(
     The shape of the frames is kept, unless they are so narrow that their tokens would vanish.
 
     Args:
-        width, height: of the frames, pixels.
+        width: of the frames, pixels.
+        height: of the frames, pixels.
         grid: the video's shape in tokens.
         factor: to scale by, if the bounds allow it.
         most: pixels of a side.
-    Returns: width and height; at least 8 pixels per token where ``most`` allows it.
+
+    Returns:
+        width and height; at least 8 pixels per token where ``most`` allows it.
     """
     factor = min(factor, most / max(width, height))
     sides = ((width, grid.width), (height, grid.height))

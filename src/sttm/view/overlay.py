@@ -30,9 +30,13 @@ def overlay(
         plan: the merge.
         grid: the video's shape in tokens.
         timestamps: seconds, one per frame.
-    Returns: ``(n, H', W', 3)`` uint8 with even sides: the shorter of a frame has at least 480
-        pixels where the longer one stays within 1920 then.
-    Raises: ConfigError: frames, plan, grid and timestamps do not fit together.
+
+    Returns:
+        ``(n, H', W', 3)`` uint8 with even sides: the shorter of a frame has at least 480 pixels
+        where the longer one stays within 1920 then.
+
+    Raises:
+        ConfigError: frames, plan, grid and timestamps do not fit together.
     """
     cells = find_cells(plan, grid)
     check_frames(frames, grid, timestamps)

@@ -41,7 +41,9 @@ def page(
         timestamps: seconds, one per frame.
         title: a heading, e.g. the name of the video; any characters.
         note: a line below it, e.g. model and thresholds; any characters.
-    Raises: ConfigError: frames, plan, grid and timestamps do not fit together.
+
+    Raises:
+        ConfigError: frames, plan, grid and timestamps do not fit together.
     """
     cells = find_cells(plan, grid)
     first = check_frames(frames, grid, timestamps)

@@ -52,9 +52,13 @@ def sheet(
         grid: the video's shape in tokens.
         timestamps: seconds, one per frame.
         title: put before the token counts.
-    Returns: an RGB picture of at most 48 time steps, evenly spaced if there are more; its frames
-        have 17 million pixels together at most, and take memory one by one.
-    Raises: ConfigError: frames, plan, grid and timestamps do not fit together.
+
+    Returns:
+        an RGB picture of at most 48 time steps, evenly spaced if there are more; its frames have 17
+        million pixels together at most, and take memory one by one.
+
+    Raises:
+        ConfigError: frames, plan, grid and timestamps do not fit together.
     """
     cells = find_cells(plan, grid)
     first = check_frames(frames, grid, timestamps)

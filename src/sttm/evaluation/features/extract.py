@@ -93,7 +93,8 @@ class ExtractPlan:
     def extractor(self, model: Any, processor: Any) -> "Extractor":
         """Get ready to encode.
 
-        Raises: UnsupportedModelError: no such model, or its tower's attention cannot be read.
+        Raises:
+            UnsupportedModelError: no such model, or its tower's attention cannot be read.
         """
         return Extractor(self, model, processor)
 
@@ -157,7 +158,9 @@ class Extractor:
 def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
     """Decode and encode one video, and store its features: the whole file or nothing.
 
-    Raises: VideoError: the video cannot be read. WriteError: the features cannot be written.
+    Raises:
+        VideoError: the video cannot be read.
+        WriteError: the features cannot be written.
     """
     plan, start = extractor.plan, time.perf_counter()
     found = job.find()
@@ -192,8 +195,10 @@ class Extraction:
         jobs: the videos.
         settings: of `ExtractPlan.settings`.
         info: what else to note in the manifest, e.g. the model's name and the machine.
-    Raises: ConfigError: the folder is of other settings, in use, or cannot be written; an id comes
-        twice.
+
+    Raises:
+        ConfigError: the folder is of other settings, in use, or cannot be written; an id comes
+            twice.
 
     Attributes:
         known: videos that are there already.
@@ -232,9 +237,13 @@ class Extraction:
             load: gives the model and its processor; called where the work is done.
             stop: at the first video that cannot be read.
             execute: where that is; elsewhere than here, plan, ``load`` and jobs are pickled.
-        Yields: each video as it is stored, and each that cannot be read.
-        Raises: VideoError: a video cannot be read, and ``stop`` is set. WriteError: the
-            features cannot be written.
+
+        Yields:
+            each video as it is stored, and each that cannot be read.
+
+        Raises:
+            VideoError: a video cannot be read, and ``stop`` is set.
+            WriteError: the features cannot be written.
         """
         if not self.todo:
             return
@@ -295,8 +304,11 @@ def _make_folder(path: Path) -> None:
 def verify(folder: Path) -> Iterator[tuple[StoredVideo, str]]:
     """Read every file of a folder of features again.
 
-    Yields: each video, and what is wrong with its file; nothing if it is what was written.
-    Raises: ConfigError: no such folder.
+    Yields:
+        each video, and what is wrong with its file; nothing if it is what was written.
+
+    Raises:
+        ConfigError: no such folder.
     """
     for stored in Manifest.read(folder).videos.values():
         problem = ""

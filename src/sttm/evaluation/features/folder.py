@@ -63,7 +63,9 @@ class FeatureFolder:
                 ``metadata/*.pkl`` as the authors of STTM published them.
             model: the model that is to read them.
             sampling: what the frames must have been sampled with; None to take what is there.
-        Raises: ConfigError: no such folder, or features of another model or of other frames.
+
+        Raises:
+            ConfigError: no such folder, or features of another model or of other frames.
         """
         folder = Path(path)
         features: _Features
@@ -93,7 +95,8 @@ class FeatureFolder:
     def check_method(self, method: Method | None) -> None:
         """Refuse a method that needs what was not extracted.
 
-        Raises: ConfigError: it reads the vision tower's attention, which is not there.
+        Raises:
+            ConfigError: it reads the vision tower's attention, which is not there.
         """
         if method is not None and "tower_attention" in needs_of(method) and not self.attention:
             raise ConfigError(
@@ -109,6 +112,7 @@ class FeatureFolder:
             chat: with the model of the features.
             video_id: one of ``video_ids``.
             context: see `sttm.VideoChat.encode`.
+
         Raises:
             ConfigError: the chat has another model, processor or method than the features allow.
             VideoError: the video is not there, or its file is damaged.

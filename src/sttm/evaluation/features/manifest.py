@@ -70,7 +70,8 @@ class StoredVideo:
     def read(self, folder: Path) -> bytes:
         """Read the features' file.
 
-        Raises: VideoError: it is missing, or not what was written.
+        Raises:
+            VideoError: it is missing, or not what was written.
         """
         path = folder / self.file
         try:
@@ -178,7 +179,8 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest":
         """Read the manifest of a folder, which may still be growing.
 
-        Raises: ConfigError: there is none, or it is damaged.
+        Raises:
+            ConfigError: there is none, or it is damaged.
         """
         stored: Stored[StoredVideo] = read_journal(folder / MANIFEST, StoredVideo)
         needed = {*_ABOUT_MODEL, *_ABOUT_SAMPLING, "tower_attention"}
@@ -208,7 +210,8 @@ class Manifest:
     def load(self, video_id: str, chat: Any) -> EncodedFrames:
         """Read the features of one video; they need no model to be finished.
 
-        Raises: VideoError: the file is missing, or not what was written.
+        Raises:
+            VideoError: the file is missing, or not what was written.
         """
         stored = self.videos[video_id]
         return from_bytes(stored.read(self.path), self.path / stored.file)
@@ -216,28 +219,32 @@ class Manifest:
     def check_model(self, model: Any) -> None:
         """Refuse another model than that of the features.
 
-        Raises: ConfigError: it is another.
+        Raises:
+            ConfigError: it is another.
         """
         self._check_all(_about_model(model), (*_ABOUT_MODEL, _CONFIG))
 
     def check_processor(self, processor: Any) -> None:
         """Refuse a processor that makes other pixels of the frames.
 
-        Raises: ConfigError: it does.
+        Raises:
+            ConfigError: it does.
         """
         self._check_all(_about_processor(processor), (_PROCESSOR,))
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Refuse features of other frames.
 
-        Raises: ConfigError: the frames were sampled in another way.
+        Raises:
+            ConfigError: the frames were sampled in another way.
         """
         self._check(_about_sampling(sampling), _ABOUT_SAMPLING)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Refuse to go on with other settings than those of `settings_of` that the folder has.
 
-        Raises: ConfigError: something differs.
+        Raises:
+            ConfigError: something differs.
         """
         self._check(settings, [*settings, *(self.settings.keys() - settings.keys())])
 

@@ -71,7 +71,9 @@ def read_pickle(path: Path) -> Any:
 
     Args:
         path: a file of at most 16 MiB.
-    Raises: VideoError: it cannot be read, is damaged, or wants anything else.
+
+    Raises:
+        VideoError: it cannot be read, is damaged, or wants anything else.
     """
     try:
         with path.open("rb") as file:
@@ -94,7 +96,8 @@ def read_pickle(path: Path) -> Any:
 def unpickle(content: bytes) -> Any:
     """Do what ``pickle.loads`` does, for tensors, numbers, strings and containers.
 
-    Raises: pickle.UnpicklingError: the pickle wants something else; other errors: it is damaged.
+    Raises:
+        pickle.UnpicklingError: the pickle wants something else; other errors: it is damaged.
     """
     if len(content) > _LARGEST:
         raise pickle.UnpicklingError(f"more than {_LARGEST} bytes")
@@ -107,7 +110,8 @@ def load_tensors(file: BinaryIO) -> Any:
 
     That one calls nothing it does not know, but hashes and prints what it reads.
 
-    Raises: pickle.UnpicklingError: the file wants something else; other errors: it is damaged.
+    Raises:
+        pickle.UnpicklingError: the file wants something else; other errors: it is damaged.
     """
     if file.read(len(_ZIP)) == _ZIP:
         with zipfile.ZipFile(file) as archive:

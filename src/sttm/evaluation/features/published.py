@@ -64,7 +64,8 @@ class PublishedFeatures:
     def check_model(self, model: Any) -> None:
         """Refuse families of which no features were published.
 
-        Raises: UnsupportedModelError: of this one there are none.
+        Raises:
+            UnsupportedModelError: of this one there are none.
         """
         kind = model.config.model_type
         if kind not in _LAYOUTS:
@@ -79,7 +80,8 @@ class PublishedFeatures:
     def check_sampling(self, sampling: Sampling) -> None:
         """Refuse features of other frames, where the folder's name tells.
 
-        Raises: ConfigError: they are of others.
+        Raises:
+            ConfigError: they are of others.
         """
         found = self.sampling
         if found is None:
@@ -96,7 +98,8 @@ class PublishedFeatures:
     def load(self, video_id: str, chat: VideoChat) -> EncodedFrames:
         """Read the features of one video, and let the model finish them.
 
-        Raises: VideoError: a file is missing, damaged, hostile, or does not fit the model.
+        Raises:
+            VideoError: a file is missing, damaged, hostile, or does not fit the model.
         """
         tensor = self._tensor(self.path / _FEATURES / f"{video_id}.pt")
         path = self.path / _METADATA / f"{video_id}.pkl"
@@ -246,7 +249,8 @@ class _Always:
 def _tower_that_gives(chat: VideoChat, hidden: torch.Tensor) -> Iterator[None]:
     """Put hidden states in the place of the vision tower for the time of the block.
 
-    Raises: UnsupportedModelError: the model wants more of its tower than was published.
+    Raises:
+        UnsupportedModelError: the model wants more of its tower than was published.
     """
     config, base = chat.model.config, chat.adapter.base
     layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy

@@ -24,8 +24,11 @@ def rehearse(content: BinaryIO, admitted: Container[str]) -> None:
     Args:
         content: where a pickle begins.
         admitted: names of the instructions that it may have.
-    Raises: pickle.UnpicklingError: it has another one, or builds something too large, too deep or
-        endless; ValueError: it is damaged.
+
+    Raises:
+        pickle.UnpicklingError: it has another one, or builds something too large, too deep or
+            endless;
+        ValueError: it is damaged.
     """
     stage = _Stage()
     for done, (instruction, argument, byte) in enumerate(pickletools.genops(content)):

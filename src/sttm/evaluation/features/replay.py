@@ -80,7 +80,8 @@ class WatchedProcessor(_Wrapped):
     def processed(self) -> Processed:
         """Return what became of the latest video, less the pixels.
 
-        Raises: UnsupportedModelError: the processor gave something that cannot be stored.
+        Raises:
+            UnsupportedModelError: the processor gave something that cannot be stored.
         """
         tensors = dict(self._frames.seen or {})
         metadata = tensors.pop("video_metadata", None)

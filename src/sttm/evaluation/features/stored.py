@@ -139,7 +139,9 @@ def from_bytes(content: bytes, path: object) -> EncodedFrames:
     Args:
         content: of the file.
         path: the file, for the message.
-    Raises: VideoError: something else.
+
+    Raises:
+        VideoError: something else.
     """
     try:
         header = _Header.model_validate_json(_metadata(content)[_KEY])

@@ -30,7 +30,9 @@ class EvalRunner:
         plan: what to run.
         model: a supported transformers video model.
         processor: its processor.
-    Raises: ConfigError, UnsupportedModelError: see `sttm.attach`; or the features do not fit.
+
+    Raises:
+        ConfigError, UnsupportedModelError: see `sttm.attach`; or the features do not fit.
     """
 
     def __init__(self, plan: EvalPlan, model: Any, processor: Any) -> None:
@@ -56,7 +58,8 @@ class EvalRunner:
 
         A damaged video gives the frames that can be decoded; ``source.warnings`` tells.
 
-        Raises: SttmError: the video or the features are not there, or cannot be read.
+        Raises:
+            SttmError: the video or the features are not there, or cannot be read.
         """
         task, sampling = self.plan.task, self.plan.frames
         if self._features is not None:
@@ -92,8 +95,12 @@ def answer_video(
         plan: what to run.
         video: the video and all its questions.
         known: ids of the questions that are answered already.
-    Yields: an answer per question that is not known, as soon as it is there.
-    Raises: WriteError: there is no room for a file; that would be so for every other video, too.
+
+    Yields:
+        an answer per question that is not known, as soon as it is there.
+
+    Raises:
+        WriteError: there is no room for a file; that would be so for every other video, too.
     """
     todo = [item for item in video.items if item.question_id not in known]
     done = 0

@@ -39,7 +39,9 @@ def set_beside(
         preset: name of the preset that it was made with, if any.
         questions: behind its accuracy.
         hidden: those whose right answer is not known.
-    Returns: None where the paper has no such row, or the run does not say which it is.
+
+    Returns:
+        None where the paper has no such row, or the run does not say which it is.
     """
     found = []
     for each in list_presets():

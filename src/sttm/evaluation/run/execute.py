@@ -46,8 +46,12 @@ def run(
         videos: what to ask, by video.
         known: answers that are there, by question.
         execute: where to work; elsewhere than here, plan, ``load`` and jobs are pickled.
-    Yields: new answers, errors included, as they come.
-    Raises: ConfigError: known answers are to other questions.
+
+    Yields:
+        new answers, errors included, as they come.
+
+    Raises:
+        ConfigError: known answers are to other questions.
     """
     check_known(videos, known)
     done = {key for key, answer in known.items() if answer.error is None}
@@ -63,7 +67,8 @@ def run(
 def check_known(videos: Sequence[VideoItems], known: Mapping[str, EvalAnswer]) -> None:
     """Refuse answers to other questions under the same ids.
 
-    Raises: ConfigError: the data set has changed since they were given.
+    Raises:
+        ConfigError: the data set has changed since they were given.
     """
     for video in videos:
         for item in video.items:

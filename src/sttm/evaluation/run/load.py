@@ -99,7 +99,9 @@ def load_runs(folders: Sequence[Path], *, parser: str | None = None) -> list[Run
     Args:
         folders: of `sttm eval run`.
         parser: read the answers anew with this parser; None as they were read.
-    Raises: ConfigError: a folder holds no run, or is named twice.
+
+    Raises:
+        ConfigError: a folder holds no run, or is named twice.
     """
     paths = [folder.resolve() for folder in folders]
     twice = [str(folder) for folder, path in zip(folders, paths) if paths.count(path) > 1]

@@ -51,7 +51,9 @@ class EvalPlan:
         reproduce: use only algorithms that give the same bits every time.
         features: folder of extracted features to use in place of videos.
         warm_up: answer the first question of each process twice, and time only the second.
-    Raises: ConfigError: a style or parser that the task does not have, or a number out of range.
+
+    Raises:
+        ConfigError: a style or parser that the task does not have, or a number out of range.
     """
 
     task: Task
@@ -106,7 +108,9 @@ class EvalPlan:
         Args:
             name: of the model.
             model: the model; what the plan leaves to it, the layer and the positions, is filled in.
-        Raises: ConfigError: there are no features in the folder, or they do not fit.
+
+        Raises:
+            ConfigError: there are no features in the folder, or they do not fit.
         """
         from sttm.models import adapter_for
 
@@ -144,7 +148,8 @@ class EvalPlan:
 def by_video(items: Iterable[Item]) -> list[VideoItems]:
     """Group questions by video, videos in the order in which they first come.
 
-    Raises: ConfigError: two questions have one id.
+    Raises:
+        ConfigError: two questions have one id.
     """
     found: dict[str, list[Item]] = {}
     seen: set[str] = set()
@@ -180,7 +185,8 @@ def features_of(folder: Path) -> str:
 
     Of a folder as the authors published them only the name tells anything.
 
-    Raises: ConfigError: there is no manifest, or it is damaged.
+    Raises:
+        ConfigError: there is no manifest, or it is damaged.
     """
     from sttm.evaluation.features.manifest import MANIFEST, Manifest
     from sttm.evaluation.features.published import is_published

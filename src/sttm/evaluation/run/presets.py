@@ -96,7 +96,8 @@ def list_presets() -> list[Preset]:
 def get_preset(name: str) -> Preset:
     """Return a preset.
 
-    Raises: UnknownNameError: there is none of this name.
+    Raises:
+        UnknownNameError: there is none of this name.
     """
     found = _presets().get(name)
     if found is None:

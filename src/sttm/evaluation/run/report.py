@@ -33,7 +33,9 @@ def make_report(
             and otherwise equal settings.
         compare: test every two runs of one task against each other.
         resamples: bootstrap samples.
-    Raises: ConfigError: ``full`` is of another task than a run.
+
+    Raises:
+        ConfigError: ``full`` is of another task than a run.
     """
     report = EvalReport([], [], [])
     for run in runs:

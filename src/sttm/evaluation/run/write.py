@@ -60,8 +60,12 @@ def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) ->
         folder: an existing folder.
         report: the rows.
         header: how they came about; goes into the JSON as it is.
-    Returns: the files.
-    Raises: WriteError: one of them cannot be written.
+
+    Returns:
+        the files.
+
+    Raises:
+        WriteError: one of them cannot be written.
     """
     files = [folder / name for name in ("report.json", "runs.csv", "accuracies.csv", "report.md")]
     write_json(files[0], {"format": FORMAT, **header, **asdict(report)})

@@ -51,9 +51,10 @@ class Media:
         Args:
             name: its name, with or without suffix and folders.
             parts: how many parts of its path have to be the same, the name included.
-        Returns: its path; inside a zip, that of the zip with the member's behind it, see
-            `take_out`. The one whose folders are most like those of the name, a file before a
-            member of a zip.
+
+        Returns:
+            its path; inside a zip, that of the zip with the member's behind it, see `take_out`. The
+            one whose folders are most like those of the name, a file before a member of a zip.
         """
         wanted = self._parts(PurePosixPath(name.replace("\\", "/")))
 

@@ -105,7 +105,8 @@ def compute(
 ) -> dict[str, Metric]:
     """Compute metrics; see `Task.metrics`.
 
-    Raises: ConfigError: a question is scored twice.
+    Raises:
+        ConfigError: a question is scored twice.
     """
     known = {one.item.question_id: one for one in scored}
     if len(known) < len(scored):

@@ -63,7 +63,9 @@ def subtitle_context(subtitles: Path | None, times: Sequence[float]) -> str:
     Args:
         subtitles: the file; None where the video has none.
         times: seconds of the sampled frames.
-    Raises: VideoError: the file cannot be read.
+
+    Raises:
+        VideoError: the file cannot be read.
     """
     lines = subtitles_at(read_subtitles(subtitles), times) if subtitles is not None else []
     return SUBTITLES.format(text="\n".join(lines) or NO_SUBTITLES)

@@ -246,7 +246,8 @@ def strip_letters(options: Sequence[str]) -> tuple[str, ...]:
 def letter_at(row: Row, name: str, options: Sequence[str]) -> str:
     """Turn the index of an option, from 0, into its letter.
 
-    Raises: RowError: it is none.
+    Raises:
+        RowError: it is none.
     """
     index = row.number_of(name)
     if index is None or not index.is_integer() or not 0 <= index < len(options):

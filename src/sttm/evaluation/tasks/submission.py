@@ -35,8 +35,13 @@ class Submission(BaseModel):
         Args:
             answers: letters by question id; None becomes -1, which is no option.
             path: ends in ``.json`` or ``.csv``.
-        Returns: how many questions have no answer.
-        Raises: ConfigError: another suffix. WriteError: the file cannot be written.
+
+        Returns:
+            how many questions have no answer.
+
+        Raises:
+            ConfigError: another suffix.
+            WriteError: the file cannot be written.
         """
         numbers = {
             name: NO_ANSWER if letter is None else LETTERS.index(letter)

@@ -63,7 +63,9 @@ class Row:
         Args:
             name: the field.
             exact: keep blanks around it: models read them.
-        Raises: RowError: there is none.
+
+        Raises:
+            RowError: there is none.
         """
         found = self.maybe(name)
         if found is None:
@@ -86,7 +88,8 @@ class Row:
     def texts(self, name: str) -> tuple[str, ...]:
         """Give a list of texts, with the blanks around them.
 
-        Raises: RowError: there is none.
+        Raises:
+            RowError: there is none.
         """
         value = self.values.get(name)
         if isinstance(value, str) or not isinstance(value, Sequence) or not value:
@@ -117,6 +120,7 @@ def rows_of(path: Path, folder: Path) -> Iterator[Row]:
         path: ``.json`` (a list of objects, or one object of answers), ``.jsonl``, ``.csv`` or
             ``.parquet``.
         folder: of the task; the table's name is given below it.
+
     Raises:
         FileError: it cannot be read as a whole.
         ConfigError: a parquet file, and pyarrow is not installed.

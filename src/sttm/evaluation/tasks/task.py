@@ -166,7 +166,9 @@ class Task(_Frozen):
         Args:
             data_root: see `read`.
             videos: look for the videos too; at least one must be there.
-        Raises: ConfigError: files are missing, or rows malformed; see `read` to go on without.
+
+        Raises:
+            ConfigError: files are missing, or rows malformed; see `read` to go on without.
         """
         found = self.read(data_root, videos=videos)
         problems = [problem for problem in found.problems if problem.kind != "video"]
@@ -188,7 +190,9 @@ class Task(_Frozen):
         A video inside a zip is taken out first, into ``.videos`` beside the zip, and stays there.
         A made one comes as frames.
 
-        Raises: VideoError: there is none. ConfigError: it cannot be taken out of its zip.
+        Raises:
+            VideoError: there is none.
+            ConfigError: it cannot be taken out of its zip.
         """
         if self.made:
             return scene_video(item)
@@ -205,8 +209,12 @@ class Task(_Frozen):
         Args:
             item: of this task.
             times: seconds at which frames were sampled; subtitles that show then are given.
-        Returns: subtitles, or nothing for a task without.
-        Raises: VideoError: the subtitle file cannot be read.
+
+        Returns:
+            subtitles, or nothing for a task without.
+
+        Raises:
+            VideoError: the subtitle file cannot be read.
         """
         if not self.subtitles:
             return ""
@@ -215,7 +223,8 @@ class Task(_Frozen):
     def prompt(self, item: Item, style: str = "published") -> str:
         """Write the user's turn, without the video and without `context`.
 
-        Raises: UnknownNameError: the task has no such style.
+        Raises:
+            UnknownNameError: the task has no such style.
         """
         if style not in self.prompts:
             raise unknown_name("prompt style", style, self.prompts)
@@ -229,9 +238,13 @@ class Task(_Frozen):
             item: what it was asked.
             parser: "clean", "published" (the authors' of STTM, quirks included) or "official" (the
                 benchmark's own); None for the task's default.
-        Returns: a letter; of an open question the text, as ``item.answer`` if it is that; None if
-            there is no answer.
-        Raises: ConfigError: the task has no such parser.
+
+        Returns:
+            a letter; of an open question the text, as ``item.answer`` if it is that; None if there
+            is no answer.
+
+        Raises:
+            ConfigError: the task has no such parser.
         """
         name = parser or self.parsing.default
         if name not in PARSERS:
@@ -274,6 +287,7 @@ def get_task(name: str | Path) -> Task:
 
     Args:
         name: one of `list_tasks`, or the path of a file that ends in ``.yaml`` or ``.yml``.
+
     Raises:
         UnknownNameError: no such task.
         ConfigError: the file cannot be read, or is no task.

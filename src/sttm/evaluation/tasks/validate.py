@@ -45,7 +45,9 @@ def validate(task: Task, data_root: Path | None, *, videos: bool = True) -> Vali
         task: the task.
         data_root: see `Task.read`.
         videos: look for the videos too.
-    Raises: ConfigError: no data root for a task that needs one, or pyarrow is missing.
+
+    Raises:
+        ConfigError: no data root for a task that needs one, or pyarrow is missing.
     """
     reading = task.read(data_root, videos=videos)
     looked = videos and not task.made

@@ -58,7 +58,9 @@ class Answerer:
         arguments: what was asked for.
         layer: the decoder layer to reduce at; None for attach's default.
         warn: told what a user should know, e.g. that a video is damaged.
-    Raises: ConfigError, UnsupportedModelError: as `sttm.attach`.
+
+    Raises:
+        ConfigError, UnsupportedModelError: as `sttm.attach`.
 
     Attributes:
         work: what it took so far.
@@ -89,9 +91,12 @@ class Answerer:
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         """Answer all requests, those about one video in a row.
 
-        Yields: the place of a request, and the reply to it.
-        Raises: VideoError: a video cannot be read, unless such are to be skipped. ConfigError: the
-            method refuses a video.
+        Yields:
+            the place of a request, and the reply to it.
+
+        Raises:
+            VideoError: a video cannot be read, unless such are to be skipped.
+            ConfigError: the method refuses a video.
         """
         if self._arguments.on_error == "stop":
             for request in requests:  # before hours of work are lost

@@ -65,7 +65,8 @@ def read_arguments(given: Mapping[str, Any]) -> Arguments:
 
     Names that are not the adapter's own are options of the method, e.g. ``linking=components``.
 
-    Raises: ConfigError: a misspelt name, a bad value, or two that contradict.
+    Raises:
+        ConfigError: a misspelt name, a bad value, or two that contradict.
     """
     _refuse_misspelt(given)
     name = _pretrained(given)

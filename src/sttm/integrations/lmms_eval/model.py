@@ -24,7 +24,9 @@ class Sttm(lmms):
 
     Args:
         given: what stands in ``--model_args``, ``--batch_size`` and ``--device``.
-    Raises: ConfigError: a bad argument, or a model that cannot be loaded.
+
+    Raises:
+        ConfigError: a bad argument, or a model that cannot be loaded.
         UnsupportedModelError: a model of another kind.
     """
 

@@ -46,7 +46,8 @@ class Request:
 def check_file(request: Request) -> None:
     """Look for the video of a request.
 
-    Raises: VideoError: there is no such file.
+    Raises:
+        VideoError: there is no such file.
     """
     path = request.video
     if "://" in path:
@@ -63,7 +64,8 @@ def from_visuals(
 ) -> Request:
     """Read a request that is a text and a list of visuals.
 
-    Raises: ConfigError: not exactly one video, or an argument of another kind.
+    Raises:
+        ConfigError: not exactly one video, or an argument of another kind.
     """
     found = visuals if isinstance(visuals, list | tuple) else [visuals]
     video = _only_video(where, [item for item in found if item is not None])
@@ -75,7 +77,8 @@ def from_messages(
 ) -> Request:
     """Read a request that is a list of chat messages: one user turn, perhaps a system prompt.
 
-    Raises: see `from_visuals`; ConfigError also if there are more turns, or text before the video.
+    Raises:
+        see `from_visuals`; ConfigError also if there are more turns, or text before the video.
     """
     turns = [message for message in messages if message["role"] != "system"]
     system = [_text(message["content"]) for message in messages if message["role"] == "system"]
