@@ -18,7 +18,7 @@ def main(path: str, name: str, questions: list[str]) -> None:
     print(f"{video.tokens_in} -> {video.tokens_out} video tokens")
     for question in questions:
         answer = video.ask(question)
-        print(f"{question}\n  {answer.text}  ({answer.tokens} tokens, {answer.ttft:.2f} s)")
+        print(f"{question}\n  {answer.text}  ({answer.prompt_tokens} tokens, {answer.ttft:.2f} s)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ SOURCE = Path(sttm.__file__).parent
 # From the bottom to the top: a package may import those before it, and itself.
 ORDER = (
     "errors",
+    "deprecated",
     "files",
     "plugins",
     "grid",

@@ -32,10 +32,10 @@ def test_tokens_are_those_that_entered_the_decoder(name: str, method: Any) -> No
         wide = video.ask(QUESTION, max_new_tokens=3, num_beams=2)
     finally:
         hook.remove()
-    assert fed[0] == answer.tokens == wide.tokens
+    assert fed[0] == answer.prompt_tokens == wide.prompt_tokens
     assert fed[1] == 1
     prompt = video.prefix.prompt_ids(tiny.processor, [], QUESTION)
-    assert len(prompt) - len(video.ids) <= answer.tokens <= len(QUESTION) + 40
+    assert len(prompt) - len(video.ids) <= answer.prompt_tokens <= len(QUESTION) + 40
 
 
 @both_ways
@@ -49,7 +49,7 @@ def test_a_question_in_chunks(name: str, method: Any) -> None:
     except IncompatibleTransformersError as error:
         assert "were fed" in str(error)  # noqa: PT017 (5.19 and 5.20 split the whole prompt)
     else:
-        assert (parts.tokens, parts.ids) == (whole.tokens, whole.ids)
+        assert (parts.prompt_tokens, parts.ids) == (whole.prompt_tokens, whole.ids)
 
 
 @both_ways

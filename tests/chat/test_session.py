@@ -56,7 +56,7 @@ def test_answers_equal_a_prompt_from_scratch(name: str, method: Any, layer: int)
     for question in QUESTIONS:
         answer = video.ask(question, max_new_tokens=6)
         assert answer.ids == from_scratch(tiny, frames, [], question, chat)
-        assert answer.tokens <= len(question) + 40
+        assert answer.prompt_tokens <= len(question) + 40
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -97,7 +97,7 @@ def test_a_later_turn_pays_only_for_itself() -> None:
     turn = f"\n<|im_start|>user\n{QUESTIONS[1]}<|im_end|>\n<|im_start|>assistant\n"
     # The answer's last token was never fed to the model; it and the turn are new.
     paid = len(tiny.processor.tokenizer(turn)["input_ids"])
-    assert talk.ask(QUESTIONS[1], max_new_tokens=4).tokens <= paid + 12
+    assert talk.ask(QUESTIONS[1], max_new_tokens=4).prompt_tokens <= paid + 12
 
 
 @pytest.mark.parametrize("name", FAMILIES)

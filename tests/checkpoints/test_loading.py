@@ -59,7 +59,7 @@ def test_the_time_is_part_of_what_questions_share(converted: Path) -> None:
     watched = chat.watch(video())
     answer = watched.ask("Why?", max_new_tokens=3)
     # Its own letters, the marks around it, and a few letters before it that might join with it.
-    assert answer.tokens <= len("Why?|\n|assistant\n") + 8
+    assert answer.prompt_tokens <= len("Why?|\n|assistant\n") + 8
     prompt = watched.prefix.prompt_ids(chat.processor, [], "Why?")
     text = chat.processor.tokenizer.decode(prompt)
     assert text.endswith(f"{TIMES}Why?<|im_end|>\n<|im_start|>assistant\n")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sttm.chat import WatchedVideo
+from sttm.chat import PrefilledVideo
 from sttm.cli import measuring
 from sttm.cli.demo import FIRST_SEED, TASKS, _three_questions
 from sttm.models.cache import ReducedLayer
@@ -72,14 +72,14 @@ def test_a_cache_that_holds_something_else_is_told(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merges: bool
 ) -> None:
     """Entries of one kind of run are as many as they must not be."""
-    entries = vars(WatchedVideo)["entries"].fget
+    entries = vars(PrefilledVideo)["entries"].fget
 
-    def miscount(video: WatchedVideo) -> tuple[int | None, ...]:
+    def miscount(video: PrefilledVideo) -> tuple[int | None, ...]:
         wrong = (video.layer is not None) == merges
         held: tuple[int, ...] = entries(video)
         return (*held[:-1], held[-1] + 1) if wrong else held
 
-    monkeypatch.setattr(WatchedVideo, "entries", property(miscount))
+    monkeypatch.setattr(PrefilledVideo, "entries", property(miscount))
     result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
     assert result.exit_code == 1
     assert "do not trust it" in result.stderr
@@ -91,9 +91,11 @@ def test_a_cache_that_holds_something_else_is_told(
 def test_questions_that_are_fed_more_are_told(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = WatchedVideo.ask
+    ask = PrefilledVideo.ask
     monkeypatch.setattr(
-        WatchedVideo, "ask", lambda *a, **k: replace(ask(*a, **k), tokens=ask(*a, **k).tokens + 300)
+        PrefilledVideo,
+        "ask",
+        lambda *a, **k: replace(ask(*a, **k), prompt_tokens=ask(*a, **k).prompt_tokens + 300),
     )
     result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
     assert result.exit_code == 1

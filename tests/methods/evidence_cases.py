@@ -11,7 +11,7 @@ from sttm.budget import token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import Evidence, get_method
-from sttm.ops.selection import shares
+from sttm.ops.selection import apportion
 from sttm.plan import MergePlan
 
 GRIDS = (VideoGrid(1, 1, 1), VideoGrid(1, 3, 4), VideoGrid(5, 1, 1), VideoGrid(9, 3, 2))
@@ -149,7 +149,7 @@ def even_split(total: int, parts: int) -> list[int]:
 def proportional(sizes: Sequence[int], total: int) -> list[int]:
     """Split in proportion to the sizes; by the library, which rounds remainders in its own way."""
     parts = torch.tensor(sizes)
-    return list(shares(parts, total, torch.full_like(parts, total)).tolist())
+    return list(apportion(parts, total, torch.full_like(parts, total)).tolist())
 
 
 def peaks(points: torch.Tensor, neighbours: int, count: int) -> list[int]:

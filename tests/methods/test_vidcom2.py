@@ -10,7 +10,7 @@ from sttm.grid import VideoGrid
 from sttm.methods import VidCom2
 from sttm.ops import naive_field
 from sttm.ops.distinctiveness import gaussian_likeness, steady_channels
-from sttm.ops.selection import shares
+from sttm.ops.selection import apportion
 from tests.methods.field_cases import (
     drifting,
     every_count,
@@ -34,7 +34,7 @@ def test_it_equals_its_twin(frames: int, side: int, part: float, seed: int) -> N
     plan = VidCom2(keep=count).plan(x, grid)
     tokens = plan.info["frame_tokens"]
     # Rounding may move one token between frames with equal remainders.
-    exact = shares(torch.tensor(budget).double(), count, torch.full((frames,), places))
+    exact = apportion(torch.tensor(budget).double(), count, torch.full((frames,), places))
     assert int((tokens - exact).abs().max()) <= 1
     expected = [
         t * places + i

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.ops import naive
-from sttm.ops.links import LinkMemory, Links, find_links, parent_links
+from sttm.ops.links import CosineCache, Links, find_links, parent_links
 from sttm.ops.pyramid import used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, boxes, cell_rows, cut, grow
 from tests.ops.merge_cases import make_video, videos
@@ -89,7 +89,7 @@ def test_links_equal_their_twin(
 def test_remembered_cosines_are_the_computed_ones() -> None:
     grid = VideoGrid(4, 9, 14)
     tree = grown(make_video("smooth", grid, 6, 0), grid)
-    memory = LinkMemory(tree)
+    memory = CosineCache(tree)
     for threshold in (0.95, 0.8, 0.9, 0.95, -1.0, 2.0, 0.85):
         cells = cut(tree, threshold)
         fresh, remembered = find_links(tree, cells), find_links(tree, cells, memory)

@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 
 from sttm.ops import naive_field
 from sttm.ops.selection import (
+    apportion,
     descending_rank,
+    evenly_spaced,
     kept_groups,
     labelled_groups,
-    most,
-    most_per_row,
-    shares,
-    spread,
+    stable_topk,
+    stable_topk_per_row,
 )
 
 # Few values, so that most scores have equals.
@@ -24,10 +24,10 @@ def test_the_most_are_chosen_by_score_then_by_index(
     values: list[float], data: st.DataObject
 ) -> None:
     count = data.draw(st.integers(0, len(values)))
-    chosen = most(torch.tensor(values), count)
+    chosen = stable_topk(torch.tensor(values), count)
     assert chosen.dtype == torch.int64
     assert chosen.tolist() == naive_field.best(values, count)
-    rows = most_per_row(torch.tensor([values, values[::-1]]), torch.tensor([count, 1]))
+    rows = stable_topk_per_row(torch.tensor([values, values[::-1]]), torch.tensor([count, 1]))
     assert rows[0].nonzero().squeeze(1).tolist() == naive_field.best(values, count)
     assert rows[1].nonzero().squeeze(1).tolist() == naive_field.best(values[::-1], 1)
 
@@ -38,7 +38,7 @@ def test_the_gpu_chooses_alike() -> None:
     score = torch.randint(-3, 3, (5000,), generator=torch.Generator().manual_seed(0)).float()
     score = score * torch.tensor([1.0, -0.0]).repeat(2500)
     for count in (1, 100, 2600, 4999):
-        assert torch.equal(most(score, count), most(score.cuda(), count).cpu())
+        assert torch.equal(stable_topk(score, count), stable_topk(score.cuda(), count).cpu())
     assert torch.equal(descending_rank(score), descending_rank(score.cuda()).cpu())
 
 
@@ -55,26 +55,28 @@ def test_shares_add_up_within_their_limits(
     limit = torch.tensor([limit for _, limit in parts])
     weight = torch.tensor([weight for weight, _ in parts])
     total = data.draw(st.integers(0, int(limit.sum())))
-    given_ = shares(weight, total, limit)
+    given_ = apportion(weight, total, limit)
     assert int(given_.sum()) == total
     assert bool(((given_ >= 0) & (given_ <= limit)).all())
 
 
-def test_shares_follow_the_largest_remainders() -> None:
+def test_apportioning_follows_the_largest_remainders() -> None:
     many = torch.tensor([100, 100, 100])
-    assert shares(torch.tensor([1.0, 2.0, 4.0]), 10, many).tolist() == [1, 3, 6]
-    assert shares(torch.ones(3), 4, many).tolist() == [2, 1, 1]
-    assert shares(torch.tensor([1.0, 1.0, 8.0]), 10, torch.tensor([9, 9, 4])).tolist() == [3, 3, 4]
-    assert shares(torch.tensor([0.0, 0.0, 1.0]), 5, torch.tensor([9, 9, 2])).tolist() == [2, 1, 2]
+    assert apportion(torch.tensor([1.0, 2.0, 4.0]), 10, many).tolist() == [1, 3, 6]
+    assert apportion(torch.ones(3), 4, many).tolist() == [2, 1, 1]
+    few = torch.tensor([9, 9, 4])
+    assert apportion(torch.tensor([1.0, 1.0, 8.0]), 10, few).tolist() == [3, 3, 4]
+    few = torch.tensor([9, 9, 2])
+    assert apportion(torch.tensor([0.0, 0.0, 1.0]), 5, few).tolist() == [2, 1, 2]
 
 
 def test_places_are_the_middles_of_equal_spans() -> None:
-    assert spread(3, 9).tolist() == [1, 4, 7]
-    assert spread(0, 9).tolist() == []
-    assert spread(9, 9).tolist() == [*range(9)]
+    assert evenly_spaced(3, 9).tolist() == [1, 4, 7]
+    assert evenly_spaced(0, 9).tolist() == []
+    assert evenly_spaced(9, 9).tolist() == [*range(9)]
     for n in range(1, 30):
         for count in range(1, n + 1):
-            assert len({*spread(count, n).tolist()}) == count
+            assert len({*evenly_spaced(count, n).tolist()}) == count
 
 
 def test_groups_follow_their_first_tokens() -> None:

@@ -1,6 +1,9 @@
 """Watch a video once, ask many questions."""
 
 from sttm.chat.records import Answer, Source, Timings
-from sttm.chat.session import Conversation, VideoChat, WatchedVideo
+from sttm.chat.session import Conversation, PrefilledVideo, VideoChat
+from sttm.deprecated import old_names
 
-__all__ = ["Answer", "Conversation", "Source", "Timings", "VideoChat", "WatchedVideo"]
+__all__ = ["Answer", "Conversation", "PrefilledVideo", "Source", "Timings", "VideoChat"]
+
+__getattr__ = old_names(__name__, {"WatchedVideo": PrefilledVideo})

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sttm.chat.prompt import Prefix
+from sttm.deprecated import warn_renamed
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Answer:
     Args:
         text: the answer, without special tokens.
         ids: its token ids.
-        tokens: prompt tokens that this question paid for, as counted in front of the decoder.
+        prompt_tokens: those that this question paid for, as counted in front of the decoder.
         ttft: seconds from the question to its first token (time to first token).
         seconds: seconds to the last token.
         output: what ``generate`` gave, if it was asked for more than ids; else None.
@@ -23,10 +24,16 @@ class Answer:
 
     text: str
     ids: tuple[int, ...] = field(repr=False)
-    tokens: int
+    prompt_tokens: int
     ttft: float
     seconds: float
     output: Any = field(default=None, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """The old name of ``prompt_tokens``, until 0.3."""
+        warn_renamed("Answer.tokens", "Answer.prompt_tokens")
+        return self.prompt_tokens
 
 
 @dataclass(frozen=True)

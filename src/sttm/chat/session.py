@@ -91,7 +91,7 @@ class VideoChat:
         rule: str = "llava",
         context: str = "",
         progress: Progress | None = None,
-    ) -> "WatchedVideo":
+    ) -> "PrefilledVideo":
         """Decode, encode and prefill a video.
 
         Args:
@@ -210,7 +210,7 @@ class VideoChat:
             timings=timings,
         )
 
-    def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "WatchedVideo":
+    def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "PrefilledVideo":
         """Reduce and prefill a video that :meth:`encode` gave: the other part of :meth:`watch`."""
         tell = progress or _silent
         inputs = encoded.inputs
@@ -221,7 +221,7 @@ class VideoChat:
             reports = tuple(attachment.reports) if attachment is not None else ()
         seconds = self._now() - start
         tell("prefill", 1, 1)
-        return WatchedVideo(
+        return PrefilledVideo(
             self,
             cache,
             encoded.prefix,
@@ -236,8 +236,8 @@ class VideoChat:
             method=method_key(self.method),
         )
 
-    def load(self, path: str | PathLike[str]) -> "WatchedVideo":
-        """Load a video that :meth:`WatchedVideo.save` stored.
+    def load(self, path: str | PathLike[str]) -> "PrefilledVideo":
+        """Load a video that :meth:`PrefilledVideo.save` stored.
 
         A chat without a method takes a video whatever reduced it; a chat with one takes its own.
 
@@ -336,7 +336,7 @@ class VideoChat:
         return time.perf_counter()
 
 
-class WatchedVideo:
+class PrefilledVideo:
     """A video in the cache of a model.
 
     Attributes:
@@ -437,14 +437,14 @@ class Conversation:
         history: (question, answer) pairs so far.
     """
 
-    def __init__(self, video: WatchedVideo) -> None:
+    def __init__(self, video: PrefilledVideo) -> None:
         self.video = video
         self.history: list[tuple[str, str]] = []
         self._cache = video.cache
         self._ids = video.ids
 
     def ask(self, question: str, **generate: Any) -> Answer:
-        """Ask the next question; see :meth:`WatchedVideo.ask`."""
+        """Ask the next question; see :meth:`PrefilledVideo.ask`."""
         with model_lock(self.video.chat.adapter):
             return self._ask(question, generate)
 

@@ -28,7 +28,7 @@ from sttm.models.cache import ReducedLayer, adopt_layer
 from sttm.plan import MergePlan
 
 if TYPE_CHECKING:
-    from sttm.chat.session import VideoChat, WatchedVideo
+    from sttm.chat.session import PrefilledVideo, VideoChat
 
 FORMAT: Literal[2] = 2
 _KEY = "sttm"
@@ -84,7 +84,7 @@ class _Header(BaseModel):
         return {"ids"} | parts
 
 
-def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
+def save_video(video: "PrefilledVideo", path: str | PathLike[str]) -> None:
     """Store a watched video; an existing file is replaced only once the new one is complete."""
     prefix, chat = video.prefix, video.chat
     tensors = {"ids": video.ids}
@@ -129,14 +129,14 @@ def save_video(video: "WatchedVideo", path: str | PathLike[str]) -> None:
     replace_file(path, write)
 
 
-def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
+def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "PrefilledVideo":
     """Load a watched video for the model that it was made with.
 
     Raises:
         SavedCacheError: no such file, damaged, or of another format version, model, dtype or
             method.
     """
-    from sttm.chat.session import WatchedVideo
+    from sttm.chat.session import PrefilledVideo
 
     header, tensors = _read(Path(path))
     _check_owner(path, header, chat)
@@ -159,7 +159,7 @@ def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "WatchedVideo":
     prefix = Prefix(
         header.system, header.context, header.before, header.rest, ids[: header.head].clone()
     )
-    return WatchedVideo(
+    return PrefilledVideo(
         chat,
         cache,
         prefix,

@@ -31,7 +31,7 @@ from sttm.cli.watching import Decoded, decode
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sttm.chat import Conversation, WatchedVideo
+    from sttm.chat import Conversation, PrefilledVideo
     from sttm.video import Video
 
 SAVED = ".sttm"
@@ -162,7 +162,7 @@ def _result(
     video: str,
     model: str,
     method: str,
-    watched: "WatchedVideo",
+    watched: "PrefilledVideo",
     decoded: Decoded | None,
     asked: list[Asked],
 ) -> AskResult:
@@ -213,13 +213,15 @@ def _subtitle_text(subtitles: str | None, video: "Video") -> str:
 
 
 def _ask_all(
-    watched: "WatchedVideo", questions: list[str], remember: bool, max_new_tokens: int
+    watched: "PrefilledVideo", questions: list[str], remember: bool, max_new_tokens: int
 ) -> list[Asked]:
-    talk: Conversation | WatchedVideo = watched.conversation() if remember else watched
+    talk: Conversation | PrefilledVideo = watched.conversation() if remember else watched
     asked = []
     for question in questions:
         answer = talk.ask(question, max_new_tokens=max_new_tokens)
-        asked.append(Asked(question, answer.text, answer.tokens, answer.ttft, answer.seconds))
+        asked.append(
+            Asked(question, answer.text, answer.prompt_tokens, answer.ttft, answer.seconds)
+        )
     return asked
 
 

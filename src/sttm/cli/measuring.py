@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sttm.cli.progress import Tell
 
 if TYPE_CHECKING:
-    from sttm.chat import VideoChat, WatchedVideo
+    from sttm.chat import PrefilledVideo, VideoChat
     from sttm.video import Video
 
 _ANSWER_TOKENS = 8
@@ -34,7 +34,7 @@ class Run:
     encode: float
     answers: tuple[str, ...]
     fed: tuple[int, ...]
-    watched: "WatchedVideo"
+    watched: "PrefilledVideo"
 
 
 def measure(
@@ -93,7 +93,7 @@ def miscounted(run: Run, questions: Sequence[str]) -> str:
     return ""
 
 
-def _ask_all(watched: "WatchedVideo", questions: Sequence[str]) -> Run:
+def _ask_all(watched: "PrefilledVideo", questions: Sequence[str]) -> Run:
     answers = [watched.ask(question, max_new_tokens=_ANSWER_TOKENS) for question in questions]
     return Run(
         first=watched.timings.prefill + answers[0].ttft,
@@ -101,7 +101,7 @@ def _ask_all(watched: "WatchedVideo", questions: Sequence[str]) -> Run:
         process=watched.timings.process,
         encode=watched.timings.encode,
         answers=tuple(answer.text for answer in answers),
-        fed=tuple(answer.tokens for answer in answers),
+        fed=tuple(answer.prompt_tokens for answer in answers),
         watched=watched,
     )
 

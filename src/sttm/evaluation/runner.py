@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sttm.attachment import attach
-from sttm.chat import VideoChat, WatchedVideo
+from sttm.chat import PrefilledVideo, VideoChat
 from sttm.chat.measured import generate_behind, sequences
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Encoded
@@ -196,7 +196,7 @@ class Runner:
             self.model, self.processor, method, layer=self.layer, positions=self.positions
         )
 
-    def _on_one_prefill(self, watched: WatchedVideo, questions: Sequence[str]) -> list[str]:
+    def _on_one_prefill(self, watched: PrefilledVideo, questions: Sequence[str]) -> list[str]:
         texts: list[str] = []
         for first in range(0, len(questions), self.batch):
             part = questions[first : first + self.batch]
@@ -256,7 +256,7 @@ def generate_alone(
 
 
 def ask_together(
-    watched: WatchedVideo, questions: Sequence[str], *, max_new_tokens: int
+    watched: PrefilledVideo, questions: Sequence[str], *, max_new_tokens: int
 ) -> list[str]:
     """Answer several questions at once, each in a row of its own on a copy of the prefill.
 

@@ -8,8 +8,8 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
 from sttm.methods.registry import register
-from sttm.ops.places import place_cosines
-from sttm.ops.selection import kept_groups, most_per_row, shares, spread
+from sttm.ops.colocated import colocated_cosines
+from sttm.ops.selection import apportion, evenly_spaced, kept_groups, stable_topk_per_row
 from sttm.plan import MergePlan
 
 _GROUP = 4
@@ -67,18 +67,18 @@ def _kept_tokens(x: torch.Tensor, grid: VideoGrid, count: int) -> torch.Tensor:
     while count < _first_frames(grid.frames, stride) * per_frame:
         stride *= _GROUP
         if stride >= grid.frames:
-            return spread(count, per_frame, x.device)
+            return evenly_spaced(count, per_frame, x.device)
     frame = torch.arange(0, grid.frames, stride, device=x.device)
     place = torch.arange(frame.shape[0], device=x.device)
     is_first = place % _GROUP == 0
     # The second, third and fourth frame look at the first, first and third.
     later = place[~is_first]
     reference = later - 1 - (later % _GROUP == 2).long()
-    similarity = place_cosines(x, grid.frames, frame[later], frame[reference])
+    similarity = colocated_cosines(x, grid.frames, frame[later], frame[reference])
     kept = is_first[:, None].expand(-1, per_frame).clone()
     left = count - int(is_first.sum()) * per_frame
     room = torch.full(later.shape, per_frame, device=x.device)
-    kept[later] = most_per_row(-similarity, shares(torch.ones_like(room), left, room))
+    kept[later] = stable_topk_per_row(-similarity, apportion(torch.ones_like(room), left, room))
     token = frame[:, None] * per_frame + torch.arange(per_frame, device=x.device)
     return token[kept]
 

@@ -8,8 +8,8 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
 from sttm.methods.registry import register
-from sttm.ops.places import place_cosines
-from sttm.ops.selection import kept_groups, most, spread
+from sttm.ops.colocated import colocated_cosines
+from sttm.ops.selection import evenly_spaced, kept_groups, stable_topk
 from sttm.plan import MergePlan
 
 
@@ -53,10 +53,10 @@ class EVS:
         grid.check(x)
         count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
         if count <= per_frame:
-            kept = spread(count, per_frame, x.device)
+            kept = evenly_spaced(count, per_frame, x.device)
         else:
             frame = torch.arange(grid.frames, device=x.device)
-            change = 1.0 - place_cosines(x, grid.frames, frame[1:], frame[:-1]).flatten()
-            later = most(change, count - per_frame) + per_frame
+            change = 1.0 - colocated_cosines(x, grid.frames, frame[1:], frame[:-1]).flatten()
+            later = stable_topk(change, count - per_frame) + per_frame
             kept = torch.cat([torch.arange(per_frame, device=x.device), later])
         return MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))

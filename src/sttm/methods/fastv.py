@@ -9,7 +9,7 @@ from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
 from sttm.methods.base import Evidence, Need, required
 from sttm.methods.registry import register
-from sttm.ops.selection import kept_groups, most
+from sttm.ops.selection import kept_groups, stable_topk
 from sttm.plan import MergePlan
 
 
@@ -54,5 +54,5 @@ class FastV:
         """
         grid.check(x)
         attention = required(evidence, "prompt_attention", grid, x.device)
-        kept = most(attention, token_budget(self.keep, grid.num_tokens))
+        kept = stable_topk(attention, token_budget(self.keep, grid.num_tokens))
         return MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))

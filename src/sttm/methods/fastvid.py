@@ -13,7 +13,7 @@ from sttm.methods.registry import register
 from sttm.ops.assignment import anchored_groups, even_counts, most_similar, part_of
 from sttm.ops.clustering import density_and_separation, peak_rank, squared_distances
 from sttm.ops.segments import frame_means
-from sttm.ops.selection import most, most_per_row, shares
+from sttm.ops.selection import apportion, stable_topk, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
@@ -87,7 +87,7 @@ class FastVID:
         starts = self._starts(frame_means(x, grid.frames))
         lengths = torch.cat([starts, starts.new_tensor([grid.frames])]).diff()
         budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
-        counts = shares(lengths, budget, lengths * per_frame)
+        counts = apportion(lengths, budget, lengths * per_frame)
         field = x.view(grid.frames, per_frame, -1)
         labels, weights = [], []
         for start, length, count in zip(starts.tolist(), lengths.tolist(), counts.tolist()):
@@ -104,7 +104,7 @@ class FastVID:
         unit = torch.nn.functional.normalize(means.double(), dim=1)
         alike = (unit[1:] * unit[:-1]).sum(dim=1).float()
         ends = alike < self.similarity
-        ends[most(-alike, min(self.segments - 1, alike.shape[0]))] = True
+        ends[stable_topk(-alike, min(self.segments - 1, alike.shape[0]))] = True
         return torch.cat([ends.new_ones(1), ends]).nonzero().squeeze(1)
 
     def _segment(
@@ -113,7 +113,7 @@ class FastVID:
         """Return ``(P * n,)`` labels within the segment, and weights."""
         num_anchors = part_of(count, self.density)
         counts = even_counts(count - num_anchors, attention.shape[0], field.device)
-        salient = most_per_row(attention, counts)
+        salient = stable_topk_per_row(attention, counts)
         is_anchor = self._anchors(field, ~salient, num_anchors).flatten()
         single = is_anchor | salient.flatten()
         token = torch.arange(single.shape[0], device=field.device)
@@ -137,9 +137,9 @@ class FastVID:
         room = free.sum(dim=1)
         sampled = torch.arange(frames, device=room.device) % self.interval == 0
         first = torch.where(sampled, room, 0)
-        given = shares(torch.ones_like(room), min(count, int(first.sum())), first)
+        given = apportion(torch.ones_like(room), min(count, int(first.sum())), first)
         left = count - int(given.sum())
-        given += shares(torch.ones_like(room), left, room - first)
+        given += apportion(torch.ones_like(room), left, room - first)
         chosen = torch.zeros_like(free)
         for frame, number in enumerate(given.tolist()):
             if number == 0:

@@ -11,8 +11,8 @@ from sttm.methods.base import Evidence, Need, required
 from sttm.methods.checks import check_number
 from sttm.methods.registry import register
 from sttm.ops.assignment import anchored_groups
-from sttm.ops.places import place_cosines
-from sttm.ops.selection import most
+from sttm.ops.colocated import colocated_cosines
+from sttm.ops.selection import stable_topk
 from sttm.plan import MergePlan
 
 
@@ -75,7 +75,7 @@ class FrameFusion:
         total = torch.zeros(anchor.shape[0], dtype=torch.float64, device=x.device)
         total.index_add_(0, group, attention.double())
         kept = torch.zeros(anchor.shape[0], dtype=torch.bool, device=x.device)
-        kept[most((total / size).float(), count)] = True
+        kept[stable_topk((total / size).float(), count)] = True
         label = torch.where(kept[group], label, -1)
         plan = MergePlan.from_groups(*anchored_groups(label))
         pruned = int((label < 0).sum())
@@ -88,11 +88,12 @@ class FrameFusion:
         if grid.frames == 1:
             return label.flatten()
         later = torch.arange(1, grid.frames, device=x.device)
-        cosine = place_cosines(x, grid.frames, later, later - 1)
+        cosine = colocated_cosines(x, grid.frames, later, later - 1)
         similar = cosine >= self.threshold
         limit = min(int(similar.sum()), grid.num_tokens - count)
         joins = torch.zeros_like(similar)
-        joins.view(-1)[most(torch.where(similar, cosine, -torch.inf).flatten(), limit)] = True
+        most_similar = stable_topk(torch.where(similar, cosine, -torch.inf).flatten(), limit)
+        joins.view(-1)[most_similar] = True
         for frame in range(1, grid.frames):
             label[frame] = torch.where(joins[frame - 1], label[frame - 1], label[frame])
         return label.flatten()

@@ -12,8 +12,8 @@ from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.assignment import anchored_groups
 from sttm.ops.clustering import cluster_centres
-from sttm.ops.places import place_cosines
-from sttm.ops.selection import most, most_per_row, shares
+from sttm.ops.colocated import colocated_cosines
+from sttm.ops.selection import apportion, stable_topk, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
@@ -107,7 +107,7 @@ class HoliTom:
         later = torch.arange(1, grid.frames, device=x.device)
         cosine = torch.full(shape, torch.inf, device=x.device)
         if grid.frames > 1:
-            cosine[1:] = place_cosines(x, grid.frames, later, later - 1)
+            cosine[1:] = colocated_cosines(x, grid.frames, later, later - 1)
         alike = cosine > self.threshold
         starts = best_segments(alike)
         still = torch.zeros(shape, dtype=torch.bool, device=x.device)
@@ -129,12 +129,12 @@ class HoliTom:
         """Return ``(T, P)`` int64 labels of exactly ``budget`` groups."""
         starts = torch.tensor(merged.starts, device=x.device)
         sizes = torch.cat([merged.still[starts].sum(dim=1), (~merged.still).sum(dim=1)])
-        counts = shares(sizes, budget, sizes)
+        counts = apportion(sizes, budget, sizes)
         clusters, moving = counts[: starts.shape[0]], counts[starts.shape[0] :]
         token = torch.arange(grid.num_tokens, device=x.device).view(grid.frames, -1)
         # Still tokens are below every other one, and never counted in.
         score = torch.where(merged.still, -1.0, attention)
-        label = torch.where(most_per_row(score, moving), token, -1)
+        label = torch.where(stable_topk_per_row(score, moving), token, -1)
         field = x.view(*token.shape, -1)
         ends = [*merged.starts[1:], grid.frames]
         for start, end, count in zip(merged.starts, ends, clusters.tolist()):
@@ -189,6 +189,6 @@ def _with_singles(merged: _Merged, count: int) -> torch.Tensor:
     for start, end in zip(merged.starts, [*merged.starts[1:], frames]):
         label[start:end] = torch.where(merged.still[start:end], token[start], token[start:end])
     score = torch.where(merged.first, -torch.inf, -merged.cosine).flatten()
-    single = most(score, count)
+    single = stable_topk(score, count)
     label.view(-1)[single] = single
     return label

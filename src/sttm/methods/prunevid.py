@@ -12,7 +12,7 @@ from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.segments import fewer_segments, frame_means, more_segments, segment_starts, stillness
-from sttm.ops.selection import descending_rank, labelled_groups, shares
+from sttm.ops.selection import apportion, descending_rank, labelled_groups
 from sttm.plan import MergePlan
 
 
@@ -181,6 +181,6 @@ def _cluster_counts(split: _Split, budget: int | None, ratio: float | None) -> l
     else:
         # One for every set, the others in proportion.
         least = sizes.clamp(max=1)
-        clusters = least + shares(sizes - least, budget - int(least.sum()), sizes - least)
+        clusters = least + apportion(sizes - least, budget - int(least.sum()), sizes - least)
     per_segment = copies.reshape(-1, 2).sum(dim=1).tolist()
     return [part.tolist() for part in torch.split(clusters, per_segment)]

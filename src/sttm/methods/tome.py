@@ -9,7 +9,7 @@ from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
 from sttm.methods.registry import register
 from sttm.ops.bipartite import best_partners
-from sttm.ops.selection import labelled_groups, most
+from sttm.ops.selection import labelled_groups, stable_topk
 from sttm.plan import MergePlan
 
 
@@ -68,7 +68,7 @@ class ToMe:
 def _next_groups(x: torch.Tensor, surplus: int) -> torch.Tensor:
     """Return ``(n,)`` int64: the token that each token is part of after one more round."""
     partner, similarity = best_partners(x)
-    merging = most(similarity, min(surplus, x.shape[0] // 2))
+    merging = stable_topk(similarity, min(surplus, x.shape[0] // 2))
     group = torch.arange(x.shape[0], device=x.device)
     group[2 * merging] = partner[merging]
     return group

@@ -8,7 +8,7 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
 from sttm.methods.registry import register
-from sttm.ops.selection import kept_groups, spread
+from sttm.ops.selection import evenly_spaced, kept_groups
 from sttm.plan import MergePlan
 
 
@@ -47,8 +47,8 @@ class UniformFrames:
         """
         grid.check(x)
         count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
-        first = spread(-(-count // per_frame), grid.frames, x.device) * per_frame
+        first = evenly_spaced(-(-count // per_frame), grid.frames, x.device) * per_frame
         whole = first[:-1, None] + torch.arange(per_frame, device=x.device)
-        part = first[-1] + spread(count - whole.numel(), per_frame, x.device)
+        part = first[-1] + evenly_spaced(count - whole.numel(), per_frame, x.device)
         kept = torch.cat([whole.flatten(), part])
         return MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))

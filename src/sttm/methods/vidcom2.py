@@ -12,7 +12,7 @@ from sttm.methods.checks import check_number
 from sttm.methods.registry import register
 from sttm.ops.assignment import part_of
 from sttm.ops.distinctiveness import gaussian_likeness, steady_channels
-from sttm.ops.selection import kept_groups, most_per_row, shares
+from sttm.ops.selection import apportion, kept_groups, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
@@ -73,7 +73,12 @@ class VidCom2:
         uniqueness = -like_video.mean(dim=1, dtype=torch.float64)
         lead = torch.softmax(uniqueness / self.temperature, dim=0)
         room = torch.full((grid.frames,), per_frame, device=x.device)
-        frame_tokens = shares(1.0 + lead - lead.mean(), count, room)
-        kept = most_per_row(-(like_video + like_frame), frame_tokens).flatten().nonzero().squeeze(1)
+        frame_tokens = apportion(1.0 + lead - lead.mean(), count, room)
+        kept = (
+            stable_topk_per_row(-(like_video + like_frame), frame_tokens)
+            .flatten()
+            .nonzero()
+            .squeeze(1)
+        )
         plan = MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))
         return replace(plan, info={"frame_tokens": frame_tokens})

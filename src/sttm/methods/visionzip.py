@@ -11,7 +11,7 @@ from sttm.methods.base import Evidence, Need, required
 from sttm.methods.checks import check_number
 from sttm.methods.registry import register
 from sttm.ops.assignment import anchored_groups, even_counts, most_similar, part_of
-from sttm.ops.selection import most_per_row, spread
+from sttm.ops.selection import evenly_spaced, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
@@ -66,14 +66,14 @@ class VisionZip:
         counts = even_counts(budget, grid.frames)
         contexts = torch.tensor([part_of(count, self.contextual) for count in counts.tolist()])
         dominants = (counts - contexts).to(x.device)
-        dominant = most_per_row(attention.view(grid.frames, -1), dominants)
+        dominant = stable_topk_per_row(attention.view(grid.frames, -1), dominants)
         label = torch.arange(grid.num_tokens, device=x.device)
         label[~dominant.flatten()] = -1
         for frame, count in enumerate(contexts.tolist()):
             rest = (~dominant[frame]).nonzero().squeeze(1) + frame * per_frame
             if count == 0 or rest.shape[0] == 0:
                 continue
-            target = rest[spread(count, rest.shape[0], x.device)]
+            target = rest[evenly_spaced(count, rest.shape[0], x.device)]
             label[rest] = target[most_similar(x[rest], x[target])]
             label[target] = target
         return MergePlan.from_groups(*anchored_groups(label))

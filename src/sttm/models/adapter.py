@@ -26,7 +26,7 @@ WEIGHTED = (FULL_ATTENTION, SLIDING_ATTENTION)
 
 
 @dataclass(frozen=True)
-class EncodedVideo:
+class VideoLayout:
     """One video as its encoder gave it.
 
     Args:
@@ -59,7 +59,7 @@ class VideoSpan:
     """
 
     index: torch.Tensor
-    video: EncodedVideo
+    video: VideoLayout
 
 
 class Adapter:
@@ -121,7 +121,7 @@ class Adapter:
         """Name of the argument that holds the frames."""
         return PIXELS[self.modality]
 
-    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Read the grids of the videos of one encoder call.
 
         Args:
@@ -175,7 +175,7 @@ class Adapter:
     def spans(
         self,
         input_ids: torch.Tensor,
-        videos: Sequence[EncodedVideo],
+        videos: Sequence[VideoLayout],
         arguments: Mapping[str, Any],
     ) -> list[list[VideoSpan]]:
         """Find every video of every row.
@@ -200,7 +200,7 @@ class Adapter:
         return rows
 
 
-def count_copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
+def count_copies(mask: torch.Tensor, videos: Sequence[VideoLayout]) -> int:
     """Count how often every row comes: beam search and repeated sampling multiply them.
 
     Raises:
@@ -217,7 +217,7 @@ def count_copies(mask: torch.Tensor, videos: Sequence[EncodedVideo]) -> int:
     return found // wanted
 
 
-def _take(places: torch.Tensor, queue: Iterator[EncodedVideo]) -> Iterator[VideoSpan]:
+def _take(places: torch.Tensor, queue: Iterator[VideoLayout]) -> Iterator[VideoSpan]:
     """Deal the places of one row to the next videos of the queue."""
     at = 0
     while at < len(places):

@@ -13,7 +13,7 @@ from sttm.errors import UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.models.adapter import (
     Adapter,
-    EncodedVideo,
+    VideoLayout,
     VideoSpan,
     count_copies,
     merged_grids,
@@ -30,10 +30,10 @@ class GridTHW(Adapter):
 
     encoder_arguments = (VIDEO_GRID,)
 
-    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Read the grids from ``video_grid_thw``."""
         merge = self.config.vision_config.spatial_merge_size
-        return [EncodedVideo(grid) for grid in merged_grids(arguments[VIDEO_GRID], merge)]
+        return [VideoLayout(grid) for grid in merged_grids(arguments[VIDEO_GRID], merge)]
 
 
 class QwenTower(GridTHW):
@@ -111,15 +111,15 @@ class VideoLlama3(Adapter):
     encoder_arguments = (VIDEO_GRID, "video_merge_sizes")
     checkpoints = ("lkhl/VideoLLaMA3-7B-Image-HF",)
 
-    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Read the grids from ``video_grid_thw`` and each video's own merge size."""
         grids = merged_grids(arguments[VIDEO_GRID], arguments["video_merge_sizes"])
-        return [EncodedVideo(grid) for grid in grids]
+        return [VideoLayout(grid) for grid in grids]
 
     def spans(
         self,
         input_ids: torch.Tensor,
-        videos: Sequence[EncodedVideo],
+        videos: Sequence[VideoLayout],
         arguments: Mapping[str, Any],
     ) -> list[list[VideoSpan]]:
         """Find the videos, less the tokens that the model's own compression dropped."""
@@ -136,11 +136,11 @@ class SquareFrames(Adapter):
 
     positions = "reassigned"
 
-    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Read the frame count from the pixels and the side from the configuration."""
         videos, frames = arguments[PIXELS["video"]].shape[:2]
         grid = VideoGrid(frames, *self.frame_size())
-        return [EncodedVideo(grid, extra=self.newlines(grid))] * videos
+        return [VideoLayout(grid, extra=self.newlines(grid))] * videos
 
     def newlines(self, grid: VideoGrid) -> int:
         """Count the newline tokens of a video."""
@@ -203,7 +203,7 @@ class LlavaOnevision(SquareFrames):
     def spans(
         self,
         input_ids: torch.Tensor,
-        videos: Sequence[EncodedVideo],
+        videos: Sequence[VideoLayout],
         arguments: Mapping[str, Any],
     ) -> list[list[VideoSpan]]:
         """Find the videos; newline tokens between their frames or rows are none of theirs."""
@@ -263,10 +263,10 @@ class ImageSeries(Adapter):
     positions = "reassigned"
     modality = "image"
 
-    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[EncodedVideo]:
+    def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Count the frames and images; the sequence itself shows which is which."""
         tokens = sum(part.shape[:-1].numel() for part in output[POOLED])
-        return [EncodedVideo(VideoGrid(tokens // self.side() ** 2, self.side(), self.side()))]
+        return [VideoLayout(VideoGrid(tokens // self.side() ** 2, self.side(), self.side()))]
 
     def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Mark the places of image features."""
@@ -275,7 +275,7 @@ class ImageSeries(Adapter):
     def spans(
         self,
         input_ids: torch.Tensor,
-        videos: Sequence[EncodedVideo],
+        videos: Sequence[VideoLayout],
         arguments: Mapping[str, Any],
     ) -> list[list[VideoSpan]]:
         """Join runs of one frame each, close to one another, to videos; see ``frame_series``."""
@@ -289,7 +289,7 @@ class ImageSeries(Adapter):
     def _series(self, input_ids: torch.Tensor, mask: torch.Tensor) -> list[VideoSpan]:
         side = self.side()
         return [
-            VideoSpan(index, EncodedVideo(VideoGrid(len(index) // side**2, side, side)))
+            VideoSpan(index, VideoLayout(VideoGrid(len(index) // side**2, side, side)))
             for index in frame_series(input_ids, mask, side**2)
         ]
 

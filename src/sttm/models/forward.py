@@ -12,7 +12,7 @@ from sttm.errors import ConfigError, UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.methods.base import DecodePruning, Evidence, Method, needs_of
 from sttm.models import transformers_api as api
-from sttm.models.adapter import Adapter, EncodedVideo, Positions, VideoSpan
+from sttm.models.adapter import Adapter, Positions, VideoLayout, VideoSpan
 from sttm.models.cache import ReducedLayer, adopt_layer, reduced_layers
 from sttm.models.contract import Signatures, check_counts
 from sttm.models.evidence import Past, last_token_attention
@@ -64,7 +64,7 @@ class ForwardPass:
         self.adapter = adapter
         self.settings = settings
         self.text_only = arguments is None
-        self.videos: list[EncodedVideo] | None = None
+        self.videos: list[VideoLayout] | None = None
         self.rows: list[list[VideoSpan]] = []
         self.reduction: BatchReduction | None = None
         self.reached_text = False

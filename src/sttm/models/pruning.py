@@ -6,7 +6,7 @@ import torch
 
 from sttm.models.cache import ReducedLayer
 from sttm.models.evidence import Past, last_token_attention
-from sttm.ops.selection import most_per_row
+from sttm.ops.selection import stable_topk_per_row
 
 
 def video_entries(kept: ReducedLayer | None, chunk: torch.Tensor) -> torch.Tensor:
@@ -57,6 +57,6 @@ def seen_entries(
     attention = last_token_attention(layer, hidden, rotary, past=past)
     video = video.to(attention.device)
     counts = (video.sum(1).double() * keep + 1e-9).long()
-    chosen = most_per_row(torch.where(video, attention, -1.0), counts)
+    chosen = stable_topk_per_row(torch.where(video, attention, -1.0), counts)
     real = torch.ones_like(video) if valid is None else valid.to(video.device)
     return real & (~video | chosen)

@@ -9,7 +9,7 @@ import torch
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods.base import Evidence, Method
-from sttm.models.adapter import EncodedVideo, VideoSpan
+from sttm.models.adapter import VideoLayout, VideoSpan
 from sttm.plan import MergePlan
 
 
@@ -95,7 +95,7 @@ class VideoTokens:
     """
 
     x: torch.Tensor
-    video: EncodedVideo
+    video: VideoLayout
     evidence: Evidence | None = None
 
     @property
@@ -179,7 +179,7 @@ def sequence_plan(length: int, parts: Sequence[tuple[torch.Tensor, MergePlan]]) 
     return replace(whole, accumulate=parts[0][1].accumulate) if parts else whole
 
 
-def _fill(x: torch.Tensor, present: torch.Tensor, video: EncodedVideo) -> torch.Tensor:
+def _fill(x: torch.Tensor, present: torch.Tensor, video: VideoLayout) -> torch.Tensor:
     """Stand the previous frame's token in for each one that the model dropped as its repeat."""
     full = x.new_zeros(video.grid.num_tokens, x.shape[1])
     full[present] = x

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import torch
 
-from sttm.ops.selection import spread
+from sttm.ops.selection import evenly_spaced
 from sttm.ops.similarity import piece_rows
 
 
@@ -51,7 +51,7 @@ def anchored_groups(label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def even_counts(total: int, parts: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Split ``total`` evenly: ``(parts,)`` int64; those that get one more are evenly spaced."""
     counts = torch.full((parts,), total // parts, device=device)
-    counts[spread(total % parts, parts, device)] += 1
+    counts[evenly_spaced(total % parts, parts, device)] += 1
     return counts
 
 

@@ -5,7 +5,7 @@ Source: VidCom2, arXiv 2505.14454; the bandwidths are those of the authors' code
 
 import torch
 
-from sttm.ops.selection import most
+from sttm.ops.selection import stable_topk
 from sttm.ops.similarity import needs_rescaling, piece_rows, products, rescaled
 
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -61,4 +61,4 @@ def steady_channels(x: torch.Tensor, count: int) -> torch.Tensor:
         x: ``(N, C)`` floating and finite.
         count: in [1, C].
     """
-    return x[:, most(-x.double().var(dim=0, correction=0), count)]
+    return x[:, stable_topk(-x.double().var(dim=0, correction=0), count)]

@@ -82,7 +82,7 @@ def _contained(cut: Cut, offset: int, *, equal: bool) -> CellPairs:
     return pairs.select(other_level >= level if equal else other_level > level)
 
 
-def find_links(tree: Quadtree, cut: Cut, memory: "LinkMemory | None" = None) -> Links:
+def find_links(tree: Quadtree, cut: Cut, memory: "CosineCache | None" = None) -> Links:
     """Find all pairs of overlapping cells of neighbouring frames, with their cosines.
 
     Args:
@@ -121,7 +121,7 @@ def pair_cosines(tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
     return result
 
 
-class LinkMemory:
+class CosineCache:
     """Remembers cosines between cells of one tree, for cuts at many thresholds.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from sttm.ops.pyramid import add_pairs, parent_index
-from sttm.ops.selection import most
+from sttm.ops.selection import stable_topk
 from sttm.ops.similarity import cosines, needs_rescaling, piece_rows, products, rescaled
 
 Size = tuple[int, int, int]
@@ -181,7 +181,7 @@ def _split_off(tree: Octree, label: torch.Tensor, place: int, more: int) -> torc
         place -= tree.score[level].shape[0]
         level -= 1
     child = (tree.parent[level - 1] == place).nonzero().squeeze(1)
-    alone = child[most(-tree.cosine[level - 1][child], more)]
+    alone = child[stable_topk(-tree.cosine[level - 1][child], more)]
     cell = torch.arange(label.shape[0], device=label.device)
     for parent in tree.parent[: level - 1]:
         cell = parent[cell]

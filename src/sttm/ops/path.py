@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sttm.ops.links import LinkMemory, Links, find_links
+from sttm.ops.links import CosineCache, Links, find_links
 from sttm.ops.profile import cell_counts, emission_spans, linked_counts
 from sttm.ops.quadtree import Cut, Quadtree, cut, parts_of
 
@@ -68,7 +68,7 @@ class BudgetPath:
         self._forest = forest
         self._gap = gap
         self._parents = parents
-        self._memories = [LinkMemory(tree) for tree in trees]
+        self._memories = [CosineCache(tree) for tree in trees]
         # Equal scores: finer cells first, then by video and place.
         depth = max(tree.num_levels for tree in trees)
         self._places = [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.links import CellPairs, LinkMemory
+from sttm.ops.links import CellPairs, CosineCache
 from sttm.ops.quadtree import Quadtree, cell_rows, parent_cells
 
 
@@ -56,7 +56,7 @@ def cell_counts(spans: Sequence[Spans], last: int) -> torch.Tensor:
 def linked_counts(
     trees: Sequence[Quadtree],
     spans: Sequence[Spans],
-    memories: Sequence[LinkMemory],
+    memories: Sequence[CosineCache],
     floors: torch.Tensor,
 ) -> torch.Tensor:
     """Return ``(R,)`` int64: cells that have a link to the frame before them, at every rank.

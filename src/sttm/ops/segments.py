@@ -6,7 +6,7 @@ Source: PruneVid, arXiv 2412.16117, section 3.2.
 import torch
 
 from sttm.ops.clustering import density_peaks
-from sttm.ops.selection import most
+from sttm.ops.selection import stable_topk
 from sttm.ops.similarity import needs_rescaling, piece_rows, products, rescaled
 
 
@@ -53,7 +53,7 @@ def fewer_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> tor
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)
     mean = torch.stack([means[start:end].mean(dim=0) for start, end in pairs]).double()
     unit = torch.nn.functional.normalize(mean, dim=1)
-    joined = most((unit[1:] * unit[:-1]).sum(dim=1), starts.shape[0] - count) + 1
+    joined = stable_topk((unit[1:] * unit[:-1]).sum(dim=1), starts.shape[0] - count) + 1
     stays = torch.ones_like(starts, dtype=torch.bool)
     stays[joined] = False
     return starts[stays]
@@ -73,7 +73,7 @@ def more_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torc
     unit = torch.nn.functional.normalize(means.double(), dim=1)
     unlike = -(unit[1:] * unit[:-1]).sum(dim=1)
     unlike[starts[1:] - 1] = -2.0  # cut already
-    added = most(unlike, count - starts.shape[0]) + 1
+    added = stable_topk(unlike, count - starts.shape[0]) + 1
     return torch.cat([starts, added]).sort().values
 
 

@@ -6,7 +6,7 @@
 import torch
 
 
-def most(score: torch.Tensor, count: int) -> torch.Tensor:
+def stable_topk(score: torch.Tensor, count: int) -> torch.Tensor:
     """Return the indices of the ``count`` largest scores.
 
     Args:
@@ -39,7 +39,7 @@ def descending_rank(score: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(order).scatter_(-1, order, place)
 
 
-def most_per_row(score: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def stable_topk_per_row(score: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Mark the ``counts[r]`` largest scores of every row ``r``.
 
     Args:
@@ -52,7 +52,7 @@ def most_per_row(score: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return descending_rank(score) < counts[:, None]
 
 
-def shares(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch.Tensor:
+def apportion(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch.Tensor:
     """Split ``total`` whole tokens in proportion to ``parts``, with a limit for each part.
 
     Parts that would exceed their limit get the limit, and the others split the rest in the same
@@ -86,12 +86,12 @@ def shares(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch.Te
             continue
         whole = wanted.floor().long()
         left -= int(whole.sum())
-        whole[most(torch.where(open_, wanted - whole, -1.0), left)] += 1
+        whole[stable_topk(torch.where(open_, wanted - whole, -1.0), left)] += 1
         given, left = given + whole, 0
     return given.to(most_each.device)
 
 
-def spread(count: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def evenly_spaced(count: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return ``count`` evenly spaced of ``n`` places: the middles of ``count`` equal spans.
 
     Args:

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from sttm.errors import VideoError
 from sttm.files import in_utf8
 from sttm.grid import VideoGrid
-from sttm.models import EncodedVideo
+from sttm.models import VideoLayout
 from sttm.models.transformers_api import ENCODER_FIELDS, EncoderOutput
 from sttm.video import Sampling, Video
 
@@ -150,7 +150,7 @@ def from_bytes(content: bytes, path: object) -> EncodedFrames:
             **{name: _put_together(place, tensors) for name, place in header.fields.items()}
         )
         features.sttm_videos = [
-            EncodedVideo(
+            VideoLayout(
                 span.grid,
                 span.extra,
                 tower_attention=tensors[f"attention.{place}"] if span.attention else None,

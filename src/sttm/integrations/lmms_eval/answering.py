@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sttm.attachment import Attachment, attach
-from sttm.chat import VideoChat, WatchedVideo
+from sttm.chat import PrefilledVideo, VideoChat
 from sttm.chat.records import Encoded
 from sttm.errors import BudgetError, SttmError, VideoError
 from sttm.evaluation.runner import generate_alone
@@ -86,7 +86,7 @@ class Answerer:
         if self._alone is not None:
             self._attached().detach()
         self._key: tuple[str, str | None] | None = None
-        self._video: WatchedVideo | Encoded | None = None
+        self._video: PrefilledVideo | Encoded | None = None
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
         """Answer all requests, those about one video in a row.
@@ -133,7 +133,7 @@ class Answerer:
         text = self._chat.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return Reply(cut(text, request.until).strip(), len(ids), paid + seconds, retention)
 
-    def _open(self, request: Request) -> WatchedVideo | Encoded:
+    def _open(self, request: Request) -> PrefilledVideo | Encoded:
         """Watch the video, unless it is the one that was watched last."""
         key = request.video, request.system
         if self._video is not None and self._key == key:
@@ -167,13 +167,13 @@ class Answerer:
         assert self._alone is not None
         return attach(self._chat.model, self._alone, **self._where)
 
-    def _ask(self, video: WatchedVideo | Encoded, request: Request) -> tuple[Any, float]:
+    def _ask(self, video: PrefilledVideo | Encoded, request: Request) -> tuple[Any, float]:
         """Return the ids of the answer, and the retention."""
         generate: dict[str, Any] = {"max_new_tokens": 128, **request.generate}
         if request.until:
             ending = Ending(self._chat.processor.tokenizer, request.until)
             generate["stopping_criteria"] = [ending]
-        if isinstance(video, WatchedVideo):
+        if isinstance(video, PrefilledVideo):
             return video.ask(request.question, **generate).ids, video.retention
         with self._attached() as attachment:
             ids = generate_alone(self._chat, video, request.question, **generate)

@@ -5,7 +5,7 @@ import torch
 from sttm.ops.similarity import cosines, needs_rescaling, piece_rows, products, rescaled
 
 
-def place_cosines(
+def colocated_cosines(
     x: torch.Tensor, frames: int, one: torch.Tensor, other: torch.Tensor
 ) -> torch.Tensor:
     """Compare pairs of frames place by place.
@@ -23,7 +23,7 @@ def place_cosines(
     step = piece_rows(field.shape[1] * field.shape[2], x.device)
     square = torch.cat([products(piece, piece, 1) for piece in torch.split(field, step)])
     if needs_rescaling(square):
-        return place_cosines(rescaled(x), frames, one, other)
+        return colocated_cosines(rescaled(x), frames, one, other)
     dots = [
         products(field.index_select(0, a), field.index_select(0, b), 1)
         for a, b in zip(torch.split(one, step), torch.split(other, step), strict=True)
