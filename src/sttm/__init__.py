@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sttm.attachment import Attachment, VideoReport, attach
     from sttm.chat import VideoChat
     from sttm.grid import VideoGrid
-    from sttm.methods import STTM, Method, get_method, list_methods
+    from sttm.methods import STTM, Method, VideoFeatures, get_method, list_methods
     from sttm.plan import MergePlan
 
 __version__ = "0.1.0"
@@ -40,6 +40,7 @@ __all__ = [
     "UntestedVersionWarning",
     "VideoChat",
     "VideoError",
+    "VideoFeatures",
     "VideoGrid",
     "VideoReport",
     "attach",
@@ -55,6 +56,7 @@ _LAZY = {
     "MergePlan": "sttm.plan",
     "Method": "sttm.methods",
     "VideoChat": "sttm.chat",
+    "VideoFeatures": "sttm.methods",
     "VideoGrid": "sttm.grid",
     "VideoReport": "sttm.attachment",
     "attach": "sttm.attachment",

@@ -101,6 +101,54 @@ class MergePlan:
         share = share / total[group.clamp(min=0)].clamp(min=torch.finfo(torch.float32).tiny)
         return cls(group=group, weight=share, anchor=anchor).check()
 
+    @classmethod
+    def keep(cls, kept: torch.Tensor, num_tokens: int) -> "MergePlan":
+        """Build the plan that keeps some tokens as they are and drops the rest.
+
+        Args:
+            kept: ``(M,)`` int64, ascending.
+            num_tokens: ``N``.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        group = torch.full((num_tokens,), -1, device=kept.device)
+        group[kept] = torch.arange(kept.shape[0], device=kept.device)
+        return cls.from_groups(group, kept)
+
+    @classmethod
+    def from_labels(cls, label: torch.Tensor, weight: torch.Tensor | None = None) -> "MergePlan":
+        """Build the plan that merges tokens with the same label into the first of them.
+
+        Args:
+            label: ``(N,)`` int64 >= -1, with gaps or without; tokens of -1 are dropped.
+            weight: see :meth:`from_groups`.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        token = torch.arange(label.shape[0], device=label.device)
+        place = label + 1
+        first = torch.full((int(place.max()) + 1,), label.shape[0], device=label.device)
+        first = first.scatter_reduce_(0, place, token, "amin")[place]
+        return cls.from_anchors(torch.where(label >= 0, first, -1), weight)
+
+    @classmethod
+    def from_anchors(cls, label: torch.Tensor, weight: torch.Tensor | None = None) -> "MergePlan":
+        """Build the plan in which every token names the token that stands for its group.
+
+        Args:
+            label: ``(N,)`` int64: a token that names itself, or -1 to drop the token.
+            weight: see :meth:`from_groups`.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        leads = label == torch.arange(label.shape[0], device=label.device)
+        rank = leads.cumsum(0) - 1
+        group = torch.where(label >= 0, rank[label.clamp(min=0)], -1)
+        return cls.from_groups(group, leads.nonzero().squeeze(1), weight)
+
     @property
     def num_in(self) -> int:
         """Input tokens ``N``."""

@@ -1,6 +1,6 @@
 """Reduction methods: one frozen dataclass per file, and the registry of their names."""
 
-from sttm.methods.base import Evidence, Method
+from sttm.methods.base import DecodePruning, Method, Signal, TokenPruner, VideoFeatures
 from sttm.methods.dycoke import DyCoke
 from sttm.methods.dycoke1 import DyCokeStage1
 from sttm.methods.evs import EVS
@@ -23,9 +23,9 @@ from sttm.methods.visionzip import VisionZip
 __all__ = [
     "EVS",
     "STTM",
+    "DecodePruning",
     "DyCoke",
     "DyCokeStage1",
-    "Evidence",
     "FastV",
     "FastVID",
     "FrameFusion",
@@ -36,10 +36,13 @@ __all__ = [
     "OctreeMerge",
     "PruneVidMerge",
     "RandomTokens",
+    "Signal",
     "SingleGranularity",
     "ToMe",
+    "TokenPruner",
     "UniformFrames",
     "VidCom2",
+    "VideoFeatures",
     "VisionZip",
     "get_method",
     "list_methods",

@@ -3,19 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from sttm.grid import VideoGrid
 from sttm.methods.base import DecodePruning
 from sttm.methods.checks import check_count, check_number
 from sttm.methods.dycoke1 import DyCokeStage1
 from sttm.methods.registry import register
-from sttm.plan import MergePlan
 
 
 @register
 @dataclass(frozen=True)
-class DyCoke:
+class DyCoke(DyCokeStage1):
     """Keep what changes within every four frames, and answer with the most attended part of it.
 
     While answering, every new token sees only a part of the remaining video tokens in the layers
@@ -39,12 +35,11 @@ class DyCoke:
     name: ClassVar[str] = "dycoke"
     query_aware: ClassVar[bool] = True
 
-    keep: float | int
     decode_keep: float = 0.3
     decode_layer: int = 3
 
     def __post_init__(self) -> None:
-        DyCokeStage1(self.keep)
+        super().__post_init__()
         check_number("decode_keep", self.decode_keep, 0.0, 1.0, above=True)
         check_count("decode_layer", self.decode_layer)
 
@@ -52,15 +47,3 @@ class DyCoke:
     def decode_pruning(self) -> DecodePruning:
         """What the second stage does; read by the attachment."""
         return DecodePruning(self.decode_layer, self.decode_keep)
-
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        """Plan the first stage: exactly ``floor(keep * N)`` tokens, at least one.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
-        """
-        return DyCokeStage1(self.keep).plan(x, grid)

@@ -5,19 +5,17 @@ from typing import ClassVar
 
 import torch
 
-from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
+from sttm.methods.base import TokenPruner, VideoFeatures
 from sttm.methods.registry import register
 from sttm.ops.colocated import colocated_cosines
-from sttm.ops.selection import apportion, evenly_spaced, kept_groups, stable_topk_per_row
-from sttm.plan import MergePlan
+from sttm.ops.selection import apportion, evenly_spaced, stable_topk_per_row
 
 _GROUP = 4
 
 
 @register
 @dataclass(frozen=True)
-class DyCokeStage1:
+class DyCokeStage1(TokenPruner):
     """Keep the first of every four frames, and the least similar tokens of the other three.
 
     The second frame is compared with the first, the fourth with the third and the third with the
@@ -36,51 +34,30 @@ class DyCokeStage1:
     """
 
     name: ClassVar[str] = "dycoke1"
-    query_aware: ClassVar[bool] = False
 
-    keep: float | int
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep)
-
-    @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        """Plan to keep exactly ``floor(keep * N)`` tokens, at least one.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
-        """
-        grid.check(x)
-        kept = _kept_tokens(x, grid, token_budget(self.keep, grid.num_tokens))
-        return MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))
-
-
-def _kept_tokens(x: torch.Tensor, grid: VideoGrid, count: int) -> torch.Tensor:
-    """Return ``(count,)`` int64, ascending: the tokens that stay."""
-    per_frame = grid.tokens_per_frame
-    # Every round keeps first frames only: 1, 4, 16, ... frames apart.
-    stride = 1
-    while count < _first_frames(grid.frames, stride) * per_frame:
-        stride *= _GROUP
-        if stride >= grid.frames:
-            return evenly_spaced(count, per_frame, x.device)
-    frame = torch.arange(0, grid.frames, stride, device=x.device)
-    place = torch.arange(frame.shape[0], device=x.device)
-    is_first = place % _GROUP == 0
-    # The second, third and fourth frame look at the first, first and third.
-    later = place[~is_first]
-    reference = later - 1 - (later % _GROUP == 2).long()
-    similarity = colocated_cosines(x, grid.frames, frame[later], frame[reference])
-    kept = is_first[:, None].expand(-1, per_frame).clone()
-    left = count - int(is_first.sum()) * per_frame
-    room = torch.full(later.shape, per_frame, device=x.device)
-    kept[later] = stable_topk_per_row(-similarity, apportion(torch.ones_like(room), left, room))
-    token = frame[:, None] * per_frame + torch.arange(per_frame, device=x.device)
-    return token[kept]
+    def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
+        """Choose the tokens that stay, group by group. Similarity in float32."""
+        frames, per_frame = video.grid.frames, video.grid.tokens_per_frame
+        # Every round keeps first frames only: 1, 4, 16, ... frames apart.
+        stride = 1
+        while count < _first_frames(frames, stride) * per_frame:
+            stride *= _GROUP
+            if stride >= frames:
+                return evenly_spaced(count, per_frame, video.device)
+        frame = torch.arange(0, frames, stride, device=video.device)
+        place = torch.arange(frame.shape[0], device=video.device)
+        is_first = place % _GROUP == 0
+        # The second, third and fourth frame look at the first, first and third.
+        later = place[~is_first]
+        reference = later - 1 - (later % _GROUP == 2).long()
+        similarity = colocated_cosines(video.x, frames, frame[later], frame[reference])
+        kept = is_first[:, None].expand(-1, per_frame).clone()
+        left = count - int(is_first.sum()) * per_frame
+        room = torch.full(later.shape, per_frame, device=video.device)
+        chosen = apportion(torch.ones_like(room), left, room)
+        kept[later] = stable_topk_per_row(-similarity, chosen)
+        token = frame[:, None] * per_frame + torch.arange(per_frame, device=video.device)
+        return token[kept]
 
 
 def _first_frames(frames: int, stride: int) -> int:

@@ -5,17 +5,14 @@ from typing import ClassVar
 
 import torch
 
-from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence, Need, required
+from sttm.methods.base import Signal, TokenPruner, VideoFeatures
 from sttm.methods.registry import register
-from sttm.ops.selection import kept_groups, stable_topk
-from sttm.plan import MergePlan
+from sttm.ops.selection import stable_topk
 
 
 @register
 @dataclass(frozen=True)
-class FastV:
+class FastV(TokenPruner):
     """Keep the tokens that the prompt's last token attends to most, in one decoder layer.
 
     Under :func:`sttm.attach` that is the layer in front of the reduction: with the default
@@ -33,26 +30,8 @@ class FastV:
 
     name: ClassVar[str] = "fastv"
     query_aware: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompt_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"prompt_attention"})
 
-    keep: float | int
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep)
-
-    @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
-        """Plan to keep exactly ``floor(keep * N)`` tokens, at least one.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified; only its length matters.
-            grid: the video's shape in tokens.
-            evidence: with ``prompt_attention``.
-
-        Raises:
-            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
-        """
-        grid.check(x)
-        attention = required(evidence, "prompt_attention", grid, x.device)
-        kept = stable_topk(attention, token_budget(self.keep, grid.num_tokens))
-        return MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))
+    def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
+        """Choose the tokens that stay, by their attention."""
+        return stable_topk(video.attention("prompt_attention"), count)

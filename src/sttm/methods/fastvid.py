@@ -6,11 +6,10 @@ from typing import ClassVar
 import torch
 
 from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence, Need, required
+from sttm.methods.base import Method, Signal, VideoFeatures
 from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
-from sttm.ops.assignment import anchored_groups, even_counts, most_similar, part_of
+from sttm.ops.assignment import even_counts, most_similar, part_of
 from sttm.ops.clustering import density_and_separation, peak_rank, squared_distances
 from sttm.ops.segments import frame_means
 from sttm.ops.selection import apportion, stable_topk, stable_topk_per_row
@@ -19,7 +18,7 @@ from sttm.plan import MergePlan
 
 @register
 @dataclass(frozen=True)
-class FastVID:
+class FastVID(Method):
     """Cut the video where it changes; in each segment keep salient tokens and merge around others.
 
     Segments end where neighbouring frames' mean features are least alike, and wherever their
@@ -41,14 +40,13 @@ class FastVID:
     Raises:
         ConfigError: a value out of range.
 
-    Source: FastVID, arXiv 2503.11187, section 3. Differs: attention as `Evidence` has it (the paper
-        takes that of SigLIP's pooling head where there is no class token); anchors are chosen
+    Source: FastVID, arXiv 2503.11187, section 3. Differs: attention as `VideoFeatures` has it (the
+        paper takes that of SigLIP's pooling head where there is no class token); anchors are chosen
         among the tokens that are not salient; exact counts; ties by index.
     """
 
     name: ClassVar[str] = "fastvid"
-    query_aware: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({"tower_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
 
     keep: float | int
     segments: int = 8
@@ -68,22 +66,16 @@ class FastVID:
         check_count("neighbours", self.neighbours)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan to leave exactly ``floor(keep * N)`` tokens, at least one.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float64.
-            grid: the video's shape in tokens.
-            evidence: with ``tower_attention``.
+        Similarity in float64.
 
         Returns:
             a plan whose ``info`` has ``segments`` ``(S,)`` int64, their first frames.
-
-        Raises:
-            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
-        grid.check(x)
-        attention = required(evidence, "tower_attention", grid, x.device).view(grid.frames, -1)
+        x, grid = video.x, video.grid
+        attention = video.attention("tower_attention").view(grid.frames, -1)
         starts = self._starts(frame_means(x, grid.frames))
         lengths = torch.cat([starts, starts.new_tensor([grid.frames])]).diff()
         budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
@@ -95,8 +87,7 @@ class FastVID:
             label, weight = self._segment(field[part], attention[part], count)
             labels.append(torch.where(label >= 0, label + start * per_frame, -1))
             weights.append(weight)
-        group, anchor = anchored_groups(torch.cat(labels))
-        plan = MergePlan.from_groups(group, anchor, torch.cat(weights))
+        plan = MergePlan.from_anchors(torch.cat(labels), torch.cat(weights))
         return replace(plan, info={"segments": starts})
 
     def _starts(self, means: torch.Tensor) -> torch.Tensor:

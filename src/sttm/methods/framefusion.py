@@ -7,10 +7,9 @@ import torch
 
 from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence, Need, required
+from sttm.methods.base import Method, Signal, VideoFeatures
 from sttm.methods.checks import check_number
 from sttm.methods.registry import register
-from sttm.ops.assignment import anchored_groups
 from sttm.ops.colocated import colocated_cosines
 from sttm.ops.selection import stable_topk
 from sttm.plan import MergePlan
@@ -18,7 +17,7 @@ from sttm.plan import MergePlan
 
 @register
 @dataclass(frozen=True)
-class FrameFusion:
+class FrameFusion(Method):
     """Merge tokens that resemble the same place one frame earlier, then keep the most attended.
 
     A token whose cosine with the token before it, at the same place, reaches the threshold joins
@@ -41,7 +40,7 @@ class FrameFusion:
 
     name: ClassVar[str] = "framefusion"
     query_aware: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompt_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"prompt_attention"})
 
     keep: float | int
     threshold: float = 0.6
@@ -51,25 +50,20 @@ class FrameFusion:
         check_number("threshold", self.threshold, -1.0, 1.0)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan to leave exactly ``floor(keep * N)`` tokens, at least one.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
-            evidence: with ``prompt_attention``.
+        Similarity in float32.
 
         Returns:
             a plan whose ``info`` has ``merged`` and ``pruned``, tokens that went either way.
-
-        Raises:
-            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
-        grid.check(x)
-        attention = required(evidence, "prompt_attention", grid, x.device)
+        x, grid = video.x, video.grid
+        attention = video.attention("prompt_attention")
         count = token_budget(self.keep, grid.num_tokens)
         label = self._merged(x, grid, count)
-        group, anchor = anchored_groups(label)
+        merged = MergePlan.from_anchors(label)
+        group, anchor = merged.group, merged.anchor
         size = torch.bincount(group, minlength=anchor.shape[0])
         # Not by index_add in float32: its order differs from run to run on a GPU.
         total = torch.zeros(anchor.shape[0], dtype=torch.float64, device=x.device)
@@ -77,10 +71,10 @@ class FrameFusion:
         kept = torch.zeros(anchor.shape[0], dtype=torch.bool, device=x.device)
         kept[stable_topk((total / size).float(), count)] = True
         label = torch.where(kept[group], label, -1)
-        plan = MergePlan.from_groups(*anchored_groups(label))
+        plan = MergePlan.from_anchors(label)
         pruned = int((label < 0).sum())
-        merged = grid.num_tokens - pruned - count
-        return replace(plan, info={"merged": merged, "pruned": pruned})
+        info = {"merged": grid.num_tokens - pruned - count, "pruned": pruned}
+        return replace(plan, info=info)
 
     def _merged(self, x: torch.Tensor, grid: VideoGrid, count: int) -> torch.Tensor:
         """Return ``(N,)`` int64: the first token of every token's chain."""

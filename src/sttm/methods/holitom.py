@@ -7,10 +7,9 @@ import torch
 
 from sttm.budget import check_keep, token_budget
 from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence, Need, required
+from sttm.methods.base import Method, Signal, VideoFeatures
 from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
-from sttm.ops.assignment import anchored_groups
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.colocated import colocated_cosines
 from sttm.ops.selection import apportion, stable_topk, stable_topk_per_row
@@ -36,7 +35,7 @@ class _Merged:
 
 @register
 @dataclass(frozen=True)
-class HoliTom:
+class HoliTom(Method):
     """Cut the video into segments that let the most tokens merge over time, then merge in space.
 
     A place is still in a segment if its tokens in all neighbouring frames are more alike than
@@ -59,8 +58,7 @@ class HoliTom:
     """
 
     name: ClassVar[str] = "holitom"
-    query_aware: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({"tower_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
 
     keep: float | int
     threshold: float = 0.8
@@ -72,23 +70,17 @@ class HoliTom:
         check_count("neighbours", self.neighbours)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan to leave exactly ``floor(keep * N)`` tokens, at least one.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
-            evidence: with ``tower_attention``.
+        Similarity in float32.
 
         Returns:
             a plan whose ``info`` has ``segments`` ``(S,)`` int64 (first frames) and
             ``merged_over_time``, the tokens that the segments could merge away.
-
-        Raises:
-            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
         """
-        grid.check(x)
-        attention = required(evidence, "tower_attention", grid, x.device).view(grid.frames, -1)
+        x, grid = video.x, video.grid
+        attention = video.attention("tower_attention").view(grid.frames, -1)
         budget = token_budget(self.keep, grid.num_tokens)
         merged = self._over_time(x, grid)
         left = int(merged.first.sum())
@@ -100,7 +92,7 @@ class HoliTom:
             "segments": torch.tensor(merged.starts, device=x.device),
             "merged_over_time": grid.num_tokens - left,
         }
-        return replace(MergePlan.from_groups(*anchored_groups(label.flatten())), info=info)
+        return replace(MergePlan.from_anchors(label.flatten()), info=info)
 
     def _over_time(self, x: torch.Tensor, grid: VideoGrid) -> _Merged:
         shape = (grid.frames, grid.tokens_per_frame)

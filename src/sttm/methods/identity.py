@@ -5,28 +5,19 @@ from typing import ClassVar
 
 import torch
 
-from sttm.grid import VideoGrid
+from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.registry import register
 from sttm.plan import MergePlan
 
 
 @register
 @dataclass(frozen=True)
-class Identity:
+class Identity(Method):
     """Keep every token: the unreduced baseline."""
 
     name: ClassVar[str] = "identity"
-    query_aware: ClassVar[bool] = False
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        """Plan to keep all ``N`` tokens.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified.
-            grid: the video's shape in tokens.
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
-        """
-        grid.check(x)
-        return MergePlan.identity(grid.num_tokens, x.device)
+    @torch.no_grad()
+    def plan(self, video: VideoFeatures) -> MergePlan:
+        """Plan to keep all ``N`` tokens."""
+        return MergePlan.identity(video.grid.num_tokens, video.device)

@@ -7,7 +7,7 @@ import torch
 
 from sttm.budget import check_keep, token_budget
 from sttm.errors import ConfigError
-from sttm.grid import VideoGrid
+from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.octree import (
@@ -19,7 +19,6 @@ from sttm.ops.octree import (
     opened_below,
     root_shares,
 )
-from sttm.ops.selection import labelled_groups
 from sttm.plan import MergePlan
 
 _DEFAULT_THRESHOLD = 0.80
@@ -27,7 +26,7 @@ _DEFAULT_THRESHOLD = 0.80
 
 @register
 @dataclass(frozen=True)
-class OctreeMerge:
+class OctreeMerge(Method):
     """Merge cubes of the pyramid over time, rows and columns, halving all three together.
 
     A cube whose least cosine with its existing children reaches the threshold becomes one token;
@@ -48,7 +47,6 @@ class OctreeMerge:
     """
 
     name: ClassVar[str] = "octree"
-    query_aware: ClassVar[bool] = False
 
     keep: float | int | None = None
     threshold: float | None = None
@@ -67,21 +65,16 @@ class OctreeMerge:
         check_count("root_level", self.root_level, least=0)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan the merge of one video.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
+        Similarity in float32.
 
         Returns:
             with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its ``info``
             has ``levels`` (sizes, finest first).
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
         """
-        grid.check(x)
+        x, grid = video.x, video.grid
         sizes = octree_sizes(grid.frames, grid.height, grid.width)
         sizes = sizes[: max(1, len(sizes) - self.root_level)]
         if self.keep is None:
@@ -97,5 +90,5 @@ class OctreeMerge:
 
 
 def _to_plan(tree: Octree, label: torch.Tensor) -> MergePlan:
-    plan = MergePlan.from_groups(*labelled_groups(label), root_shares(tree))
+    plan = MergePlan.from_labels(label, root_shares(tree))
     return replace(plan, info={"levels": tuple(tree.sizes)})

@@ -8,11 +8,12 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.segments import fewer_segments, frame_means, more_segments, segment_starts, stillness
-from sttm.ops.selection import apportion, descending_rank, labelled_groups
+from sttm.ops.selection import apportion, descending_rank
 from sttm.plan import MergePlan
 
 
@@ -44,7 +45,7 @@ class _Split:
 
 @register
 @dataclass(frozen=True)
-class PruneVidMerge:
+class PruneVidMerge(Method):
     """Merge by PruneVid's first stage only: still places over time, then clusters of places.
 
     Frames are clustered by their mean features into segments. Places whose mean cosine over a
@@ -69,7 +70,6 @@ class PruneVidMerge:
     """
 
     name: ClassVar[str] = "prunevid"
-    query_aware: ClassVar[bool] = False
 
     keep: float | int | None = None
     cluster_ratio: float | None = None
@@ -92,27 +92,22 @@ class PruneVidMerge:
         check_count("neighbours", self.neighbours)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan the merge of one video.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Distances in float64.
-            grid: the video's shape in tokens.
+        Distances in float64.
 
         Returns:
             with ``keep`` a plan of exactly ``floor(keep * N)`` tokens, at least one. Its ``info``:
             ``segments`` ``(S,)`` int64 (first frames), ``still`` ``(S,)`` int64 (still places of
             each).
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
         """
-        grid.check(x)
+        x, grid = video.x, video.grid
         budget = None if self.keep is None else token_budget(self.keep, grid.num_tokens)
         split = self._split(x, grid, budget)
         label = self._labels(x, grid, split, _cluster_counts(split, budget, self.cluster_ratio))
         info = {"segments": split.starts, "still": split.still.sum(dim=1)}
-        return replace(MergePlan.from_groups(*labelled_groups(label)), info=info)
+        return replace(MergePlan.from_labels(label), info=info)
 
     def _split(self, x: torch.Tensor, grid: VideoGrid, budget: int | None) -> _Split:
         """Cut the video into segments with still places, so that the budget can be met."""

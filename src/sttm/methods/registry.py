@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from sttm import plugins
 from sttm.budget import MOST
+from sttm.deprecated import warn_renamed
 from sttm.errors import ConfigError, unknown_name
-from sttm.methods.base import Method, needs_of
+from sttm.methods.base import Method, check_method_class
 
 _NAME = re.compile(r"[\w.+-]+")
 _METHODS: dict[str, type[Method]] = {}
@@ -24,13 +25,19 @@ class MethodInfo:
         name: the name for `get_method`.
         summary: one sentence.
         query_aware: whether plans depend on the question.
-        needs: the attention it asks for, see `sttm.methods.Evidence`.
+        requires: the attention it reads, see `sttm.methods.VideoFeatures`.
     """
 
     name: str
     summary: str
     query_aware: bool
-    needs: tuple[str, ...]
+    requires: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The old name of ``requires``, until 0.3."""
+        warn_renamed("MethodInfo.needs", "MethodInfo.requires")
+        return self.requires
 
 
 def register(cls: MethodClass) -> MethodClass:
@@ -39,11 +46,15 @@ def register(cls: MethodClass) -> MethodClass:
     Raises:
         ConfigError: it is no such class, or the name is taken by another one.
     """
-    name = getattr(cls, "name", None)
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not hasattr(cls, "plan"):
+    if not isinstance(cls, type) or not issubclass(cls, Method):
         raise ConfigError(
-            f"method: got {cls!r} named {name!r}, expected a class with a name of letters, digits "
-            "and -, + or ., and a plan(). See docs/adding-a-method.md."
+            f"method: got {cls!r}, expected a subclass of sttm.Method. See docs/adding-a-method.md."
+        )
+    check_method_class(cls)
+    if not _NAME.fullmatch(cls.name):
+        raise ConfigError(
+            f"method: got {cls!r} named {cls.name!r}, expected a name of letters, digits and -, + "
+            "or .: see docs/adding-a-method.md."
         )
     known = _METHODS.setdefault(cls.name, cls)
     if known is not cls:
@@ -104,7 +115,7 @@ def list_methods() -> tuple[MethodInfo, ...]:
             name=name,
             summary=(inspect.getdoc(cls) or "").split("\n", 1)[0],
             query_aware=cls.query_aware,
-            needs=tuple(sorted(needs_of(cls))),
+            requires=tuple(sorted(cls.requires)),
         )
         for name, cls in sorted(_METHODS.items())
     )

@@ -8,8 +8,8 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.registry import register
-from sttm.ops.selection import kept_groups, labelled_groups
 from sttm.plan import MergePlan
 
 Mode = Literal["mean", "nearest"]
@@ -17,7 +17,7 @@ Mode = Literal["mean", "nearest"]
 
 @register
 @dataclass(frozen=True)
-class SingleGranularity:
+class SingleGranularity(Method):
     """Resize every frame's grid to a smaller one: means of equal rectangles, or their corners.
 
     A side of ``H`` is cut into ``h`` spans; span ``i`` starts at ``floor(i * H / h)``.
@@ -38,7 +38,6 @@ class SingleGranularity:
     """
 
     name: ClassVar[str] = "single"
-    query_aware: ClassVar[bool] = False
 
     size: tuple[int, int] | int | None = None
     keep: float | int | None = None
@@ -61,27 +60,23 @@ class SingleGranularity:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode: got {self.mode!r}, expected one of mean, nearest.")
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    @torch.no_grad()
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan ``h * w`` tokens per frame, or exactly ``floor(keep * N)`` tokens, at least one.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified; only its length matters.
-            grid: the video's shape in tokens.
+        Only their number matters.
 
         Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite, or ``size`` is larger than
-                the grid.
+            ConfigError: ``size`` is larger than the grid.
         """
-        grid.check(x)
+        grid = video.grid
         if isinstance(self.size, tuple):
             label = self._labels_of_size(*self.size, grid)
         else:
             assert self.keep is not None
             label = _labels_of_count(token_budget(self.keep, grid.num_tokens), grid)
-        group, anchor = labelled_groups(label.to(x.device))
-        if self.mode == "nearest":
-            group, anchor = kept_groups(anchor, grid.num_tokens)
-        return MergePlan.from_groups(group, anchor)
+        plan = MergePlan.from_labels(label.to(video.device))
+        return MergePlan.keep(plan.anchor, grid.num_tokens) if self.mode == "nearest" else plan
 
     def _labels_of_size(self, rows: int, columns: int, grid: VideoGrid) -> torch.Tensor:
         if rows > grid.height or columns > grid.width:

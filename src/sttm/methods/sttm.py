@@ -9,6 +9,7 @@ import torch
 from sttm.budget import check_keep, token_budget
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.checks import check_count
 from sttm.methods.registry import register
 from sttm.ops.components import connected_components, forest_roots, published_groups
@@ -45,7 +46,7 @@ class _Merge:
 
 @register
 @dataclass(frozen=True)
-class STTM:
+class STTM(Method):
     """Merge redundant video tokens: a quadtree cut per frame, then links between frames.
 
     Without ``keep`` the number of tokens follows the content. With ``keep`` it is exact, for every
@@ -81,7 +82,6 @@ class STTM:
     """
 
     name: ClassVar[str] = "sttm"
-    query_aware: ClassVar[bool] = False
 
     keep: float | int | None = None
     max_tokens: float | int | None = None
@@ -139,12 +139,8 @@ class STTM:
                 )
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        """Plan the merge of one video.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
+    def plan(self, video: VideoFeatures) -> MergePlan:
+        """Plan the merge of one video. Similarity in float32.
 
         Returns:
             a plan with ``num_out`` in [1, N]. Its ``info``: ``spatial_threshold``,
@@ -155,29 +151,23 @@ class STTM:
             ``(M,)`` int64 (cells merged into each token).
 
         Raises:
-            ConfigError: ``x`` does not fit the grid, is not finite, or ``per_head`` does not divide
-                its channels.
+            ConfigError: ``per_head`` does not divide the channels.
             BudgetError: ``keep`` is out of reach with a step switched off.
         """
-        return self.plan_together([(x, grid)])[0]
+        return self.plan_batch([video])[0]
 
     @torch.no_grad()
-    def plan_together(self, videos: Sequence[tuple[torch.Tensor, VideoGrid]]) -> list[MergePlan]:
-        """Plan several videos, which share one budget if ``share="joint"``; see `plan`.
-
-        Args:
-            videos: features and grid of each.
-        """
+    def plan_batch(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
+        """Plan several videos, which share one budget if ``share="joint"``; see `plan`."""
         if self.share == "video" and len(videos) > 1:
-            return [self.plan(x, grid) for x, grid in videos]
-        for x, grid in videos:
-            grid.check(x)
-            if x.shape[1] % (self.per_head or 1):
+            return [self.plan(video) for video in videos]
+        for video in videos:
+            if video.x.shape[1] % (self.per_head or 1):
                 raise ConfigError(
-                    f"per_head: got {self.per_head} heads for {x.shape[1]} channels, expected a "
-                    "divisor."
+                    f"per_head: got {self.per_head} heads for {video.x.shape[1]} channels, "
+                    "expected a divisor."
                 )
-        trees = [self._grow(x, grid, self._sizes(grid)) for x, grid in videos]
+        trees = [self._grow(v.x, v.grid, self._sizes(v.grid)) for v in videos]
         if self.keep is not None:
             return self._merge_within(videos, trees)
         merges = [self._merge(tree, self._thresholds) for tree in trees]
@@ -187,8 +177,8 @@ class STTM:
                 return self._merge_within(videos, trees)
         return [self._to_plan(tree, merge) for tree, merge in zip(trees, merges, strict=True)]
 
-    def _budget(self, keep: float | int, videos: Sequence[tuple[torch.Tensor, VideoGrid]]) -> int:
-        budget = token_budget(keep, sum(grid.num_tokens for _, grid in videos))
+    def _budget(self, keep: float | int, videos: Sequence[VideoFeatures]) -> int:
+        budget = token_budget(keep, sum(video.grid.num_tokens for video in videos))
         if budget < len(videos):
             raise BudgetError(
                 f"share='joint': got a budget of {budget} tokens for {len(videos)} videos, "
@@ -212,7 +202,7 @@ class STTM:
         return grow(x, grid.frames, sizes, pooling)
 
     def _merge_within(
-        self, videos: Sequence[tuple[torch.Tensor, VideoGrid]], trees: list[Quadtree]
+        self, videos: Sequence[VideoFeatures], trees: list[Quadtree]
     ) -> list[MergePlan]:
         """Meet the budget exactly; go on to 1x1 cells only if it is needed."""
         keep = self.max_tokens if self.keep is None else self.keep
@@ -221,8 +211,8 @@ class STTM:
         point = self._reach(trees, budget)
         if point is None and self.spatial_threshold is not None and self.root_level >= 0:
             trees = [
-                self._grow(x, grid, level_sizes(grid.height, grid.width, to_single=True))
-                for x, grid in videos
+                self._grow(v.x, v.grid, level_sizes(v.grid.height, v.grid.width, to_single=True))
+                for v in videos
             ]
             point = self._reach(trees, budget)
         if point is not None:
@@ -232,7 +222,7 @@ class STTM:
             ]
         name = "max_tokens" if self.keep is None else "keep"
         raise BudgetError(
-            f"{name}: got {keep!r}, {budget} tokens for {', '.join(str(g) for _, g in videos)}, "
+            f"{name}: got {keep!r}, {budget} tokens for {', '.join(str(v.grid) for v in videos)}, "
             f"expected more: {self} cannot reach so few. Allow more tokens, or both merging steps."
         )
 

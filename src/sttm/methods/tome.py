@@ -6,16 +6,16 @@ from typing import ClassVar
 import torch
 
 from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
+from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.registry import register
 from sttm.ops.bipartite import best_partners
-from sttm.ops.selection import labelled_groups, stable_topk
+from sttm.ops.selection import stable_topk
 from sttm.plan import MergePlan
 
 
 @register
 @dataclass(frozen=True)
-class ToMe:
+class ToMe(Method):
     """Merge the most similar tokens of the whole video, wherever they stand.
 
     A round: tokens alternate between the sets A and B, every token of A finds its most similar
@@ -33,7 +33,6 @@ class ToMe:
     """
 
     name: ClassVar[str] = "tome"
-    query_aware: ClassVar[bool] = False
 
     keep: float | int
 
@@ -41,26 +40,21 @@ class ToMe:
         check_keep(self.keep)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan to merge into exactly ``floor(keep * N)`` tokens, at least one.
 
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float32.
-            grid: the video's shape in tokens.
+        Similarity in float32.
 
         Returns:
             a plan whose ``info`` has ``rounds``.
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
         """
-        grid.check(x)
+        x, grid = video.x, video.grid
         count, rounds = token_budget(self.keep, grid.num_tokens), 0
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         plan = MergePlan.identity(grid.num_tokens, x.device)
         while plan.num_out > count:
             merged = _next_groups(plan.apply(wide), plan.num_out - count)
-            plan = MergePlan.from_groups(*labelled_groups(merged[plan.group]))
+            plan = MergePlan.from_labels(merged[plan.group])
             rounds += 1
         return replace(plan, info={"rounds": rounds})
 

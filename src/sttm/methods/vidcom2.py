@@ -6,19 +6,18 @@ from typing import ClassVar
 
 import torch
 
-from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
+from sttm.methods.base import TokenPruner, VideoFeatures
 from sttm.methods.checks import check_number
 from sttm.methods.registry import register
 from sttm.ops.assignment import part_of
 from sttm.ops.distinctiveness import gaussian_likeness, steady_channels
-from sttm.ops.selection import apportion, kept_groups, stable_topk_per_row
+from sttm.ops.selection import apportion, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
 @register
 @dataclass(frozen=True)
-class VidCom2:
+class VidCom2(TokenPruner):
     """Keep the tokens least like the video's and their frame's mean, more in distinctive frames.
 
     A token's likeness to a mean is a sum of Gaussians of their distance, both of features scaled
@@ -40,45 +39,35 @@ class VidCom2:
     """
 
     name: ClassVar[str] = "vidcom2"
-    query_aware: ClassVar[bool] = False
 
-    keep: float | int
     temperature: float = 0.01
     channel_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        check_keep(self.keep)
+        super().__post_init__()
         check_number("temperature", self.temperature, 0.0, float_info.max, above=True)
         check_number("channel_ratio", self.channel_ratio, 0.0, 1.0, above=True)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan to keep exactly ``floor(keep * N)`` tokens, at least one.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Distances in float32.
-            grid: the video's shape in tokens.
 
         Returns:
             a plan whose ``info`` has ``frame_tokens``, ``(T,)`` int64.
-
-        Raises:
-            ConfigError: ``x`` does not fit the grid or is not finite.
         """
-        grid.check(x)
-        count, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
+        plan, grid = super().plan(video), video.grid
+        frame = plan.anchor // grid.tokens_per_frame
+        return replace(plan, info={"frame_tokens": torch.bincount(frame, minlength=grid.frames)})
+
+    def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
+        """Choose the tokens that stay, by their likeness to both means. Distances in float32."""
+        x, grid = video.x, video.grid
         if self.channel_ratio < 1.0:
             x = steady_channels(x, max(1, part_of(x.shape[1], self.channel_ratio)))
         like_video, like_frame = gaussian_likeness(x, grid.frames)
         uniqueness = -like_video.mean(dim=1, dtype=torch.float64)
         lead = torch.softmax(uniqueness / self.temperature, dim=0)
-        room = torch.full((grid.frames,), per_frame, device=x.device)
+        room = torch.full((grid.frames,), grid.tokens_per_frame, device=x.device)
         frame_tokens = apportion(1.0 + lead - lead.mean(), count, room)
-        kept = (
-            stable_topk_per_row(-(like_video + like_frame), frame_tokens)
-            .flatten()
-            .nonzero()
-            .squeeze(1)
-        )
-        plan = MergePlan.from_groups(*kept_groups(kept, grid.num_tokens))
-        return replace(plan, info={"frame_tokens": frame_tokens})
+        chosen = stable_topk_per_row(-(like_video + like_frame), frame_tokens)
+        return chosen.flatten().nonzero().squeeze(1)

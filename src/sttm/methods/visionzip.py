@@ -6,18 +6,17 @@ from typing import ClassVar
 import torch
 
 from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence, Need, required
+from sttm.methods.base import Method, Signal, VideoFeatures
 from sttm.methods.checks import check_number
 from sttm.methods.registry import register
-from sttm.ops.assignment import anchored_groups, even_counts, most_similar, part_of
+from sttm.ops.assignment import even_counts, most_similar, part_of
 from sttm.ops.selection import evenly_spaced, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
 @register
 @dataclass(frozen=True)
-class VisionZip:
+class VisionZip(Method):
     """Keep each frame's most attended tokens, and merge the others into a few contextual ones.
 
     Every frame gets the same number of tokens (or one more): most are dominant, the ones that
@@ -38,8 +37,7 @@ class VisionZip:
     """
 
     name: ClassVar[str] = "visionzip"
-    query_aware: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({"tower_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
 
     keep: float | int
     contextual: float = 10 / 64
@@ -49,19 +47,10 @@ class VisionZip:
         check_number("contextual", self.contextual, 0.0, 1.0)
 
     @torch.no_grad()
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
-        """Plan to leave exactly ``floor(keep * N)`` tokens, at least one.
-
-        Args:
-            x: ``(N, C)`` floating, order t, y, x. Not modified. Similarity in float64.
-            grid: the video's shape in tokens.
-            evidence: with ``tower_attention``.
-
-        Raises:
-            ConfigError: ``x`` or the evidence does not fit the grid, or is not finite.
-        """
-        grid.check(x)
-        attention = required(evidence, "tower_attention", grid, x.device)
+    def plan(self, video: VideoFeatures) -> MergePlan:
+        """Plan to leave exactly ``floor(keep * N)`` tokens, at least one. Similarity in float64."""
+        x, grid = video.x, video.grid
+        attention = video.attention("tower_attention")
         budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
         counts = even_counts(budget, grid.frames)
         contexts = torch.tensor([part_of(count, self.contextual) for count in counts.tolist()])
@@ -76,4 +65,4 @@ class VisionZip:
             target = rest[evenly_spaced(count, rest.shape[0], x.device)]
             label[rest] = target[most_similar(x[rest], x[target])]
             label[target] = target
-        return MergePlan.from_groups(*anchored_groups(label))
+        return MergePlan.from_anchors(label)

@@ -1,4 +1,4 @@
-"""Tokens that go to the most similar of some chosen tokens, and groups around chosen tokens."""
+"""Tokens that go to the most similar of some chosen tokens, and even splits."""
 
 from decimal import Decimal
 
@@ -34,18 +34,6 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
     wide = x.double()
     norm = wide.norm(dim=1, keepdim=True)
     return torch.where(norm > 0, wide / norm, 0.0)
-
-
-def anchored_groups(label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``group`` and ``anchor`` of a plan in which every token names its group's anchor.
-
-    Args:
-        label: ``(N,)`` int64: the token that stands for each token's group, -1 to drop it. That
-            token names itself.
-    """
-    leads = label == torch.arange(label.shape[0], device=label.device)
-    rank = leads.cumsum(0) - 1
-    return torch.where(label >= 0, rank[label.clamp(min=0)], -1), leads.nonzero().squeeze(1)
 
 
 def even_counts(total: int, parts: int, device: torch.device | str = "cpu") -> torch.Tensor:

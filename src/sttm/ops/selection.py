@@ -103,33 +103,3 @@ def evenly_spaced(count: int, n: int, device: torch.device | str = "cpu") -> tor
         ``(count,)`` int64, ascending, all different.
     """
     return (2 * torch.arange(count, device=device) + 1) * n // (2 * max(1, count))
-
-
-def kept_groups(kept: torch.Tensor, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``group`` and ``anchor`` of a plan that keeps some tokens and drops the rest.
-
-    Args:
-        kept: ``(M,)`` int64, ascending.
-        num_tokens: ``N``.
-    """
-    group = torch.full((num_tokens,), -1, device=kept.device)
-    group[kept] = torch.arange(kept.shape[0], device=kept.device)
-    return group, kept
-
-
-def labelled_groups(label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``group`` and ``anchor`` of a plan that merges tokens with the same label.
-
-    Args:
-        label: ``(N,)`` int64 in [-1, anything); tokens of -1 are dropped. Labels may have gaps.
-
-    Returns:
-        groups in the order of their first tokens, and those tokens.
-    """
-    token = torch.arange(label.shape[0], device=label.device)
-    place = label + 1
-    first = torch.full((int(place.max()) + 1,), label.shape[0], device=label.device)
-    first = first.scatter_reduce_(0, place, token, "amin")[place]
-    leads = (first == token) & (label >= 0)
-    group = (leads.cumsum(0) - 1)[first]
-    return torch.where(label >= 0, group, -1), leads.nonzero().squeeze(1)
