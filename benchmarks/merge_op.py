@@ -23,7 +23,7 @@ import torch
 
 from sttm.evaluation.machine import environment
 from sttm.grid import VideoGrid
-from sttm.methods import STTM
+from sttm.methods import STTM, VideoFeatures
 from sttm.ops import naive
 from sttm.plan import MergePlan
 
@@ -130,22 +130,22 @@ def measure(frames: int, options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     grid = VideoGrid(frames, options.side, options.side)
     x = make_video(grid, options.channels).to(device, getattr(torch, options.dtype))
-    plan = METHOD.plan(x, grid).check()
+    plan = METHOD.plan(VideoFeatures(x, grid)).check()
 
     def both() -> torch.Tensor:
-        return METHOD.plan(x, grid).apply(x)
+        return METHOD.plan(VideoFeatures(x, grid)).apply(x)
 
     row: dict[str, Any] = {
         "frames": frames,
         "tokens_in": plan.num_in,
         "tokens_after_spatial": plan.info["tokens_after_spatial"],
         "tokens_out": plan.num_out,
-        "plan_ms": median_ms(lambda: METHOD.plan(x, grid), options.repeats, device),
+        "plan_ms": median_ms(lambda: METHOD.plan(VideoFeatures(x, grid)), options.repeats, device),
         "apply_ms": median_ms(lambda: plan.apply(x), options.repeats, device),
         "both_ms": median_ms(both, options.repeats, device),
         "both_cpu_ms": median_ms(both, options.repeats, device, time.process_time),
         **{
-            name: median_ms(partial(method.plan, x, grid), options.repeats, device)
+            name: median_ms(partial(method.plan, VideoFeatures(x, grid)), options.repeats, device)
             for name, method in BUDGETS.items()
         },
         "peak_extra_mib": peak_extra_mib(both, device),

@@ -249,3 +249,22 @@ def test_weights_that_are_none_are_refused(weight: list[float]) -> None:
 def test_anchors_that_are_no_tokens_are_refused(anchor: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"MergePlan\.anchor"):
         MergePlan(torch.tensor([0, 1]), torch.ones(2), torch.tensor(anchor)).check()
+
+
+def test_groups_follow_their_first_tokens() -> None:
+    plan = MergePlan.from_labels(torch.tensor([7, -1, 3, 7, 0, -1, 3]))
+    assert plan.group.tolist() == [0, -1, 1, 0, 2, -1, 1]
+    assert plan.anchor.tolist() == [0, 2, 4]
+
+
+def test_groups_stand_at_the_token_that_they_name() -> None:
+    plan = MergePlan.from_anchors(torch.tensor([2, 1, 2, -1, 1, 5]))
+    assert plan.group.tolist() == [1, 0, 1, -1, 0, 2]
+    assert plan.anchor.tolist() == [1, 2, 5]
+
+
+def test_kept_tokens_stand_for_themselves() -> None:
+    plan = MergePlan.keep(torch.tensor([1, 4]), 5)
+    assert plan.group.tolist() == [-1, 0, -1, -1, 1]
+    assert plan.anchor.tolist() == [1, 4]
+    assert plan.weight.tolist() == [0, 1, 0, 0, 1]

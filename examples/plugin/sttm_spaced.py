@@ -15,8 +15,7 @@ from transformers import (
 )
 
 from sttm.budget import check_keep, token_budget
-from sttm.grid import VideoGrid
-from sttm.methods import register
+from sttm.methods import TokenPruner, VideoFeatures, register
 from sttm.models import register_family
 from sttm.models.families import LlavaOnevision
 from sttm.plan import MergePlan
@@ -24,25 +23,14 @@ from sttm.plan import MergePlan
 
 @register
 @dataclass(frozen=True)
-class Spaced:
+class Spaced(TokenPruner):
     """Keep evenly spaced tokens; drop the others."""
 
     name: ClassVar[str] = "spaced"
-    query_aware: ClassVar[bool] = False
 
-    keep: float | int
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep)
-
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        """Plan one video; see ``sttm.Method``."""
-        count = grid.check(x).shape[0]
-        budget = token_budget(self.keep, count)
-        kept = torch.arange(budget, device=x.device) * count // budget
-        group = torch.full((count,), -1, device=x.device)
-        group[kept] = torch.arange(budget, device=x.device)
-        return MergePlan.from_groups(group=group, anchor=kept)
+    def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
+        """Choose the tokens that stay; see ``sttm.methods.TokenPruner``."""
+        return torch.arange(count) * video.grid.num_tokens // count
 
 
 # A model that transformers does not know: it is told about it first, in its own way.

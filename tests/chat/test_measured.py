@@ -78,7 +78,7 @@ def test_a_cache_that_counts_what_it_holds(
     """What 5.24 did to older hooks: prompts were fed again, or crashed."""
     tiny = bundle(name)
     chat = sttm.VideoChat(tiny.model, tiny.processor, PairMerge(), layer=layer)
-    monkeypatch.setattr(ReducedLayer, "get_seq_length", ReducedLayer.held)
+    monkeypatch.setattr(ReducedLayer, "get_seq_length", ReducedLayer.num_entries)
     with pytest.raises(IncompatibleTransformersError, match="counts"):
         chat.watch(clip())
 

@@ -106,7 +106,7 @@ def test_questions_that_are_fed_more_are_told(
 def test_hooks_that_do_not_fit_the_library_are_told(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ReducedLayer, "get_seq_length", ReducedLayer.held)
+    monkeypatch.setattr(ReducedLayer, "get_seq_length", ReducedLayer.num_entries)
     result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
     assert result.exit_code == 1
     assert result.stderr.strip().startswith("error: got a cache whose layer")

@@ -14,6 +14,7 @@ from sttm.evaluation.calibrate import (
     per_video,
 )
 from sttm.evaluation.thresholds import Thresholds, VideoRetention
+from sttm.methods import VideoFeatures
 from sttm.video import read_video
 from tests.chat.tiny import bundle, clip
 
@@ -67,7 +68,7 @@ def test_the_mean_over_videos_meets_the_target(store: FeatureStore, target: floa
     rows = per_video(store, method, [("a", 6), ("b", 6), ("c", 6)])
     assert mean == pytest.approx(target, abs=0.02)
     assert sum(row.retention for row in rows) / 3 == pytest.approx(mean, abs=1e-6)
-    plan = method.plan(features(2, 1.0), GRID)
+    plan = method.plan(VideoFeatures(features(2, 1.0), GRID))
     assert (rows[2].tokens_in, rows[2].tokens_out) == (plan.num_in, plan.num_out)
     assert rows[0].retention < rows[2].retention
 
@@ -86,7 +87,7 @@ def test_what_is_recorded_is_what_a_method_sees(clip_file: Path) -> None:
     chat = sttm.VideoChat(tiny.model, tiny.processor, method, layer=1)
     report = chat.watch(video).reports[0]
     assert grid == report.grid
-    assert torch.equal(method.plan(x, grid).group, report.plan.group)
+    assert torch.equal(method.plan(VideoFeatures(x, grid)).group, report.plan.group)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -11,8 +12,7 @@ import torch
 import sttm
 from sttm.evaluation.needle import KINDS, TASKS, ClipId
 from sttm.evaluation.tables import markdown_table
-from sttm.methods import list_methods
-from sttm.methods.base import Evidence
+from sttm.methods import Method, VideoFeatures, list_methods
 from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load
 from sttm.nano.scenes import FIRST_SEED
 from tests.cli.marks import needs_nano
@@ -130,18 +130,17 @@ def test_the_words_are_those_of_the_results() -> None:
     assert round(100 * apart[4], 1) == 0.1
 
 
-class Recorder:
+class Recorder(Method):
     """Keeps what a method is given."""
 
     name: ClassVar[str] = "recorder"
-    query_aware: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self.seen: list[tuple[torch.Tensor, sttm.VideoGrid]] = []
+        self.seen: list[VideoFeatures] = []
 
-    def plan(self, x: torch.Tensor, grid: sttm.VideoGrid) -> sttm.MergePlan:
-        self.seen.append((x, grid))
-        return sttm.MergePlan.identity(grid.num_tokens)
+    def plan(self, video: VideoFeatures) -> sttm.MergePlan:
+        self.seen.append(video)
+        return sttm.MergePlan.identity(video.grid.num_tokens)
 
 
 @needs_nano
@@ -154,10 +153,10 @@ def test_on_nano_a_budget_is_the_temporal_step() -> None:
         clip, _ = ClipId(32, KINDS[i % len(KINDS)], FIRST_SEED + i).questions()
         chat.watch(clip.frames, fps=clip.fps, max_frames=32)
     same = 0
-    for x, grid in recorder.seen:
-        evidence = Evidence(prompt_attention=torch.ones(grid.num_tokens))
+    for video in recorder.seen:
+        alike = replace(video, prompt_attention=torch.ones(video.grid.num_tokens))
         for keep in BUDGETS:
-            ours = sttm.STTM(keep=keep).plan(x, grid)
+            ours = sttm.STTM(keep=keep).plan(video)
             theirs: Any = sttm.get_method("framefusion", keep=keep)
-            same += torch.equal(ours.group, theirs.plan(x, grid, evidence).group)
+            same += torch.equal(ours.group, theirs.plan(alike).group)
     assert (same, len(recorder.seen) * len(BUDGETS)) == (37, 40)

@@ -1,27 +1,26 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-import torch
 
 import sttm
 from sttm.chat import VideoChat
 from sttm.evaluation.runner import Runner, ask_together
 from sttm.evaluation.specs import ALL_TOKENS, Setting, make_settings
-from sttm.methods.base import Need
+from sttm.methods import Method, Signal, VideoFeatures
 from tests.chat.tiny import FAMILIES, bundle, clip
 
 QUESTIONS = ["Why?", "Which digit is it that appears?", "Where?", "How many there are, say!"]
 NEW = 5
 
 
-class Aware:
+class Aware(Method):
     """A query-aware method that keeps every other token."""
 
     name = "aware"
     query_aware = True
 
-    def plan(self, x: torch.Tensor, grid: sttm.VideoGrid) -> sttm.MergePlan:
-        return sttm.get_method("random", keep=0.5, seed=1).plan(x, grid)
+    def plan(self, video: VideoFeatures) -> sttm.MergePlan:
+        return sttm.get_method("random", keep=0.5, seed=1).plan(video)
 
 
 class Unaware(Aware):
@@ -31,11 +30,11 @@ class Unaware(Aware):
 class Watching(Unaware):
     """Wants to know what the tower attends to."""
 
-    needs: frozenset[Need] = frozenset({"tower_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
 
-    def plan(self, x: torch.Tensor, grid: sttm.VideoGrid, evidence: Any = None) -> sttm.MergePlan:
-        assert evidence.tower_attention.shape == (grid.num_tokens,)
-        return super().plan(x, grid)
+    def plan(self, video: VideoFeatures) -> sttm.MergePlan:
+        assert video.attention("tower_attention").shape == (video.grid.num_tokens,)
+        return super().plan(video)
 
 
 def runner(family: str, *settings: Setting) -> Runner:

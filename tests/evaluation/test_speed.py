@@ -6,6 +6,7 @@ from sttm.evaluation import memory, shapes
 from sttm.evaluation.memory import check_memory, peak_memory
 from sttm.evaluation.shapes import SHAPES, Shape, build, count_parameters, prompt
 from sttm.evaluation.speed import Forced, SpeedPlan, SpeedRow, measure, speed_settings
+from sttm.methods import VideoFeatures
 
 TINY = Shape("llava_onevision", 48, 64, 3, 4, 2, 100, layer=1, grid=(4, 4))
 TINY_QWEN = Shape("qwen2_5_vl", 64, 64, 3, 4, 2, 100, layer=1, grid=(3, 5), frames_per_step=2)
@@ -42,11 +43,11 @@ def test_forcing_leaves_evenly_spread_neighbours() -> None:
     grid = sttm.VideoGrid(4, 4, 4)
     x = torch.ones(64, 8)  # all alike: thresholds leave very few
     inner = sttm.STTM(spatial_threshold=0.8, temporal_threshold=0.6)
-    plan = Forced(inner, 20).plan(x, grid).check()
+    plan = Forced(inner, 20).plan(VideoFeatures(x, grid)).check()
     assert plan.num_out == 20
     assert set(torch.bincount(plan.group).tolist()) == {3, 4}
-    exact = Forced(sttm.STTM(keep=20), 20).plan(x, grid)
-    assert torch.equal(exact.group, sttm.STTM(keep=20).plan(x, grid).group)
+    exact = Forced(sttm.STTM(keep=20), 20).plan(VideoFeatures(x, grid))
+    assert torch.equal(exact.group, sttm.STTM(keep=20).plan(VideoFeatures(x, grid)).group)
 
 
 def test_operations_are_those_of_the_matrices() -> None:

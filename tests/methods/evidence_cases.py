@@ -1,7 +1,7 @@
 """Videos with evidence, checks that every method has to pass, and helpers of the slow twins."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from sttm.budget import token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import Evidence, get_method
+from sttm.methods import VideoFeatures, get_method
 from sttm.ops.selection import apportion
 from sttm.plan import MergePlan
 
@@ -20,21 +20,25 @@ BUDGETS: tuple[float | int, ...] = (1, 2, 7, 0.1, 0.3, 0.55, 0.9, 1.0, 10**6)
 
 @dataclass(frozen=True)
 class Case:
-    """A video: features, grid and evidence; ``still`` ones repeat most of the frame before."""
+    """A video; ``still`` ones repeat most of the frame before."""
 
-    x: torch.Tensor
-    grid: VideoGrid
-    evidence: Evidence
+    video: VideoFeatures
+
+    @property
+    def x(self) -> torch.Tensor:
+        return self.video.x
+
+    @property
+    def grid(self) -> VideoGrid:
+        return self.video.grid
 
     @property
     def tower(self) -> list[float]:
-        assert self.evidence.tower_attention is not None
-        return list(self.evidence.tower_attention.tolist())
+        return list(self.video.attention("tower_attention").tolist())
 
     @property
     def prompt(self) -> list[float]:
-        assert self.evidence.prompt_attention is not None
-        return list(self.evidence.prompt_attention.tolist())
+        return list(self.video.attention("prompt_attention").tolist())
 
 
 def make_case(grid: VideoGrid, seed: int = 0, channels: int = 6, still: bool = True) -> Case:
@@ -49,7 +53,7 @@ def make_case(grid: VideoGrid, seed: int = 0, channels: int = 6, still: bool = T
     tower = torch.rand(grid.frames, grid.tokens_per_frame, generator=g)
     tower = tower / tower.sum(1, keepdim=True)
     prompt = torch.rand(grid.num_tokens, generator=g) / 50
-    return Case(x.flatten(0, 1), grid, Evidence(tower.flatten(), prompt))
+    return Case(VideoFeatures(x.flatten(0, 1), grid, tower.flatten(), prompt))
 
 
 def check_promises(name: str, **options: Any) -> None:
@@ -59,9 +63,9 @@ def check_promises(name: str, **options: Any) -> None:
         before = case.x.clone()
         for keep in BUDGETS:
             method: Any = get_method(name, keep=keep, **options)
-            plan = method.plan(case.x, grid, case.evidence).check()
+            plan = method.plan(case.video).check()
             assert plan.num_out == token_budget(keep, grid.num_tokens), (grid, keep)
-            again = method.plan(case.x.double(), grid, case.evidence)
+            again = method.plan(replace(case.video, x=case.x.double()))
             assert torch.equal(plan.group, again.group)
             assert torch.equal(plan.anchor, again.anchor)
             if plan.num_out == grid.num_tokens:
@@ -73,10 +77,10 @@ def check_ties(name: str, **options: Any) -> None:
     """A video of equal tokens and equal attention."""
     grid = VideoGrid(4, 2, 3)
     x = torch.ones(24, 5)
-    evidence = Evidence(torch.full((24,), 1 / 6), torch.full((24,), 0.01))
+    video = VideoFeatures(x, grid, torch.full((24,), 1 / 6), torch.full((24,), 0.01))
     for keep in (1, 3, 7, 11, 23):
         method: Any = get_method(name, keep=keep, **options)
-        plan = method.plan(x, grid, evidence).check()
+        plan = method.plan(video).check()
         assert plan.num_out == keep
         torch.testing.assert_close(plan.apply(x), torch.ones(keep, 5))
 
@@ -85,15 +89,15 @@ def check_refusals(name: str, need: str, bad: Sequence[dict[str, Any]]) -> None:
     """Missing, misshapen and negative evidence, and bad options, are refused in words."""
     case = make_case(VideoGrid(3, 2, 2))
     method: Any = get_method(name, keep=0.5)
-    assert method.needs == {need}
-    for evidence in (None, Evidence()):
-        with pytest.raises(ConfigError, match=need):
-            method.plan(case.x, case.grid, evidence)
+    assert method.requires == {need}
+    with pytest.raises(ConfigError, match=need):
+        method.plan(VideoFeatures(case.x, case.grid))
     for value in (torch.ones(11), torch.full((12,), -1.0), torch.full((12,), torch.nan)):
         with pytest.raises(ConfigError, match=need):
-            method.plan(case.x, case.grid, Evidence(**{need: value}))
+            changed: Any = {need: value}
+            method.plan(replace(case.video, **changed))
     with pytest.raises(ConfigError, match="shape"):
-        method.plan(case.x[1:], case.grid, case.evidence)
+        method.plan(replace(case.video, x=case.x[1:]))
     for options in ({"keep": 0.0}, *({"keep": 0.5, **more} for more in bad)):
         with pytest.raises(ConfigError):
             get_method(name, **options)

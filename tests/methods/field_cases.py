@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sttm.budget import token_budget
 from sttm.grid import VideoGrid
-from sttm.methods import Method
+from sttm.methods import Method, VideoFeatures
 from sttm.plan import MergePlan
 
 Video = tuple[torch.Tensor, VideoGrid]
@@ -57,16 +57,16 @@ def promises(build: Callable[[float | int], Method]) -> Callable[[], None]:
         before = x.clone()
         method = build(keep)
         assert isinstance(method, Method)
-        plan = method.plan(x, grid).check()
+        plan = method.plan(VideoFeatures(x, grid)).check()
         assert plan.num_in == grid.num_tokens
         assert plan.num_out == token_budget(keep, grid.num_tokens)
         assert torch.equal(x, before)
-        assert_same(plan, method.plan(x.clone(), grid))
+        assert_same(plan, method.plan(VideoFeatures(x.clone(), grid)))
         assert_leading(plan)
         merged = plan.apply(x)
         assert merged.dtype == x.dtype
         assert bool(torch.isfinite(merged).all())
-        everything = build(1.0).plan(x, grid)
+        everything = build(1.0).plan(VideoFeatures(x, grid))
         assert torch.equal(everything.group, torch.arange(grid.num_tokens))
         assert torch.equal(everything.apply(x), x)
 
@@ -95,7 +95,7 @@ def groups(plan: MergePlan) -> list[list[int]]:
 def every_count(build: Callable[[float | int], Method], x: torch.Tensor, grid: VideoGrid) -> None:
     """Check every count from 1 to N."""
     for count in range(1, grid.num_tokens + 1):
-        plan = build(count).plan(x, grid).check()
+        plan = build(count).plan(VideoFeatures(x, grid)).check()
         assert plan.num_out == count
         assert_leading(plan)
 
@@ -103,7 +103,7 @@ def every_count(build: Callable[[float | int], Method], x: torch.Tensor, grid: V
 def gpu_agrees(method: Method, grid: VideoGrid, channels: int = 64) -> None:
     """Check that the GPU decides as the CPU does, on data without near ties."""
     x = drifting(grid, channels)
-    cpu, gpu = method.plan(x, grid), method.plan(x.cuda(), grid)
+    cpu, gpu = method.plan(VideoFeatures(x, grid)), method.plan(VideoFeatures(x.cuda(), grid))
     assert gpu.group.is_cuda
     assert torch.equal(cpu.group, gpu.group.cpu())
     torch.testing.assert_close(cpu.weight, gpu.weight.cpu())
@@ -113,11 +113,13 @@ def scaled_alike(method: Method, grid: VideoGrid) -> None:
     """Check that features of extreme size give the plan of ordinary ones, where scale is moot."""
     x = drifting(grid)
     for scale in (2.0**-50, 2.0**50):
-        assert_same(method.plan(x * scale, grid), method.plan(x, grid))
+        assert_same(
+            method.plan(VideoFeatures(x * scale, grid)), method.plan(VideoFeatures(x, grid))
+        )
 
 
 def survives_extremes(method: Method, grid: VideoGrid) -> None:
     """Check that features near the limits of their dtype are planned."""
     x = drifting(grid)
     for extreme in (x / x.abs().max() * 3e38, x.double() * 1e140, x * 1e-38, x.half() * 1e-6):
-        method.plan(extreme, grid).check()
+        method.plan(VideoFeatures(extreme, grid)).check()

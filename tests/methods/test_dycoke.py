@@ -7,7 +7,7 @@ import torch
 
 from sttm.budget import token_budget
 from sttm.errors import ConfigError
-from sttm.methods import DyCoke, DyCokeStage1, get_method
+from sttm.methods import DyCoke, DyCokeStage1, VideoFeatures, get_method
 from sttm.methods.base import DecodePruning
 
 from .evidence_cases import BUDGETS, GRIDS, make_case
@@ -17,7 +17,10 @@ def test_the_plan_is_that_of_the_first_stage() -> None:
     for seed, grid in enumerate(GRIDS):
         x = make_case(grid, seed).x
         for keep in BUDGETS:
-            plan, wanted = DyCoke(keep).plan(x, grid).check(), DyCokeStage1(keep).plan(x, grid)
+            plan, wanted = (
+                DyCoke(keep).plan(VideoFeatures(x, grid)).check(),
+                DyCokeStage1(keep).plan(VideoFeatures(x, grid)),
+            )
             assert plan.num_out == token_budget(keep, grid.num_tokens)
             assert torch.equal(plan.group, wanted.group)
             assert torch.equal(plan.anchor, wanted.anchor)

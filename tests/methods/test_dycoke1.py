@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import DyCokeStage1
+from sttm.methods import DyCokeStage1, VideoFeatures
 from sttm.ops import naive_field
 from tests.methods.field_cases import (
     drifting,
@@ -26,7 +26,7 @@ def test_it_equals_its_twin(frames: int, side: int, each: int, seed: int) -> Non
     x = drifting(grid, seed=seed)
     each = min(each, 3 * side)
     expected = naive_field.dycoke_kept(naive_field.video(x, frames), [each] * frames)
-    assert DyCokeStage1(keep=len(expected)).plan(x, grid).anchor.tolist() == expected
+    assert DyCokeStage1(keep=len(expected)).plan(VideoFeatures(x, grid)).anchor.tolist() == expected
 
 
 def test_frames_are_compared_as_published() -> None:
@@ -34,13 +34,13 @@ def test_frames_are_compared_as_published() -> None:
     a, b = [1.0, 0.0], [0.0, 1.0]
     # Second against first: place 1 changed. Third against first: place 0. Fourth against third: 1.
     x = torch.tensor([a, a, a, b, b, a, b, b])
-    assert DyCokeStage1(keep=5).plan(x, grid).anchor.tolist() == [0, 1, 3, 4, 7]
+    assert DyCokeStage1(keep=5).plan(VideoFeatures(x, grid)).anchor.tolist() == [0, 1, 3, 4, 7]
 
 
 def test_the_remainder_goes_to_the_earliest_frames() -> None:
     grid = VideoGrid(8, 2, 2)
     x = drifting(grid)
-    kept = DyCokeStage1(keep=8 + 6 * 2 + 2).plan(x, grid).anchor
+    kept = DyCokeStage1(keep=8 + 6 * 2 + 2).plan(VideoFeatures(x, grid)).anchor
     assert torch.bincount(kept // 4).tolist() == [4, 3, 3, 2, 4, 2, 2, 2]
 
 
@@ -48,11 +48,11 @@ def test_below_a_quarter_the_first_frames_are_reduced_alike() -> None:
     grid = VideoGrid(16, 2, 2)
     x = drifting(grid)
     firsts = x.reshape(16, 4, -1)[::4].reshape(16, -1)
-    inner = DyCokeStage1(keep=7).plan(firsts, VideoGrid(4, 2, 2)).anchor
-    kept = DyCokeStage1(keep=7).plan(x, grid).anchor
+    inner = DyCokeStage1(keep=7).plan(VideoFeatures(firsts, VideoGrid(4, 2, 2))).anchor
+    kept = DyCokeStage1(keep=7).plan(VideoFeatures(x, grid)).anchor
     assert torch.equal(kept, inner // 4 * 16 + inner % 4)
-    assert DyCokeStage1(keep=4).plan(x, grid).anchor.tolist() == [0, 1, 2, 3]
-    assert DyCokeStage1(keep=2).plan(x, grid).anchor.tolist() == [1, 3]
+    assert DyCokeStage1(keep=4).plan(VideoFeatures(x, grid)).anchor.tolist() == [0, 1, 2, 3]
+    assert DyCokeStage1(keep=2).plan(VideoFeatures(x, grid)).anchor.tolist() == [1, 3]
 
 
 def test_every_count_and_scale() -> None:

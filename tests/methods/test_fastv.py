@@ -4,7 +4,7 @@ import torch
 
 from sttm.budget import token_budget
 from sttm.grid import VideoGrid
-from sttm.methods import Evidence, FastV, get_method
+from sttm.methods import FastV, VideoFeatures, get_method
 
 from .evidence_cases import (
     assert_groups,
@@ -28,7 +28,7 @@ def test_promises() -> None:
 def test_by_hand() -> None:
     attention = torch.tensor([0.1, 0.4, 0.0, 0.2, 0.4, 0.1])
     plan = FastV(3).plan(
-        torch.zeros(6, 2), VideoGrid(2, 1, 3), Evidence(prompt_attention=attention)
+        VideoFeatures(torch.zeros(6, 2), VideoGrid(2, 1, 3), prompt_attention=attention)
     )
     assert plan.anchor.tolist() == [1, 3, 4]
     assert plan.group.tolist() == [-1, 0, -1, 1, 2, -1]
@@ -39,5 +39,5 @@ def test_against_the_slow_twin() -> None:
         case = make_case(VideoGrid(6, 3, 3), seed)
         for keep in (0.2, 0.7):
             kept = best(case.prompt, token_budget(keep, 54))
-            plan = FastV(keep).plan(case.x, case.grid, case.evidence)
+            plan = FastV(keep).plan(case.video)
             assert_groups(plan, mean_groups({i: [i] for i in kept}))

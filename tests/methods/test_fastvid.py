@@ -8,7 +8,7 @@ import torch
 
 from sttm.budget import token_budget
 from sttm.grid import VideoGrid
-from sttm.methods import Evidence, FastVID
+from sttm.methods import FastVID, VideoFeatures
 
 from .evidence_cases import (
     Case,
@@ -99,7 +99,7 @@ def test_refusals() -> None:
 def test_against_the_slow_twin(method: FastVID) -> None:
     for seed in range(3):
         case = make_case(VideoGrid(11, 4, 5), seed)
-        plan = method.plan(case.x, case.grid, case.evidence)
+        plan = method.plan(case.video)
         assert plan.info["segments"].tolist() == slow_starts(case, method)
         assert_groups(plan, slow(case, method))
 
@@ -109,7 +109,7 @@ def test_by_hand() -> None:
     x = torch.tensor([[0.0, 5], [1, 0], [1.1, 0], [3, 0], [0, 5], [1, 0.1], [2, 0], [1, 0]])
     attention = torch.tensor([0.7, 0.1, 0.1, 0.1] * 2)
     method = FastVID(3, segments=1, similarity=-1.0, density=0.4, neighbours=2)
-    plan = method.plan(x, VideoGrid(2, 2, 2), Evidence(tower_attention=attention))
+    plan = method.plan(VideoFeatures(x, VideoGrid(2, 2, 2), tower_attention=attention))
     # floor(0.4 * 3) = 1 anchor, in frame 0. Of 1, 2, 3 the densest is 1 or 2; both see each other
     # at 0.005 and the third at 2 and 1.805: token 2, which is also the farthest from a denser one.
     assert plan.anchor.tolist() == [0, 2, 4]

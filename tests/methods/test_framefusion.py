@@ -7,7 +7,7 @@ import torch
 
 from sttm.budget import token_budget
 from sttm.grid import VideoGrid
-from sttm.methods import Evidence, FrameFusion
+from sttm.methods import FrameFusion, VideoFeatures
 
 from .evidence_cases import (
     Case,
@@ -55,20 +55,24 @@ def test_refusals() -> None:
 def test_against_the_slow_twin(keep: float, threshold: float) -> None:
     for seed in range(4):
         case = make_case(VideoGrid(7, 2, 3), seed)
-        plan = FrameFusion(keep, threshold).plan(case.x, case.grid, case.evidence)
+        plan = FrameFusion(keep, threshold).plan(case.video)
         assert_groups(plan, slow(case, keep, threshold))
 
 
 def test_by_hand() -> None:
     """Three frames of two places: place 0 stands still, place 1 turns by 90 degrees."""
     x = torch.tensor([[1.0, 0], [1, 0], [1, 0.1], [0, 1], [1, 0], [0, 1]])
-    told = Evidence(prompt_attention=torch.tensor([0.1, 0.0, 0.2, 0.3, 0.3, 0.5]))
+    told = {"prompt_attention": torch.tensor([0.1, 0.0, 0.2, 0.3, 0.3, 0.5])}
     grid = VideoGrid(3, 1, 2)
-    plan = FrameFusion(3).plan(x, grid, told)
+    plan = FrameFusion(3).plan(VideoFeatures(x, grid, **told))
     assert plan.group.tolist() == [0, 1, 0, 2, 0, 2]
     assert plan.info == {"merged": 3, "pruned": 0}
-    plan = FrameFusion(2).plan(x, grid, told)  # place 1 of frame 0 is not attended to
+    plan = FrameFusion(2).plan(
+        VideoFeatures(x, grid, **told)
+    )  # place 1 of frame 0 is not attended to
     assert plan.group.tolist() == [0, -1, 0, 1, 0, 1]
     assert plan.info == {"merged": 3, "pruned": 1}
-    plan = FrameFusion(5).plan(x, grid, told)  # one merge is enough: the most similar pair
+    plan = FrameFusion(5).plan(
+        VideoFeatures(x, grid, **told)
+    )  # one merge is enough: the most similar pair
     assert plan.group.tolist() == [0, 1, 2, 3, 4, 3]

@@ -8,7 +8,7 @@ import torch
 
 from sttm.budget import token_budget
 from sttm.grid import VideoGrid
-from sttm.methods import Evidence, HoliTom
+from sttm.methods import HoliTom, VideoFeatures
 from sttm.methods.holitom import best_segments
 
 from .evidence_cases import (
@@ -110,7 +110,7 @@ def test_against_the_slow_twin(keep: float, threshold: float) -> None:
     method = HoliTom(keep, threshold)
     for seed in range(3):
         case = make_case(VideoGrid(8, 3, 3), seed)
-        plan = method.plan(case.x, case.grid, case.evidence)
+        plan = method.plan(case.video)
         starts = plan.info["segments"].tolist()
         assert plan.info["merged_over_time"] > 0
         assert_groups(plan, slow(case, method, starts))
@@ -120,13 +120,17 @@ def test_by_hand() -> None:
     """Place 0 stands still for two frames, and again; place 1 never does."""
     a, b, c = [1.0, 0, 0], [0.0, 1, 0], [0.0, 0, 1]
     x = torch.tensor([a, a, a, b, b, c, b, a])
-    told = Evidence(tower_attention=torch.tensor([0.6, 0.4, 0.6, 0.4, 0.2, 0.8, 0.9, 0.1]))
+    told = {"tower_attention": torch.tensor([0.6, 0.4, 0.6, 0.4, 0.2, 0.8, 0.9, 0.1])}
     grid = VideoGrid(4, 1, 2)
-    plan = HoliTom(6).plan(x, grid, told)
+    plan = HoliTom(6).plan(VideoFeatures(x, grid, **told))
     assert plan.info["segments"].tolist() == [0, 2]
     assert plan.info["merged_over_time"] == 2
     assert plan.group.tolist() == [0, 1, 0, 2, 3, 4, 3, 5]
-    plan = HoliTom(3).plan(x, grid, told)  # six sets of one token each: the first three have it
+    plan = HoliTom(3).plan(
+        VideoFeatures(x, grid, **told)
+    )  # six sets of one token each: the first three have it
     assert plan.group.tolist() == [0, 1, 0, -1, 2, -1, 2, -1]
-    plan = HoliTom(7).plan(x, grid, told)  # one merge too many: of equally alike tokens the first
+    plan = HoliTom(7).plan(
+        VideoFeatures(x, grid, **told)
+    )  # one merge too many: of equally alike tokens the first
     assert plan.group.tolist() == [0, 1, 2, 3, 4, 5, 4, 6]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import OctreeMerge
+from sttm.methods import OctreeMerge, VideoFeatures
 from sttm.ops import naive_field, octree
 from tests.methods.field_cases import (
     assert_leading,
@@ -39,7 +39,9 @@ def test_thresholds_equal_their_twin(
 ) -> None:
     grid = VideoGrid(*shape)
     x = drifting(grid, seed=seed)
-    plan = OctreeMerge(threshold=threshold, root_level=root_level).plan(x, grid).check()
+    plan = (
+        OctreeMerge(threshold=threshold, root_level=root_level).plan(VideoFeatures(x, grid)).check()
+    )
     assert_leading(plan)
     roots = naive_field.octree_roots(x, shape, len(plan.info["levels"]))
     cells = [cell for root in roots for cell in root.cut(threshold)]
@@ -55,7 +57,7 @@ def test_budgets_equal_their_twin(shape: tuple[int, int, int], part: float, seed
     grid = VideoGrid(*shape)
     x = drifting(grid, seed=seed)
     count = max(1, round(part * grid.num_tokens))
-    plan = OctreeMerge(keep=count).plan(x, grid)
+    plan = OctreeMerge(keep=count).plan(VideoFeatures(x, grid))
     roots = naive_field.octree_roots(x, shape, len(plan.info["levels"]))
     assert groups(plan) == tokens_of(naive_field.octree_groups(roots, count), grid)
 
@@ -73,10 +75,10 @@ def test_sides_halve_together() -> None:
 def test_a_change_over_time_splits_a_cube() -> None:
     grid = VideoGrid(4, 4, 4)
     x = torch.tensor([[1.0, 0.0]]).repeat(64, 1)
-    assert OctreeMerge(threshold=1.0, root_level=0).plan(x, grid).num_out == 8
+    assert OctreeMerge(threshold=1.0, root_level=0).plan(VideoFeatures(x, grid)).num_out == 8
     # One token of the third frame: its cube falls into 8 tokens.
     x[37] = torch.tensor([0.0, 1.0])
-    plan = OctreeMerge(threshold=0.9, root_level=0).plan(x, grid)
+    plan = OctreeMerge(threshold=0.9, root_level=0).plan(VideoFeatures(x, grid))
     assert plan.num_out == 15
     assert [37] in groups(plan)
 
@@ -86,24 +88,24 @@ def test_a_cube_opens_in_part() -> None:
     x = torch.tensor([[1.0, 0.0]]).repeat(8, 1)
     x[6], x[3] = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5])
     method = [OctreeMerge(keep=n, root_level=0) for n in (1, 2, 3)]
-    assert groups(method[0].plan(x, grid)) == [[*range(8)]]
-    assert groups(method[1].plan(x, grid)) == [[0, 1, 2, 3, 4, 5, 7], [6]]
-    assert len(groups(method[2].plan(x, grid))) == 3
+    assert groups(method[0].plan(VideoFeatures(x, grid))) == [[*range(8)]]
+    assert groups(method[1].plan(VideoFeatures(x, grid))) == [[0, 1, 2, 3, 4, 5, 7], [6]]
+    assert len(groups(method[2].plan(VideoFeatures(x, grid)))) == 3
     torch.testing.assert_close(
-        method[1].plan(x, grid).apply(x)[0], x[[0, 1, 2, 3, 4, 5, 7]].mean(0)
+        method[1].plan(VideoFeatures(x, grid)).apply(x)[0], x[[0, 1, 2, 3, 4, 5, 7]].mean(0)
     )
 
 
 def test_a_small_budget_goes_on_to_one_cell() -> None:
     grid = VideoGrid(8, 14, 14)
     x = drifting(grid)
-    assert OctreeMerge(keep=32).plan(x, grid).info["levels"][-1] == (2, 4, 4)
-    assert OctreeMerge(keep=31).plan(x, grid).info["levels"][-1] == (1, 1, 1)
+    assert OctreeMerge(keep=32).plan(VideoFeatures(x, grid)).info["levels"][-1] == (2, 4, 4)
+    assert OctreeMerge(keep=31).plan(VideoFeatures(x, grid)).info["levels"][-1] == (1, 1, 1)
 
 
 def test_means_are_over_children() -> None:
     grid = VideoGrid(1, 7, 7)
-    plan = OctreeMerge(threshold=-1.0, root_level=0).plan(drifting(grid), grid)
+    plan = OctreeMerge(threshold=-1.0, root_level=0).plan(VideoFeatures(drifting(grid), grid))
     # 7 -> 4 -> 2: the first root holds children of one, two, two and four tokens.
     first = plan.weight.reshape(7, 7)[:3, :3]
     expected = torch.tensor([[4.0, 2.0, 2.0], [2.0, 1.0, 1.0], [2.0, 1.0, 1.0]]) / 16
@@ -114,9 +116,9 @@ def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     for frames in (7, 8):
         grid = VideoGrid(frames, 5, 6)
         x = drifting(grid)
-        whole = OctreeMerge(threshold=0.7).plan(x, grid)
+        whole = OctreeMerge(threshold=0.7).plan(VideoFeatures(x, grid))
         monkeypatch.setattr(octree, "piece_rows", lambda *_: 1)
-        assert_same(whole, OctreeMerge(threshold=0.7).plan(x, grid))
+        assert_same(whole, OctreeMerge(threshold=0.7).plan(VideoFeatures(x, grid)))
         monkeypatch.undo()
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import PruneVidMerge
+from sttm.methods import PruneVidMerge, VideoFeatures
 from sttm.ops import naive_field
 from sttm.ops.segments import fewer_segments, more_segments, segment_starts, stillness
 from tests.methods.field_cases import (
@@ -37,7 +37,11 @@ def scenes(seed: int = 0) -> tuple[torch.Tensor, VideoGrid]:
 def test_it_equals_its_twin(seed: int, ratio: float, still: bool) -> None:
     x, grid = scenes(seed) if still else (drifting(VideoGrid(7, 2, 4), seed=seed), None)
     grid = grid or VideoGrid(7, 2, 4)
-    plan = PruneVidMerge(cluster_ratio=ratio, still_threshold=0.81).plan(x, grid).check()
+    plan = (
+        PruneVidMerge(cluster_ratio=ratio, still_threshold=0.81)
+        .plan(VideoFeatures(x, grid))
+        .check()
+    )
     expected = naive_field.prunevid_groups(
         naive_field.video(x, grid.frames), (0.25, ratio), 0.81, 5
     )
@@ -46,28 +50,28 @@ def test_it_equals_its_twin(seed: int, ratio: float, still: bool) -> None:
 
 def test_scenes_and_still_places_are_found() -> None:
     x, grid = scenes()
-    plan = PruneVidMerge(cluster_ratio=1.0).plan(x, grid)
+    plan = PruneVidMerge(cluster_ratio=1.0).plan(VideoFeatures(x, grid))
     assert plan.info["segments"].tolist() == [0, 4]
     assert plan.info["still"].tolist() == [6, 6]
     # Six still tokens for each scene, three moving ones for each frame.
     assert plan.num_out == 2 * 6 + 8 * 3
     assert [0, 9, 18, 27] in groups(plan)
-    assert PruneVidMerge(keep=36).plan(x, grid).num_out == 36
+    assert PruneVidMerge(keep=36).plan(VideoFeatures(x, grid)).num_out == 36
 
 
 def test_a_large_budget_averages_only_the_stillest_places() -> None:
     x, grid = scenes()
     # One place averaged over four frames leaves three tokens fewer.
-    plan = PruneVidMerge(keep=69).plan(x, grid)
+    plan = PruneVidMerge(keep=69).plan(VideoFeatures(x, grid))
     assert int(plan.info["still"].sum()) == 1
-    assert int(PruneVidMerge(keep=70).plan(x, grid).info["still"].sum()) == 0
+    assert int(PruneVidMerge(keep=70).plan(VideoFeatures(x, grid)).info["still"].sum()) == 0
 
 
 def test_a_tiny_budget_joins_whole_segments() -> None:
     x, grid = scenes()
-    plan = PruneVidMerge(keep=2).plan(x, grid)
+    plan = PruneVidMerge(keep=2).plan(VideoFeatures(x, grid))
     assert groups(plan) == [[*range(36)], [*range(36, 72)]]
-    assert groups(PruneVidMerge(keep=1).plan(x, grid)) == [[*range(72)]]
+    assert groups(PruneVidMerge(keep=1).plan(VideoFeatures(x, grid))) == [[*range(72)]]
 
 
 def test_the_most_similar_neighbours_are_joined_first() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from sttm.errors import ConfigError, UnknownNameError
 from sttm.grid import VideoGrid
-from sttm.methods import STTM, get_method, list_methods, register, registry
+from sttm.methods import STTM, Method, VideoFeatures, get_method, list_methods, register, registry
 from sttm.plan import MergePlan
 
 
@@ -53,14 +53,14 @@ def test_a_missing_option_is_named() -> None:
 @pytest.mark.usefixtures("clean_registry")
 def test_a_new_method_can_be_registered_once() -> None:
     @dataclass(frozen=True)
-    class Other:
+    class Other(Method):
         """Do something else."""
 
         name: ClassVar[str] = "other"
         query_aware: ClassVar[bool] = True
 
-        def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-            return MergePlan.identity(grid.num_tokens)
+        def plan(self, video: VideoFeatures) -> MergePlan:
+            return MergePlan.identity(video.grid.num_tokens)
 
     assert register(Other) is Other
     assert register(Other) is Other
@@ -78,10 +78,10 @@ def test_a_new_method_can_be_registered_once() -> None:
 def test_random_tokens_are_counted_exactly(keep: Any, count: int) -> None:
     grid = VideoGrid(2, 3, 4)
     x = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
-    plan = get_method("random", keep=keep).plan(x, grid).check()
+    plan = get_method("random", keep=keep).plan(VideoFeatures(x, grid)).check()
     assert plan.num_out == count
     assert torch.equal(plan.apply(x), x[plan.anchor])
-    again = get_method("random", keep=keep).plan(x + 1, grid)
+    again = get_method("random", keep=keep).plan(VideoFeatures(x + 1, grid))
     assert torch.equal(again.anchor, plan.anchor)
 
 
@@ -89,7 +89,8 @@ def test_seeds_choose_other_tokens() -> None:
     grid = VideoGrid(4, 4, 4)
     x = torch.zeros(64, 2)
     anchors = {
-        tuple(get_method("random", keep=9, seed=s).plan(x, grid).anchor.tolist()) for s in range(4)
+        tuple(get_method("random", keep=9, seed=s).plan(VideoFeatures(x, grid)).anchor.tolist())
+        for s in range(4)
     }
     assert len(anchors) == 4
 
@@ -102,6 +103,6 @@ def test_random_refuses_bad_options(options: dict[str, Any]) -> None:
 
 def test_the_identity_keeps_every_token_and_checks_its_input() -> None:
     grid = VideoGrid(1, 2, 2)
-    assert get_method("identity").plan(torch.zeros(4, 2), grid).num_out == 4
+    assert get_method("identity").plan(VideoFeatures(torch.zeros(4, 2), grid)).num_out == 4
     with pytest.raises(ConfigError, match="shape"):
-        get_method("identity").plan(torch.zeros(3, 2), grid)
+        get_method("identity").plan(VideoFeatures(torch.zeros(3, 2), grid))

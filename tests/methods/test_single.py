@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import SingleGranularity
+from sttm.methods import SingleGranularity, VideoFeatures
 from tests.methods.field_cases import assert_leading, every_count, groups, noisy, promises
 
 test_every_budget_is_met_exactly = promises(lambda keep: SingleGranularity(keep=keep))
@@ -24,8 +24,13 @@ def test_a_size_equals_adaptive_sampling_and_spans(
     grid = VideoGrid(frames, height, width)
     rows, columns = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     x = noisy(grid, 3)
-    merged = SingleGranularity(size=(rows, columns)).plan(x, grid).check().apply(x)
-    sampled = SingleGranularity(size=(rows, columns), mode="nearest").plan(x, grid).check().apply(x)
+    merged = SingleGranularity(size=(rows, columns)).plan(VideoFeatures(x, grid)).check().apply(x)
+    sampled = (
+        SingleGranularity(size=(rows, columns), mode="nearest")
+        .plan(VideoFeatures(x, grid))
+        .check()
+        .apply(x)
+    )
     field = x.reshape(frames, height, width, 3)
     tops = [i * height // rows for i in range(rows + 1)]
     lefts = [i * width // columns for i in range(columns + 1)]
@@ -46,33 +51,33 @@ def test_the_published_sizes_equal_nearest_interpolation_and_their_budgets(side:
     x = noisy(grid)
     field = x.reshape(2, 14, 14, -1).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(field, size=(side, side), mode="nearest")
-    plan = SingleGranularity(size=(side, side), mode="nearest").plan(x, grid)
+    plan = SingleGranularity(size=(side, side), mode="nearest").plan(VideoFeatures(x, grid))
     assert torch.equal(plan.apply(x), resized.permute(0, 2, 3, 1).reshape(-1, x.shape[1]))
-    budget = SingleGranularity(keep=2 * side * side, mode="nearest").plan(x, grid)
+    budget = SingleGranularity(keep=2 * side * side, mode="nearest").plan(VideoFeatures(x, grid))
     assert torch.equal(budget.anchor, plan.anchor)
 
 
 def test_a_budget_spreads_the_remainder() -> None:
     grid = VideoGrid(2, 2, 2)
-    plan = SingleGranularity(keep=5).plan(noisy(grid), grid)
+    plan = SingleGranularity(keep=5).plan(VideoFeatures(noisy(grid), grid))
     # Two tokens for the first frame (one row of two), three for the second (rows of one and two).
     assert groups(plan) == [[0, 2], [1, 3], [4, 5], [6], [7]]
-    plan = SingleGranularity(keep=1).plan(noisy(grid), grid)
+    plan = SingleGranularity(keep=1).plan(VideoFeatures(noisy(grid), grid))
     assert groups(plan) == [[*range(8)]]
 
 
 def test_below_one_token_per_frame_frames_merge() -> None:
     grid = VideoGrid(5, 2, 2)
-    plan = SingleGranularity(keep=2).plan(noisy(grid), grid)
+    plan = SingleGranularity(keep=2).plan(VideoFeatures(noisy(grid), grid))
     assert groups(plan) == [[*range(8)], [*range(8, 20)]]
-    plan = SingleGranularity(keep=2, mode="nearest").plan(noisy(grid), grid)
+    plan = SingleGranularity(keep=2, mode="nearest").plan(VideoFeatures(noisy(grid), grid))
     assert plan.anchor.tolist() == [0, 8]
 
 
 def test_frames_differ_by_one_token_at_most() -> None:
     grid = VideoGrid(7, 5, 9)
     for keep in (8, 50, 123, 200, 314):
-        plan = SingleGranularity(keep=keep).plan(noisy(grid), grid)
+        plan = SingleGranularity(keep=keep).plan(VideoFeatures(noisy(grid), grid))
         assert_leading(plan)
         counts = torch.bincount(plan.anchor // 45, minlength=7)
         assert int(counts.max() - counts.min()) <= 1
@@ -108,4 +113,4 @@ def test_one_integer_is_a_square() -> None:
 def test_a_size_larger_than_the_grid_is_refused() -> None:
     grid = VideoGrid(1, 4, 4)
     with pytest.raises(ConfigError, match="at most 4x4"):
-        SingleGranularity(size=(5, 4)).plan(noisy(grid), grid)
+        SingleGranularity(size=(5, 4)).plan(VideoFeatures(noisy(grid), grid))

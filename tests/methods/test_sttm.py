@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import STTM, Method
+from sttm.methods import STTM, Method, VideoFeatures
 from sttm.methods.sttm import Linking, Parent
 
 LINKINGS: tuple[Linking, ...] = ("directed", "components", "published")
@@ -53,7 +53,7 @@ def any_method(draw: st.DrawFn) -> STTM:
 @given(any_video(), any_method())
 def test_every_plan_keeps_its_promises(video: tuple[torch.Tensor, VideoGrid], method: STTM) -> None:
     x, grid = video
-    plan = method.plan(x, grid).check()
+    plan = method.plan(VideoFeatures(x, grid)).check()
     assert plan.num_in == grid.num_tokens
     assert int(plan.group.min()) == 0
     # The representative is the first of its group, and its box starts at the anchor.
@@ -70,7 +70,7 @@ def test_every_plan_keeps_its_promises(video: tuple[torch.Tensor, VideoGrid], me
     merged = plan.apply(x)
     assert merged.dtype == x.dtype
     assert bool(torch.isfinite(merged).all())
-    again = method.plan(x, grid)
+    again = method.plan(VideoFeatures(x, grid))
     assert torch.equal(plan.group, again.group)
     assert torch.equal(plan.weight, again.weight)
 
@@ -82,17 +82,17 @@ def test_a_method_satisfies_the_protocol() -> None:
 def test_without_settings_the_published_thresholds_are_used() -> None:
     grid = VideoGrid(4, 14, 14)
     x = slow_pan(grid)
-    plan = STTM().plan(x, grid)
+    plan = STTM().plan(VideoFeatures(x, grid))
     assert (plan.info["spatial_threshold"], plan.info["temporal_threshold"]) == (0.80, 0.60)
     assert plan.info["levels"] == ((14, 14), (7, 7), (4, 4))
-    explicit = STTM(spatial_threshold=0.80, temporal_threshold=0.60).plan(x, grid)
+    explicit = STTM(spatial_threshold=0.80, temporal_threshold=0.60).plan(VideoFeatures(x, grid))
     assert torch.equal(plan.group, explicit.group)
     assert 1 < plan.num_out < plan.info["tokens_after_spatial"] < grid.num_tokens
 
 
 def test_spatial_only_never_merges_frames() -> None:
     grid = VideoGrid(5, 9, 7)
-    plan = STTM(temporal_threshold=None).plan(slow_pan(grid), grid)
+    plan = STTM(temporal_threshold=None).plan(VideoFeatures(slow_pan(grid), grid))
     assert plan.info["temporal_threshold"] is None
     assert plan.info["links"] == 0
     assert plan.num_out == plan.info["tokens_after_spatial"] < grid.num_tokens
@@ -103,7 +103,7 @@ def test_spatial_only_never_merges_frames() -> None:
 @pytest.mark.parametrize("method", [STTM(spatial_threshold=None), STTM(root_level=-1)])
 def test_temporal_only_never_merges_patches_of_a_frame(method: STTM) -> None:
     grid = VideoGrid(5, 9, 7)
-    plan = method.plan(slow_pan(grid, noise=0.2), grid)
+    plan = method.plan(VideoFeatures(slow_pan(grid, noise=0.2), grid))
     assert plan.info["tokens_after_spatial"] == grid.num_tokens > plan.num_out
     patches = torch.arange(grid.num_tokens) % grid.tokens_per_frame
     assert torch.equal(patches, patches[plan.anchor][plan.group])
@@ -111,7 +111,9 @@ def test_temporal_only_never_merges_patches_of_a_frame(method: STTM) -> None:
 
 def test_both_steps_off_keep_every_token() -> None:
     grid = VideoGrid(2, 3, 3)
-    plan = STTM(spatial_threshold=None, temporal_threshold=None).plan(slow_pan(grid), grid)
+    plan = STTM(spatial_threshold=None, temporal_threshold=None).plan(
+        VideoFeatures(slow_pan(grid), grid)
+    )
     assert plan.group.tolist() == list(range(18))
 
 
@@ -122,16 +124,16 @@ def test_equal_features_merge_at_threshold_one(linking: Linking, dtype: torch.dt
     frame = torch.randn(grid.tokens_per_frame, 33, generator=torch.Generator().manual_seed(0))
     x = frame.repeat(grid.frames, 1).to(dtype)
     method = STTM(spatial_threshold=1.0, temporal_threshold=1.0, linking=linking)
-    assert method.plan(x, grid).num_out == grid.tokens_per_frame
+    assert method.plan(VideoFeatures(x, grid)).num_out == grid.tokens_per_frame
     flat = frame[:1].repeat(grid.num_tokens, 1).to(dtype)
-    assert method.plan(flat, grid).num_out == 6 * 4
+    assert method.plan(VideoFeatures(flat, grid)).num_out == 6 * 4
 
 
 def test_a_cell_with_one_child_scores_one_whatever_it_holds() -> None:
     grid = VideoGrid(1, 14, 14)
     x = torch.randn(196, 16, generator=torch.Generator().manual_seed(0))
     # 14x14 -> 7x7 -> 4x4: the first cell of 4x4 has one child, so the corner is always merged.
-    plan = STTM(spatial_threshold=1.0).plan(x, grid)
+    plan = STTM(spatial_threshold=1.0).plan(VideoFeatures(x, grid))
     assert plan.num_out == 193
     assert plan.info["boxes"][0].tolist() == [0, 0, 0, 2, 2]
 
@@ -145,7 +147,7 @@ def test_groups_do_not_depend_on_a_far_part_of_the_video(linking: Linking) -> No
     changed = x.clone()
     changed[6 * 64 :] = slow_pan(half, seed=5, noise=1.0)
     method = STTM(linking=linking)
-    whole, other = method.plan(x, grid), method.plan(changed, grid)
+    whole, other = method.plan(VideoFeatures(x, grid)), method.plan(VideoFeatures(changed, grid))
     assert torch.equal(whole.group[: 6 * 64], other.group[: 6 * 64])
     assert not torch.equal(whole.group, other.group)
 
@@ -153,10 +155,10 @@ def test_groups_do_not_depend_on_a_far_part_of_the_video(linking: Linking) -> No
 def test_directed_groups_of_a_prefix_are_a_prefix_of_the_groups() -> None:
     grid = VideoGrid(9, 9, 6)
     x = slow_pan(grid, noise=0.3)
-    whole = STTM().plan(x, grid)
+    whole = STTM().plan(VideoFeatures(x, grid))
     for frames in range(1, 9):
         tokens = frames * grid.tokens_per_frame
-        part = STTM().plan(x[:tokens], VideoGrid(frames, 9, 6))
+        part = STTM().plan(VideoFeatures(x[:tokens], VideoGrid(frames, 9, 6)))
         assert torch.equal(part.group, whole.group[:tokens])
 
 
@@ -164,7 +166,7 @@ def test_every_directed_merge_removes_one_token() -> None:
     grid = VideoGrid(6, 14, 14)
     x = slow_pan(grid, noise=0.3)
     counts = [
-        STTM(spatial_threshold=0.8, temporal_threshold=t).plan(x, grid).num_out
+        STTM(spatial_threshold=0.8, temporal_threshold=t).plan(VideoFeatures(x, grid)).num_out
         for t in (1.0, 0.9, 0.7, 0.5, 0.0, -1.0)
     ]
     assert counts == sorted(counts, reverse=True)
@@ -174,16 +176,16 @@ def test_every_directed_merge_removes_one_token() -> None:
 def test_weighted_means_are_means_over_patches() -> None:
     grid = VideoGrid(4, 7, 9)
     x = slow_pan(grid)
-    plan = STTM(weighted=True).plan(x, grid)
+    plan = STTM(weighted=True).plan(VideoFeatures(x, grid))
     torch.testing.assert_close(plan.weight, 1.0 / plan.sizes[plan.group].float())
-    plain = STTM(weighted=False).plan(x, grid)
+    plain = STTM(weighted=False).plan(VideoFeatures(x, grid))
     assert not torch.allclose(plain.weight, 1.0 / plain.sizes[plain.group].float())
 
 
 def test_features_that_require_a_gradient_are_planned_without_one() -> None:
     grid = VideoGrid(2, 4, 4)
     x = slow_pan(grid).requires_grad_()
-    plan = STTM().plan(x, grid)
+    plan = STTM().plan(VideoFeatures(x, grid))
     assert not plan.weight.requires_grad
     assert plan.apply(x).requires_grad
 
@@ -191,20 +193,20 @@ def test_features_that_require_a_gradient_are_planned_without_one() -> None:
 def test_transposed_features_give_the_same_plan() -> None:
     grid = VideoGrid(3, 6, 7)
     x = slow_pan(grid, channels=16)
-    plan = STTM().plan(x, grid)
-    assert torch.equal(STTM().plan(x.T.contiguous().T, grid).group, plan.group)
+    plan = STTM().plan(VideoFeatures(x, grid))
+    assert torch.equal(STTM().plan(VideoFeatures(x.T.contiguous().T, grid)).group, plan.group)
 
 
 def test_nothing_is_read_before_it_is_written() -> None:
     grid = VideoGrid(5, 9, 14)
     x = slow_pan(grid)
     methods = [STTM(), STTM(weighted=True, linking="published"), STTM(keep=0.2)]
-    expected = [method.plan(x, grid) for method in methods]
+    expected = [method.plan(VideoFeatures(x, grid)) for method in methods]
     # In this mode torch fills new memory with NaN.
     torch.use_deterministic_algorithms(True)
     try:
         assert bool(torch.empty(9).isnan().all())
-        plans = [method.plan(x, grid) for method in methods]
+        plans = [method.plan(VideoFeatures(x, grid)) for method in methods]
         merged = [plan.apply(x) for plan in plans]
     finally:
         torch.use_deterministic_algorithms(False)
@@ -222,7 +224,7 @@ def test_gpu_and_cpu_agree(linking: Linking, dtype: torch.dtype) -> None:
     x = slow_pan(grid, channels=64).to(dtype)
     budget = [] if linking == "published" else [STTM(linking=linking, keep=0.25)]
     for method in (STTM(linking=linking), *budget):
-        cpu, gpu = method.plan(x, grid), method.plan(x.cuda(), grid)
+        cpu, gpu = method.plan(VideoFeatures(x, grid)), method.plan(VideoFeatures(x.cuda(), grid))
         assert torch.equal(cpu.group, gpu.group.cpu())
         assert gpu.info["boxes"].is_cuda
         tolerance = 4 * torch.finfo(dtype).eps
@@ -265,22 +267,24 @@ def test_bad_features_are_refused() -> None:
     grid = VideoGrid(2, 4, 4)
     x = slow_pan(grid, channels=6)
     with pytest.raises(ConfigError, match="per_head: got 4 heads for 6 channels"):
-        STTM(per_head=4).plan(x, grid)
+        STTM(per_head=4).plan(VideoFeatures(x, grid))
     with pytest.raises(ConfigError, match=r"expected \(32, C\)"):
-        STTM().plan(x[:-1], grid)
+        STTM().plan(VideoFeatures(x[:-1], grid))
     x[3, 2] = torch.nan
     with pytest.raises(ConfigError, match="NaN"):
-        STTM().plan(x, grid)
+        STTM().plan(VideoFeatures(x, grid))
 
 
 def test_the_thresholds_of_a_budget_lead_to_the_same_plan() -> None:
     grid = VideoGrid(8, 16, 16)
     x = slow_pan(grid)
     for keep in (0.05, 0.1, 0.3, 0.5, 0.9, 1.0):
-        plan = STTM(keep=keep).plan(x, grid)
+        plan = STTM(keep=keep).plan(VideoFeatures(x, grid))
         assert plan.num_out == int(keep * grid.num_tokens)
         spatial, temporal = plan.info["spatial_threshold"], plan.info["temporal_threshold"]
-        same = STTM(spatial_threshold=spatial, temporal_threshold=temporal).plan(x, grid)
+        same = STTM(spatial_threshold=spatial, temporal_threshold=temporal).plan(
+            VideoFeatures(x, grid)
+        )
         assert torch.equal(same.group, plan.group)
         assert plan.info["links"] == plan.info["tokens_after_spatial"] - plan.num_out
 
@@ -288,9 +292,9 @@ def test_the_thresholds_of_a_budget_lead_to_the_same_plan() -> None:
 def test_a_small_budget_goes_on_to_one_cell() -> None:
     grid = VideoGrid(4, 14, 14)
     x = slow_pan(grid)
-    assert STTM(keep=16).plan(x, grid).info["levels"][-1] == (4, 4)
+    assert STTM(keep=16).plan(VideoFeatures(x, grid)).info["levels"][-1] == (4, 4)
     for keep in (1, 2, 5, 15):
-        plan = STTM(keep=keep).plan(x, grid)
+        plan = STTM(keep=keep).plan(VideoFeatures(x, grid))
         assert plan.num_out == keep
         assert plan.info["levels"][-1] == (1, 1)
 
@@ -298,18 +302,18 @@ def test_a_small_budget_goes_on_to_one_cell() -> None:
 def test_a_budget_out_of_reach_of_one_step_is_refused() -> None:
     grid = VideoGrid(4, 6, 6)
     x = slow_pan(grid)
-    assert STTM(keep=4, temporal_threshold=None).plan(x, grid).num_out == 4
+    assert STTM(keep=4, temporal_threshold=None).plan(VideoFeatures(x, grid)).num_out == 4
     with pytest.raises(BudgetError, match="3 tokens for 4x6x6"):
-        STTM(keep=3, temporal_threshold=None).plan(x, grid)
-    assert STTM(keep=36, spatial_threshold=None).plan(x, grid).num_out == 36
+        STTM(keep=3, temporal_threshold=None).plan(VideoFeatures(x, grid))
+    assert STTM(keep=36, spatial_threshold=None).plan(VideoFeatures(x, grid)).num_out == 36
     with pytest.raises(BudgetError, match="35 tokens"):
-        STTM(keep=35, spatial_threshold=None).plan(x, grid)
+        STTM(keep=35, spatial_threshold=None).plan(VideoFeatures(x, grid))
 
 
 def test_a_joint_budget_needs_a_token_for_every_video() -> None:
     grid = VideoGrid(2, 4, 4)
-    videos = [(slow_pan(grid), grid)] * 3
-    assert [p.num_out for p in STTM(keep=3, share="joint").plan_together(videos)] == [1, 1, 1]
+    videos = [VideoFeatures(slow_pan(grid), grid)] * 3
+    assert [p.num_out for p in STTM(keep=3, share="joint").plan_batch(videos)] == [1, 1, 1]
     with pytest.raises(BudgetError, match="2 tokens for 3 videos"):
-        STTM(keep=2, share="joint").plan_together(videos)
-    assert [p.num_out for p in STTM(keep=2).plan_together(videos)] == [2, 2, 2]
+        STTM(keep=2, share="joint").plan_batch(videos)
+    assert [p.num_out for p in STTM(keep=2).plan_batch(videos)] == [2, 2, 2]

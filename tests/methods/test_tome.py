@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import ToMe
+from sttm.methods import ToMe, VideoFeatures
 from sttm.ops import bipartite, naive_field
 from tests.methods.field_cases import (
     assert_same,
@@ -29,23 +29,25 @@ def test_it_equals_its_twin(frames: int, side: int, part: float, seed: int) -> N
     x = noisy(grid, seed=seed)
     count = max(1, round(part * grid.num_tokens))
     expected = naive_field.tome_groups(x.double().tolist(), count)
-    assert groups(ToMe(keep=count).plan(x, grid)) == expected
+    assert groups(ToMe(keep=count).plan(VideoFeatures(x, grid))) == expected
 
 
 def test_a_round_merges_the_most_similar_pairs() -> None:
     grid = VideoGrid(1, 1, 5)
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.2], [1.0, 0.1], [0.1, 1.0]])
     # A is 0, 2 and 4: 2 and 3 are most alike, then 0 and 3, 4 and 1 (nearly as much).
-    assert groups(ToMe(keep=4).plan(x, grid)) == [[0], [1], [2, 3], [4]]
-    plan = ToMe(keep=3).plan(x, grid)
+    assert groups(ToMe(keep=4).plan(VideoFeatures(x, grid))) == [[0], [1], [2, 3], [4]]
+    plan = ToMe(keep=3).plan(VideoFeatures(x, grid))
     assert len(groups(plan)) == 3
     assert plan.info["rounds"] == 1
-    torch.testing.assert_close(ToMe(keep=1).plan(x, grid).apply(x), x.mean(dim=0, keepdim=True))
+    torch.testing.assert_close(
+        ToMe(keep=1).plan(VideoFeatures(x, grid)).apply(x), x.mean(dim=0, keepdim=True)
+    )
 
 
 def test_means_are_weighted_by_size() -> None:
     grid = VideoGrid(4, 3, 3)
-    plan = ToMe(keep=5).plan(drifting(grid), grid)
+    plan = ToMe(keep=5).plan(VideoFeatures(drifting(grid), grid))
     assert plan.info["rounds"] >= 3
     torch.testing.assert_close(plan.weight, 1.0 / plan.sizes[plan.group])
 
@@ -53,18 +55,18 @@ def test_means_are_weighted_by_size() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = VideoGrid(6, 4, 4)
     x = drifting(grid)
-    whole = ToMe(keep=0.2).plan(x, grid)
+    whole = ToMe(keep=0.2).plan(VideoFeatures(x, grid))
     monkeypatch.setattr(bipartite, "_CHUNK", 100)
-    assert_same(whole, ToMe(keep=0.2).plan(x, grid))
+    assert_same(whole, ToMe(keep=0.2).plan(VideoFeatures(x, grid)))
 
 
 def test_a_coarse_matmul_setting_does_not_decide() -> None:
     grid = VideoGrid(6, 4, 4)
     x = drifting(grid, 32)
-    exact = ToMe(keep=0.2).plan(x, grid)
+    exact = ToMe(keep=0.2).plan(VideoFeatures(x, grid))
     torch.set_float32_matmul_precision("medium")
     try:
-        assert_same(exact, ToMe(keep=0.2).plan(x, grid))
+        assert_same(exact, ToMe(keep=0.2).plan(VideoFeatures(x, grid)))
     finally:
         torch.set_float32_matmul_precision("highest")
 

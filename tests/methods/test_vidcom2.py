@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
-from sttm.methods import VidCom2
+from sttm.methods import VidCom2, VideoFeatures
 from sttm.ops import naive_field
 from sttm.ops.distinctiveness import gaussian_likeness, steady_channels
 from sttm.ops.selection import apportion
@@ -31,7 +31,7 @@ def test_it_equals_its_twin(frames: int, side: int, part: float, seed: int) -> N
     count = max(1, round(part * grid.num_tokens))
     budget, redundancy = naive_field.vidcom2_scores(naive_field.video(x, frames), 0.01)
     places = grid.tokens_per_frame
-    plan = VidCom2(keep=count).plan(x, grid)
+    plan = VidCom2(keep=count).plan(VideoFeatures(x, grid))
     tokens = plan.info["frame_tokens"]
     # Rounding may move one token between frames with equal remainders.
     exact = apportion(torch.tensor(budget).double(), count, torch.full((frames,), places))
@@ -58,16 +58,16 @@ def test_the_odd_frame_gets_more_and_the_odd_token_stays() -> None:
     x = torch.tensor([[1.0, 0.0, 0.0]]).repeat(16, 1)
     x[8:12] = torch.tensor([0.0, 1.0, 0.0])
     x[1] = x[14] = torch.tensor([0.8, 0.0, 0.6])
-    plan = VidCom2(keep=5).plan(x, grid)
+    plan = VidCom2(keep=5).plan(VideoFeatures(x, grid))
     assert plan.info["frame_tokens"].tolist() == [1, 1, 2, 1]
     assert {1, 14} <= set(plan.anchor.tolist())
 
 
 def test_a_high_temperature_gives_every_frame_the_same() -> None:
     grid = VideoGrid(6, 3, 3)
-    plan = VidCom2(keep=0.5, temperature=1e6).plan(drifting(grid), grid)
+    plan = VidCom2(keep=0.5, temperature=1e6).plan(VideoFeatures(drifting(grid), grid))
     assert set(plan.info["frame_tokens"].tolist()) == {4, 5}
-    plan = VidCom2(keep=0.5, temperature=1e-9).plan(drifting(grid), grid)
+    plan = VidCom2(keep=0.5, temperature=1e-9).plan(VideoFeatures(drifting(grid), grid))
     assert plan.info["frame_tokens"].max() > 5
 
 
@@ -75,9 +75,11 @@ def test_steady_channels_are_those_of_least_variance() -> None:
     grid = VideoGrid(4, 3, 3)
     x = drifting(grid, channels=4) * torch.tensor([1.0, 9.0, 0.1, 5.0])
     assert torch.equal(steady_channels(x, 2), x[:, [0, 2]])
-    half = VidCom2(keep=0.3, channel_ratio=0.5).plan(x, grid)
-    assert torch.equal(half.anchor, VidCom2(keep=0.3).plan(x[:, [0, 2]], grid).anchor)
-    assert not torch.equal(half.anchor, VidCom2(keep=0.3).plan(x, grid).anchor)
+    half = VidCom2(keep=0.3, channel_ratio=0.5).plan(VideoFeatures(x, grid))
+    assert torch.equal(
+        half.anchor, VidCom2(keep=0.3).plan(VideoFeatures(x[:, [0, 2]], grid)).anchor
+    )
+    assert not torch.equal(half.anchor, VidCom2(keep=0.3).plan(VideoFeatures(x, grid)).anchor)
 
 
 def test_every_count_and_scale() -> None:

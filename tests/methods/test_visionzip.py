@@ -7,7 +7,7 @@ import torch
 
 from sttm.budget import token_budget
 from sttm.grid import VideoGrid
-from sttm.methods import Evidence, VisionZip
+from sttm.methods import VideoFeatures, VisionZip
 
 from .evidence_cases import (
     Case,
@@ -61,14 +61,14 @@ def test_refusals() -> None:
 def test_against_the_slow_twin(keep: float, contextual: float) -> None:
     for seed in range(3):
         case = make_case(VideoGrid(3, 5, 7), seed)
-        plan = VisionZip(keep, contextual).plan(case.x, case.grid, case.evidence)
+        plan = VisionZip(keep, contextual).plan(case.video)
         assert_groups(plan, slow(case, keep, contextual))
 
 
 @pytest.mark.parametrize(("count", "contexts"), [(64, 10), (128, 20), (192, 30)])
 def test_the_published_splits(count: int, contexts: int) -> None:
     case = make_case(VideoGrid(1, 24, 24), channels=3, still=False)
-    plan = VisionZip(count).plan(case.x, case.grid, case.evidence)
+    plan = VisionZip(count).plan(case.video)
     dominant = set(best(case.tower, count - contexts))
     assert dominant <= set(plan.anchor.tolist())
     assert int((plan.sizes > 1).sum()) == contexts
@@ -78,8 +78,8 @@ def test_the_published_splits(count: int, contexts: int) -> None:
 def test_by_hand() -> None:
     attention = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
     x = torch.tensor([[9.0, 9], [1, 0], [1, 0.1], [1, 0.2], [0.1, 1], [0, 1]])
-    told = Evidence(tower_attention=attention)
-    plan = VisionZip(3, contextual=0.7).plan(x, VideoGrid(1, 2, 3), told)
+    told = {"tower_attention": attention}
+    plan = VisionZip(3, contextual=0.7).plan(VideoFeatures(x, VideoGrid(1, 2, 3), **told))
     # One dominant token, then tokens 2 and 4 of the five others.
     assert plan.group.tolist() == [0, 1, 1, 1, 2, 2]
     assert plan.anchor.tolist() == [0, 2, 4]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sttm.methods import VideoFeatures
 from sttm.methods.base import Method
 from sttm.plan import MergePlan
 
@@ -185,7 +186,7 @@ def by_hand(model: Any, inputs: Inputs, method: Method, layer: int, positions: s
     reduced, plans = reduction(len(hidden), []), []
     for index in range(len(text.layers)):
         if index == layer:
-            plans = [method.plan(hidden[v.index], v.grid) for v in places]
+            plans = [method.plan(VideoFeatures(hidden[v.index], v.grid)) for v in places]
             parts = [(v.index, plan) for v, plan in zip(places, plans, strict=True)]
             reduced = reduction(len(hidden), parts)
             rotary = _positions(text, begin, [v.index for v in places], positions, reduced)

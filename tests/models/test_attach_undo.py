@@ -8,7 +8,7 @@ import torch
 
 from sttm import attach
 from sttm.errors import ConfigError
-from sttm.grid import VideoGrid
+from sttm.methods import Method, VideoFeatures
 from sttm.plan import MergePlan
 
 from . import configs
@@ -82,13 +82,12 @@ def test_an_exception_undoes_everything(
     assert torch.equal(model(**inputs.tensors).logits, wanted)
 
 
-class Failing:
+class Failing(Method):
     """A method with a bug."""
 
     name: ClassVar[str] = "failing"
-    query_aware: ClassVar[bool] = False
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         raise ZeroDivisionError("in the method")
 
 
@@ -203,17 +202,16 @@ def test_the_default_layer_is_2_and_published() -> None:
         assert [report.layer for report in attachment.reports] == [2]
 
 
-class Planning:
+class Planning(Method):
     """Gives any plan."""
 
     name: ClassVar[str] = "planning"
-    query_aware: ClassVar[bool] = False
 
     def __init__(self, plan: Any) -> None:
         self.given = plan
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        plan: MergePlan = self.given(grid.num_tokens)
+    def plan(self, video: VideoFeatures) -> MergePlan:
+        plan: MergePlan = self.given(video.grid.num_tokens)
         return plan
 
 
@@ -247,10 +245,14 @@ def test_plans_that_are_none_do_not_reach_the_model(plan: Callable[[int], Any]) 
 
 def test_what_is_no_method_is_refused_at_once() -> None:
     class OnlyPlan:
-        def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-            return MergePlan.identity(grid.num_tokens)
+        def plan(self, video: VideoFeatures) -> MergePlan:
+            return MergePlan.identity(video.grid.num_tokens)
 
-    wrong: list[Any] = [PairMerge, OnlyPlan(), None, "sttm", lambda x, grid: None]
+    class Nameless(Method):
+        def plan(self, video: VideoFeatures) -> MergePlan:
+            return MergePlan.identity(video.grid.num_tokens)
+
+    wrong: list[Any] = [PairMerge, OnlyPlan(), Nameless(), None, "sttm", lambda video: None]
     for method in wrong:
-        with pytest.raises(ConfigError, match="expected an object"):
+        with pytest.raises(ConfigError, match=r"method: got .* expected"):
             attach(shared_model("qwen2_vl"), method)

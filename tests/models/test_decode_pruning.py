@@ -10,7 +10,7 @@ from transformers import StaticCache
 import sttm
 from sttm import attach
 from sttm.errors import ConfigError
-from sttm.methods import DyCoke
+from sttm.methods import DyCoke, VideoFeatures
 from sttm.methods.base import DecodePruning
 
 from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
@@ -52,7 +52,7 @@ def by_hand(
     )
     for index in range(len(text.layers)):
         if index == layer:
-            parts = [(v.index, method.plan(hidden[v.index], v.grid)) for v in places]
+            parts = [(v.index, method.plan(VideoFeatures(hidden[v.index], v.grid))) for v in places]
             reduced = reduction(len(hidden), parts)
             rotary = _positions(text, begin, [v.index for v in places], positions, reduced)
             hidden = reduced.matrix @ hidden
@@ -97,7 +97,7 @@ def test_as_by_hand(family: Family, attention: str, positions: str) -> None:
     with attach(model, PairMerge(), layer=1, positions=positions):
         unpruned = greedy(model, inputs, STEPS)
     with attach(model, method, layer=1, positions=positions) as attachment:
-        assert attachment.asked_layer == 2
+        assert attachment.decode_score_layer == 2
         answer = greedy(model, inputs, STEPS)
     whole = inputs.followed_by(answer.tokens[:, :-1])
     eager = shared_model(family.name, "eager")
@@ -174,7 +174,7 @@ def test_a_layer_that_cannot_decide_is_refused() -> None:
         attach(shared_model("qwen3_5"), DyCoke(0.5, decode_layer=4), layer=3)
     with attach(model, DyCoke(0.5, decode_layer=3), layer=2):
         pass
-    assert getattr(model.model, "_sttm_attachment", None) is None
+    assert getattr(model.model, "_sttm_hooks", None) is None
 
 
 def test_a_chat_refuses_it() -> None:
@@ -207,6 +207,6 @@ def test_the_record_of_video_entries_follows_the_cache() -> None:
         else:
             cache.batch_repeat_interleave(2)
         for layer in cache.layers[1:]:
-            assert layer.video.shape == (layer.keys.shape[0], layer.held())
+            assert layer.video_mask.shape == (layer.keys.shape[0], layer.num_entries())
             counts.append(layer.video.sum(1).tolist())
     assert counts == [[18, 18]] * 4 + [[18] * 4] * 4

@@ -9,9 +9,7 @@ import torch
 import sttm
 from sttm import attach
 from sttm.errors import UnsupportedModelError
-from sttm.grid import VideoGrid
-from sttm.methods import get_method
-from sttm.methods.base import Evidence
+from sttm.methods import Method, Signal, VideoFeatures, get_method
 from sttm.plan import MergePlan
 from tests.chat.tiny import bundle, clip
 
@@ -28,15 +26,14 @@ ROW: Row = (Text(4), Video(4), Text(36, seed=1), Video(4, seed=3), Text(5, seed=
 
 
 @dataclass(frozen=True)
-class Replay:
+class Replay(Method):
     """Gives plans that were made before, in their order."""
 
     plans: list[MergePlan] = field(default_factory=list)
 
     name: ClassVar[str] = "replay"
-    query_aware: ClassVar[bool] = False
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         return self.plans.pop(0)
 
 
@@ -56,19 +53,17 @@ def test_runs_as_by_hand(name: str, family: str) -> None:
 
 
 def test_plans_come_from_the_evidence() -> None:
-    seen: list[tuple[Any, ...]] = []
+    seen: list[VideoFeatures] = []
 
     @dataclass(frozen=True)
-    class Both:
+    class Both(Method):
         name: ClassVar[str] = "both"
         query_aware: ClassVar[bool] = True
-        needs: ClassVar[frozenset[str]] = frozenset({"tower_attention", "prompt_attention"})
+        requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention", "prompt_attention"})
 
-        def plan(
-            self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None
-        ) -> MergePlan:
-            seen.append((x, grid, evidence))
-            return MergePlan.identity(grid.num_tokens)
+        def plan(self, video: VideoFeatures) -> MergePlan:
+            seen.append(video)
+            return MergePlan.identity(video.grid.num_tokens)
 
     model, inputs = shared_model("qwen2_5_vl"), BY_NAME["qwen2_5_vl"].make_inputs(ROW)
     with attach(model, Both(), layer=2):
@@ -78,8 +73,8 @@ def test_plans_come_from_the_evidence() -> None:
         with attach(model, method, layer=2) as attachment:
             model(**inputs.tensors)
             plans = [report.plan for report in attachment.reports]
-        for plan, (x, grid, evidence) in zip(plans, seen, strict=True):
-            alone = method.plan(x, grid, evidence)
+        for plan, video in zip(plans, seen, strict=True):
+            alone = method.plan(video)
             assert torch.equal(plan.group, alone.group)
             assert torch.equal(plan.weight, alone.weight)
 

@@ -1,5 +1,6 @@
 """The prompt's attention, recomputed, is that of the unpatched model under eager attention."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import sttm
 from sttm import attach
 from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence
+from sttm.methods import Method, Signal, VideoFeatures
 from sttm.plan import MergePlan
 
 from . import configs
@@ -30,23 +31,20 @@ FULL = {"qwen3_5": (2, 4)}
 
 
 @dataclass(frozen=True)
-class Watcher:
+class Watcher(Method):
     """Keeps the most attended third, and remembers what it was told."""
 
-    seen: list[Evidence] = field(default_factory=list)
+    seen: list[VideoFeatures] = field(default_factory=list)
 
     name: ClassVar[str] = "watcher"
     query_aware: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"prompt_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"prompt_attention"})
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
-        assert evidence is not None
-        assert evidence.prompt_attention is not None
-        self.seen.append(evidence)
-        count = max(1, grid.num_tokens // 3)
-        return keep_only(
-            grid.num_tokens, evidence.prompt_attention.topk(count).indices.sort().values
-        )
+    def plan(self, video: VideoFeatures) -> MergePlan:
+        assert video.prompt_attention is not None
+        self.seen.append(video)
+        count = max(1, video.grid.num_tokens // 3)
+        return keep_only(video.grid.num_tokens, video.prompt_attention.topk(count).indices.sort().values)
 
 
 def layers_of(family: Family) -> list[tuple[int, int]]:
@@ -76,7 +74,7 @@ def wanted(family: Family, inputs: Inputs, layer: int) -> list[torch.Tensor]:
     return told
 
 
-def check(seen: list[Evidence], told: list[torch.Tensor]) -> None:
+def check(seen: list[VideoFeatures], told: list[torch.Tensor]) -> None:
     assert len(seen) == len(told)
     for got, want in zip(seen, told, strict=True):
         assert got.tower_attention is None
@@ -93,7 +91,7 @@ def test_every_layer_of_every_family(family: Family, attention: str) -> None:
     for layer, observed in layers_of(family):
         method = Watcher()
         with attach(shared_model(family.name, attention), method, layer=layer) as attachment:
-            assert attachment.observed_layer == observed
+            assert attachment.prompt_score_layer == observed
             shared_model(family.name, attention)(**inputs.tensors)
         check(method.seen, wanted(family, inputs, observed))
 
@@ -210,7 +208,7 @@ def test_layers_without_attention_weights_are_refused_at_once() -> None:
         with pytest.raises(UnsupportedModelError, match="layer=3 or more"):
             attach(shared_model("qwen3_5"), Watcher(), layer=layer)
     with attach(shared_model("qwen3_5"), Watcher(), layer=4) as attachment:
-        assert attachment.observed_layer == 2
+        assert attachment.prompt_score_layer == 2
 
 
 def test_a_second_video_behind_one_that_was_reduced_in_front_of_layer_0_is_refused() -> None:
@@ -235,18 +233,17 @@ def test_unknown_needs_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="sound"):
         attach(shared_model("llava_onevision"), Wants())
-    assert getattr(shared_model("llava_onevision").model, "_sttm_attachment", None) is None
+    assert getattr(shared_model("llava_onevision").model, "_sttm_hooks", None) is None
 
 
 def test_videos_of_one_call_can_be_planned_together() -> None:
     @dataclass(frozen=True)
     class Together(KeepEvery):
         calls: list[list[VideoGrid]] = field(default_factory=list)
-        share: ClassVar[str] = "joint"
 
-        def plan_together(self, videos: list[tuple[torch.Tensor, VideoGrid]]) -> list[MergePlan]:
-            self.calls.append([grid for _, grid in videos])
-            return [self.plan(x, grid) for x, grid in videos]
+        def plan_batch(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
+            self.calls.append([video.grid for video in videos])
+            return super().plan_batch(videos)
 
     method, family = Together(2), BY_NAME["video_llama_3"]
     row = (*ROW, Text(36, seed=1), Video(2, seed=2, dropped=(7, 8)), Text(2, seed=3))

@@ -13,7 +13,7 @@ import sttm
 from sttm import attach
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence
+from sttm.methods import Method, Signal, VideoFeatures
 from sttm.models import evidence as mechanics
 from sttm.plan import MergePlan
 from tests.chat.tiny import bundle, clip
@@ -32,23 +32,19 @@ SECOND: Row = (Text(2, seed=2), Video(3, seed=3), Text(9, seed=4))
 
 
 @dataclass(frozen=True)
-class Watcher:
+class Watcher(Method):
     """Keeps the third that received the most attention, and remembers what it was told."""
 
-    seen: list[Evidence] = field(default_factory=list)
+    seen: list[VideoFeatures] = field(default_factory=list)
 
     name: ClassVar[str] = "watcher"
-    query_aware: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset({"tower_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
-        assert evidence is not None
-        assert evidence.tower_attention is not None
-        self.seen.append(evidence)
-        count = max(1, grid.num_tokens // 3)
-        return keep_only(
-            grid.num_tokens, evidence.tower_attention.topk(count).indices.sort().values
-        )
+    def plan(self, video: VideoFeatures) -> MergePlan:
+        assert video.tower_attention is not None
+        self.seen.append(video)
+        count = max(1, video.grid.num_tokens // 3)
+        return keep_only(video.grid.num_tokens, video.tower_attention.topk(count).indices.sort().values)
 
 
 def per_frame(tokens: torch.Tensor, grid: VideoGrid) -> torch.Tensor:
@@ -114,7 +110,7 @@ def qwen_told(
     return [per_frame(part, grid) for part, grid in zip(parts, grids, strict=True)]
 
 
-def check(seen: list[Evidence], told: list[torch.Tensor], grids: list[VideoGrid]) -> None:
+def check(seen: list[VideoFeatures], told: list[torch.Tensor], grids: list[VideoGrid]) -> None:
     assert len(seen) == len(told) == len(grids)
     for got, want, grid in zip(seen, told, grids, strict=True):
         assert got.prompt_attention is None

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sttm.grid import VideoGrid
+from sttm.methods import VideoFeatures
 
 from .families import FAMILIES, Family, shared_model
 from .layouts import Text, Video
@@ -42,7 +43,7 @@ def test_policies_methods_and_layers_differ(family: Family) -> None:
 
 def test_the_matrix_of_a_merge() -> None:
     method, index = PairMerge(), torch.tensor([1, 2, 4, 5])
-    plan = method.plan(torch.randn(4, 3), VideoGrid(2, 1, 2))
+    plan = method.plan(VideoFeatures(torch.randn(4, 3), VideoGrid(2, 1, 2)))
     reduced = reduction(7, [(index, plan)])
     assert reduced.kept.tolist() == [0, 1, 3, 4, 6]
     assert reduced.matrix[1].tolist() == [0, 0.25, 0.75, 0, 0, 0, 0]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
-from sttm.methods import STTM
+from sttm.methods import STTM, VideoFeatures
 from sttm.ops import naive
 
 KINDS = ("noise", "smooth", "signs", "static", "zeros")
@@ -83,7 +83,7 @@ def is_close_call(merged: naive.Merged, settings: naive.Settings) -> bool:
 
 def assert_same(x: torch.Tensor, grid: VideoGrid, method: STTM, merged: naive.Merged) -> None:
     """Compare cells, groups, boxes and features of the fast merge with those of the twin."""
-    plan = method.plan(x, grid).check()
+    plan = method.plan(VideoFeatures(x, grid)).check()
     representatives = sorted(set(merged.root))
     threshold = method.temporal_threshold
     counted = [v for _, _, v in merged.links if isinstance(threshold, float) and v >= threshold]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sttm.ops.assignment import anchored_groups, even_counts, most_similar, part_of
+from sttm.ops.assignment import even_counts, most_similar, part_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -23,12 +23,6 @@ def test_equal_targets_and_zero_vectors_go_to_the_first() -> None:
 def test_large_and_small_features() -> None:
     x = torch.tensor([[1e30, 0.0], [0, 1e-30]])
     assert most_similar(x, torch.tensor([[0.0, 1e38], [1e-38, 0]])).tolist() == [1, 0]
-
-
-def test_groups_stand_at_the_token_that_they_name() -> None:
-    group, anchor = anchored_groups(torch.tensor([2, 1, 2, -1, 1, 5]))
-    assert group.tolist() == [1, 0, 1, -1, 0, 2]
-    assert anchor.tolist() == [1, 2, 5]
 
 
 def test_even_counts_and_parts() -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
-from sttm.methods import STTM
+from sttm.methods import STTM, VideoFeatures
 from sttm.methods.sttm import Linking, Parent
 from sttm.ops.links import Links, find_links, parent_links, spanning_forest
 from sttm.ops.naive import Settings
@@ -67,7 +67,7 @@ def test_a_budget_is_met_as_the_twin_meets_it(
         parent=parent,
         weighted=weighted,
     )
-    plan = method.plan(x, grid).check()
+    plan = method.plan(VideoFeatures(x, grid)).check()
     assert plan.num_out == budget
     assert plan.group.tolist() == reached.groups[0]
 
@@ -82,7 +82,7 @@ def test_a_joint_budget_is_met_as_the_twin_meets_it(some: list[Video], share: fl
     assume(reached is not None and reached.close > CLOSE)
     assume(all(x.shape[1] > 1 for x, _ in some))
     assert reached is not None
-    plans = STTM(keep=budget, share="joint").plan_together(some)
+    plans = STTM(keep=budget, share="joint").plan_batch([VideoFeatures(*each) for each in some])
     assert sum(plan.check().num_out for plan in plans) == budget
     assert [plan.group.tolist() for plan in plans] == reached.groups
 
@@ -94,9 +94,9 @@ def test_a_joint_budget_is_met_as_the_twin_meets_it(some: list[Video], share: fl
 def test_every_count_is_exact(video: Video, share: float, linking: Linking) -> None:
     x, grid = video
     budget = max(1, round(share * grid.num_tokens))
-    plan = STTM(keep=budget, linking=linking).plan(x, grid).check()
+    plan = STTM(keep=budget, linking=linking).plan(VideoFeatures(x, grid)).check()
     assert plan.num_out == budget
-    again = STTM(keep=budget, linking=linking).plan(x, grid)
+    again = STTM(keep=budget, linking=linking).plan(VideoFeatures(x, grid))
     assert torch.equal(plan.group, again.group)
 
 
@@ -105,7 +105,10 @@ def test_every_count_is_exact(video: Video, share: float, linking: Linking) -> N
 def test_every_count_from_one_to_all(kind: str, shape: tuple[int, int, int]) -> None:
     grid = VideoGrid(*shape)
     x = make_video(kind, grid, 5, 3)
-    counts = [STTM(keep=n).plan(x, grid).check().num_out for n in range(1, grid.num_tokens + 1)]
+    counts = [
+        STTM(keep=n).plan(VideoFeatures(x, grid)).check().num_out
+        for n in range(1, grid.num_tokens + 1)
+    ]
     assert counts == list(range(1, grid.num_tokens + 1))
 
 
@@ -178,7 +181,7 @@ def test_dissimilar_tokens_are_not_forced_together() -> None:
     needle = 5 * 64 + 27
     x[needle] = torch.randn(32, generator=generator)
     for budget in (5, 10, 51, 154, 256):
-        plan = STTM(keep=budget).plan(x, grid)
+        plan = STTM(keep=budget).plan(VideoFeatures(x, grid))
         assert plan.num_out == budget
         assert int(plan.sizes[plan.group[needle]]) == 1, budget
 
@@ -187,14 +190,14 @@ def test_a_busy_video_gets_more_of_a_joint_budget() -> None:
     grid = VideoGrid(4, 8, 8)
     busy, still = make_video("noise", grid, 16, 0), make_video("static", grid, 16, 1)
     calm = still.clone()
-    each = STTM(keep=0.25).plan_together([(busy, grid)])[0].num_out
+    each = STTM(keep=0.25).plan_batch([VideoFeatures(busy, grid)])[0].num_out
     method = STTM(keep=0.25, share="joint")
-    first, second = method.plan_together([(busy, grid), (calm, grid)])
+    first, second = method.plan_batch([VideoFeatures(busy, grid), VideoFeatures(calm, grid)])
     assert first.num_out + second.num_out == 2 * each
     assert first.num_out > second.num_out
     # One video alone is the same under both.
-    alone = method.plan(busy, grid)
-    assert torch.equal(alone.group, STTM(keep=0.25).plan(busy, grid).group)
+    alone = method.plan(VideoFeatures(busy, grid))
+    assert torch.equal(alone.group, STTM(keep=0.25).plan(VideoFeatures(busy, grid)).group)
 
 
 def test_a_spanning_forest_is_the_most_similar_one() -> None:
@@ -210,10 +213,10 @@ def test_a_spanning_forest_is_the_most_similar_one() -> None:
 def test_a_cap_leaves_thresholds_alone_below_it(max_tokens: float | int) -> None:
     grid = VideoGrid(4, 8, 8)
     x = make_video("smooth", grid, 6, 2)
-    free = STTM(spatial_threshold=0.9, temporal_threshold=0.8).plan(x, grid)
+    free = STTM(spatial_threshold=0.9, temporal_threshold=0.8).plan(VideoFeatures(x, grid))
     capped: MergePlan = STTM(
         spatial_threshold=0.9, temporal_threshold=0.8, max_tokens=max_tokens
-    ).plan(x, grid)
+    ).plan(VideoFeatures(x, grid))
     cap = max_tokens if isinstance(max_tokens, int) else int(max_tokens * grid.num_tokens)
     assert capped.num_out == min(free.num_out, cap)
     if free.num_out <= cap:

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
-from sttm.methods import STTM
+from sttm.methods import STTM, VideoFeatures
 from sttm.methods.sttm import Linking, Parent
 from sttm.ops import naive, similarity
 from tests.ops.merge_cases import assert_same, is_close_call, make_video, settings_of, videos
@@ -109,9 +109,9 @@ def test_a_larger_video_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     grid = VideoGrid(9, 14, 14)
     x = make_video("smooth", grid, 8, 7)
     method = STTM(spatial_threshold=0.9, temporal_threshold=0.85)
-    whole = method.plan(x, grid)
+    whole = method.plan(VideoFeatures(x, grid))
     monkeypatch.setattr(similarity, "_CPU_PIECE", 3000)
-    pieces = method.plan(x, grid)
+    pieces = method.plan(VideoFeatures(x, grid))
     assert torch.equal(whole.group, pieces.group)
     assert compare_if_clear(x, grid, method)
 
@@ -120,6 +120,6 @@ def test_a_larger_video_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_scale_of_the_features_does_not_matter(scale: float) -> None:
     grid = VideoGrid(4, 7, 6)
     x = make_video("smooth", grid, 6, 3)
-    plan, scaled = (STTM().plan(features, grid) for features in (x, x * scale))
+    plan, scaled = (STTM().plan(VideoFeatures(features, grid)) for features in (x, x * scale))
     assert torch.equal(plan.group, scaled.group)
     assert plan.num_out < grid.num_tokens

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sttm.grid import VideoGrid
-from sttm.methods import STTM
+from sttm.methods import STTM, VideoFeatures
 from sttm.methods.sttm import Linking
 from sttm.ops import naive
 
@@ -39,7 +39,7 @@ def method_for(case: dict[str, Any], linking: Linking) -> STTM:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_published_linking_reproduces_the_published_code(case: dict[str, Any]) -> None:
     x, grid, expected = load(case)
-    plan = method_for(case, "published").plan(x, grid).check()
+    plan = method_for(case, "published").plan(VideoFeatures(x, grid)).check()
     assert (plan.num_in, plan.num_out) == (case["tokens_in"], case["tokens_out"])
     assert torch.equal(plan.info["boxes"], expected["tyxyx"].long())
     assert torch.equal(plan.sizes, expected["patches"].long())
@@ -77,4 +77,4 @@ def test_the_naive_twin_reproduces_the_published_code(case: dict[str, Any]) -> N
 def test_token_counts_of_every_linking(name: str, linking: Linking, tokens: int) -> None:
     case = next(case for case in CASES if case["name"] == name)
     x, grid, _ = load(case)
-    assert method_for(case, linking).plan(x, grid).num_out == tokens
+    assert method_for(case, linking).plan(VideoFeatures(x, grid)).num_out == tokens

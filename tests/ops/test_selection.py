@@ -8,8 +8,6 @@ from sttm.ops.selection import (
     apportion,
     descending_rank,
     evenly_spaced,
-    kept_groups,
-    labelled_groups,
     stable_topk,
     stable_topk_per_row,
 )
@@ -77,12 +75,3 @@ def test_places_are_the_middles_of_equal_spans() -> None:
     for n in range(1, 30):
         for count in range(1, n + 1):
             assert len({*evenly_spaced(count, n).tolist()}) == count
-
-
-def test_groups_follow_their_first_tokens() -> None:
-    group, anchor = labelled_groups(torch.tensor([7, -1, 3, 7, 0, -1, 3]))
-    assert group.tolist() == [0, -1, 1, 0, 2, -1, 1]
-    assert anchor.tolist() == [0, 2, 4]
-    group, anchor = kept_groups(torch.tensor([1, 4]), 5)
-    assert group.tolist() == [-1, 0, -1, -1, 1]
-    assert anchor.tolist() == [1, 4]

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import sttm
+from sttm.methods import VideoFeatures
 from sttm.view import find_cells
 from sttm.view.cells import check_frames, step_of_frame
 
@@ -30,7 +31,7 @@ def test_a_life_with_a_gap_counts_the_steps_it_is_seen_in() -> None:
 def test_new_tokens_add_up_for_a_real_method() -> None:
     grid = sttm.VideoGrid(5, 6, 7)
     x = torch.randn(grid.num_tokens, 8, generator=torch.Generator().manual_seed(0))
-    plan = sttm.STTM(keep=0.4).plan(x, grid)
+    plan = sttm.STTM(keep=0.4).plan(VideoFeatures(x, grid))
     cells = find_cells(plan, grid)
     assert int(cells.new_tokens.sum()) == plan.num_out
     assert int(cells.size.sum()) == plan.num_in

@@ -17,7 +17,7 @@ from sttm.errors import ConfigError, WriteError
 from sttm.evaluation.checks import shown
 from sttm.evaluation.thresholds import VideoRetention
 from sttm.grid import VideoGrid
-from sttm.methods import STTM
+from sttm.methods import STTM, Method, VideoFeatures
 from sttm.plan import MergePlan
 from sttm.video import Video
 
@@ -124,27 +124,28 @@ class FeatureStore:
     def _count(self, place: int, method: STTM) -> tuple[int, int]:
         tensors = load_file(self._file(place))
         grids = self._grids[place]
-        plans = [method.plan(tensors[str(part)], grid) for part, grid in enumerate(grids)]
+        plans = [
+            method.plan(VideoFeatures(tensors[str(part)], grid)) for part, grid in enumerate(grids)
+        ]
         return sum(plan.num_in for plan in plans), sum(plan.num_out for plan in plans)
 
     def _file(self, place: int) -> Path:
         return self._folder / f"{place}.safetensors"
 
 
-class _Recorder:
+class _Recorder(Method):
     """Keeps what a method is given, and leaves one token: the layers above have nothing to do."""
 
     name: ClassVar[str] = "recorder"
-    query_aware: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self.seen: list[tuple[torch.Tensor, VideoGrid]] = []
+        self.seen: list[VideoFeatures] = []
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Remember the features."""
-        self.seen.append((x.detach(), grid))
-        group = torch.zeros(grid.num_tokens, dtype=torch.long, device=x.device)
-        return MergePlan.from_groups(group, group[:1])
+        self.seen.append(video)
+        first = torch.zeros(1, dtype=torch.long, device=video.device)
+        return MergePlan.keep(first, video.grid.num_tokens)
 
 
 class Recording:
@@ -169,7 +170,7 @@ class Recording:
         """Return the tokens ``(N, C)`` of a video in front of the layer, and their grid."""
         self._recorder.seen.clear()
         self._chat.watch(video)
-        return list(self._recorder.seen)
+        return [(video.x, video.grid) for video in self._recorder.seen]
 
 
 def method_at(place: float, diagonal: float) -> STTM:

@@ -16,7 +16,6 @@ from sttm.chat.session import fork
 from sttm.errors import BudgetError, ConfigError
 from sttm.evaluation.clock import FirstForward, wait
 from sttm.evaluation.specs import Setting
-from sttm.methods.base import needs_of
 from sttm.models.transformers_api import ATTENTION_MASK, features_argument, pretrained
 
 
@@ -105,7 +104,7 @@ class Runner:
         self._observer = None
         for setting in settings:
             method = setting.method
-            if method is not None and "tower_attention" in needs_of(method):
+            if method is not None and "tower_attention" in method.requires:
                 self._observer = self._observer or method
             if method is None:
                 self._chats[setting] = self._plain

@@ -30,9 +30,7 @@ from sttm.evaluation.specs import (
     make_settings,
     parse_spec,
 )
-from sttm.grid import VideoGrid
-from sttm.methods import Method
-from sttm.methods.base import DecodePruning, Evidence, needs_of
+from sttm.methods import DecodePruning, Identity, Method, VideoFeatures
 from sttm.models import transformers_api as api
 from sttm.plan import MergePlan
 
@@ -42,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Forced:
+class Forced(Method):
     """Plans with a method for its cost, and sees to it that the count is the budget's.
 
     Random weights make all features alike or none, so that a rule that follows the content keeps
@@ -59,35 +57,33 @@ class Forced:
 
     name: ClassVar[str] = "forced"
 
-    @property
-    def query_aware(self) -> bool:
-        """As the method."""
-        return self.inner.query_aware
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """As the method."""
-        return needs_of(self.inner)
+    def __post_init__(self) -> None:
+        # Of the method, and so of this object alone.
+        object.__setattr__(self, "requires", self.inner.requires)
+        object.__setattr__(self, "query_aware", self.inner.query_aware)
 
     @property
     def decode_pruning(self) -> DecodePruning | None:
         """As the method."""
-        return cast(DecodePruning | None, getattr(self.inner, "decode_pruning", None))
+        return self.inner.decode_pruning
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid, evidence: Evidence | None = None) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan with the method; see `sttm.Method.plan`."""
-        count, total = token_budget(self.keep, grid.num_tokens), grid.num_tokens
-        if evidence is None:
-            plan = self.inner.plan(x, grid)
-        else:
-            plan = cast(Any, self.inner).plan(x, grid, evidence)
+        return self.plan_batch([video])[0]
+
+    def plan_batch(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
+        """Plan with the method; see `sttm.Method.plan_batch`."""
+        plans = self.inner.plan_batch(videos)
+        return [self._forced(video, plan) for video, plan in zip(videos, plans, strict=True)]
+
+    def _forced(self, video: VideoFeatures, plan: MergePlan) -> MergePlan:
+        total = video.grid.num_tokens
+        count = token_budget(self.keep, total)
         if plan.num_out == count:
             return plan
-        index = torch.arange(total, device=x.device)
-        group = index * count // total
-        first = torch.ones_like(group, dtype=torch.bool)
-        first[1:] = group[1:] != group[:-1]
-        return replace(MergePlan.from_groups(group, index[first]), info={"forced": plan.num_out})
+        index = torch.arange(total, device=video.device)
+        forced = MergePlan.from_labels(index * count // total)
+        return replace(forced, info={"forced": plan.num_out})
 
 
 @dataclass(frozen=True)
@@ -262,8 +258,8 @@ class _Bench:
         arguments = {name: self.inputs.pop(name) for name in names if name in self.inputs}
         if api.VIDEO_GRID in arguments:
             self.inputs[api.VIDEO_GRID] = arguments[api.VIDEO_GRID]
-        needing = [method for method in methods if "tower_attention" in needs_of(method)]
-        observer = next(iter(needing), _Nothing())
+        needing = (method for method in methods if "tower_attention" in method.requires)
+        observer = next(needing, Identity())
         with attach(self.model, observer, layer=self.layer):
             self.features = self.model.model.get_video_features(**arguments, return_dict=True)
 
@@ -344,17 +340,6 @@ class _Bench:
         below = self.shape.operations(self.length, self.layer)
         above = self.shape.operations(short, layers - self.layer)
         return (below + above) / self.shape.operations(self.length, layers)
-
-
-class _Nothing:
-    """Asks for no evidence; only there so that the encoder's output tells the grids."""
-
-    name: ClassVar[str] = "nothing"
-    query_aware: ClassVar[bool] = False
-
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
-        """Keep everything."""
-        return MergePlan.identity(grid.num_tokens, x.device)
 
 
 def _is_own(plan: MergePlan, setting: Setting) -> bool:

@@ -31,15 +31,15 @@ class VideoLayout:
 
     Args:
         grid: the video's shape in tokens.
-        extra: placeholders behind the video that are no grid tokens (LLaVA-OneVision's newline).
+        num_newlines: placeholders behind the video that are no grid tokens (LLaVA-OneVision's).
         present: ``(grid.num_tokens,)`` bool for models that drop some tokens themselves; None
             where all are there.
-        tower_attention: ``(grid.num_tokens,)`` float32, see ``sttm.methods.base.Evidence``; None
-            unless a method needs it.
+        tower_attention: ``(grid.num_tokens,)`` float32, see `sttm.VideoFeatures`; None unless a
+            method reads it.
     """
 
     grid: VideoGrid
-    extra: int = 0
+    num_newlines: int = 0
     present: torch.Tensor | None = None
     tower_attention: torch.Tensor | None = None
 
@@ -47,6 +47,29 @@ class VideoLayout:
     def num_present(self) -> int:
         """Grid tokens that are in the sequence."""
         return self.grid.num_tokens if self.present is None else int(self.present.sum())
+
+    @property
+    def num_placeholders(self) -> int:
+        """Tokens of the sequence that stand for the video."""
+        return self.num_present + self.num_newlines
+
+    @property
+    def gaps(self) -> torch.Tensor | None:
+        """``present`` if the model dropped any token; else None."""
+        return None if self.present is None or bool(self.present.all()) else self.present
+
+    def __str__(self) -> str:
+        return str(self.grid)
+
+
+def note_videos(features: Any, videos: Sequence[VideoLayout]) -> None:
+    """Write onto an encoder's output which videos are in it: `generate` hands over nothing else."""
+    features.sttm_videos = list(videos)
+
+
+def noted_videos(features: Any) -> list[VideoLayout] | None:
+    """Read what `note_videos` wrote; None if nothing did."""
+    return getattr(features, "sttm_videos", None)
 
 
 @dataclass(frozen=True)
@@ -206,7 +229,7 @@ def count_copies(mask: torch.Tensor, videos: Sequence[VideoLayout]) -> int:
     Raises:
         UnreducedVideoError: the placeholders are no multiple of the encoded tokens.
     """
-    wanted = sum([video.num_present + video.extra for video in videos])
+    wanted = sum([video.num_placeholders for video in videos])
     found = int(mask.sum())
     if not wanted or found % wanted or mask.shape[0] % max(found // wanted, 1):
         raise UnreducedVideoError(
@@ -222,7 +245,7 @@ def _take(places: torch.Tensor, queue: Iterator[VideoLayout]) -> Iterator[VideoS
     at = 0
     while at < len(places):
         video = next(queue, None)
-        size = 0 if video is None else video.num_present + video.extra
+        size = 0 if video is None else video.num_placeholders
         if video is None or at + size > len(places):
             raise UnreducedVideoError(
                 f"got a row with {len(places)} video placeholders that is no sum of whole videos. "

@@ -6,6 +6,7 @@ the mask factories the physical length with an offset, as sliding-window layers 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,29 +22,48 @@ from sttm.errors import UnsupportedModelError
 from sttm.models.transformers_api import mismatch
 
 
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """What holds in a cache layer once its next update has appended its entries.
+
+    Args:
+        removed: tokens that were seen and are not in the cache, equal for all rows of the batch.
+        valid: ``(B, entries)`` bool, False for padding; None if there is none.
+        shift: ``(B, 1)`` int64 to subtract from the original positions of later tokens
+            (positions "reassigned"); None if positions are kept.
+        video_mask: ``(B, entries)`` bool, True for entries that stem from video tokens; None unless
+            a method prunes them while decoding.
+        num_after_video: entries behind the video that the update brings; None if it brings none.
+    """
+
+    removed: int
+    valid: torch.Tensor | None
+    shift: torch.Tensor | None
+    video_mask: torch.Tensor | None = None
+    num_after_video: int | None = None
+
+
 class ReducedLayer:
     """What every cache layer that takes part in a reduction adds to its library class.
 
-    Layers below the reduction use ``floor`` only.
+    Layers below the reduction use ``crop_limit`` only.
 
     Attributes:
         active: whether a reduction took place; the other attributes matter only then.
-        removed: tokens that were seen but are not held, equal for all rows of the batch.
-        valid: ``(B, held)`` bool, False for padding; None if there is none.
-        floor: entries held at the end of the last video; crop() goes no further.
-        shift: ``(B, 1)`` int64 to subtract from the original positions of later tokens
-            (positions "reassigned"); None if positions are kept.
-        video: ``(B, held)`` bool, entries of reduced videos; None unless a method prunes them while
-            answering.
+        removed: see `Staged`.
+        valid: see `Staged`.
+        shift: see `Staged`.
+        video_mask: see `Staged`.
+        crop_limit: entries at the end of the last video; crop() leaves at least these.
     """
 
     active: bool = False
     removed: int = 0
     valid: torch.Tensor | None = None
     shift: torch.Tensor | None = None
-    video: torch.Tensor | None = None
-    floor: int = 0
-    _staged: tuple[Any, ...] | None = None
+    video_mask: torch.Tensor | None = None
+    crop_limit: int = 0
+    _staged: Staged | None = None
 
     @classmethod
     def adopt(cls, layer: Any) -> Any:
@@ -52,24 +72,9 @@ class ReducedLayer:
         new.__dict__.update(layer.__dict__)
         return new
 
-    def stage(
-        self,
-        removed: int,
-        valid: torch.Tensor | None,
-        shift: torch.Tensor | None,
-        tail: int | None = None,
-        video: torch.Tensor | None = None,
-    ) -> None:
-        """Say what holds once the next :meth:`update` has appended its entries.
-
-        Args:
-            removed: see the class.
-            valid: see the class.
-            shift: see the class.
-            tail: entries behind the video that this update brings; None if it brings no video.
-            video: see the class.
-        """
-        self._staged = (removed, valid, shift, tail, video)
+    def prepare_update(self, staged: Staged) -> None:
+        """Say what holds once the next :meth:`update` has appended its entries."""
+        self._staged = staged
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Append keys and values; refused unless the attached hooks prepared it."""
@@ -80,19 +85,20 @@ class ReducedLayer:
                 "this KV cache holds a reduced video, but nothing is attached to the model. "
                 "Attach the same method at the same layer again before using the cache."
             )
-        (removed, self.valid, self.shift, tail, self.video), self._staged = self._staged, None
-        self.active = True
+        staged, self._staged = self._staged, None
+        self.active, self.valid, self.shift = True, staged.valid, staged.shift
+        self.video_mask = staged.video_mask
         result = super().update(*args, **kwargs)  # type: ignore[misc]
-        self.removed = removed
-        if tail is not None:
-            self.protect(tail)
+        self.removed = staged.removed
+        if staged.num_after_video is not None:
+            self.protect(staged.num_after_video)
         return result
 
-    def protect(self, tail: int) -> None:
-        """Let :meth:`crop` go back to the last ``tail`` entries and no further."""
-        self.floor = self.held() - tail
+    def protect(self, num_after_video: int) -> None:
+        """Let :meth:`crop` take at most the last ``num_after_video`` entries."""
+        self.crop_limit = self.num_entries() - num_after_video
 
-    def held(self) -> int:
+    def num_entries(self) -> int:
         """Entries per row that are really in memory (the position counter, for sliding layers)."""
         return int(super().get_seq_length())  # type: ignore[misc]
 
@@ -112,14 +118,14 @@ class ReducedLayer:
         Raises:
             UnsupportedModelError: the reduced video itself would be cut.
         """
-        if self.floor and self.held() - abs(tokens_to_remove) < self.floor:
+        if self.crop_limit and self.num_entries() - abs(tokens_to_remove) < self.crop_limit:
             raise UnsupportedModelError(
                 f"crop: got {tokens_to_remove}, expected at most "
-                f"{self.held() - self.floor} tokens after the reduced video. "
+                f"{self.num_entries() - self.crop_limit} tokens after the reduced video. "
                 "Prefill the video again instead."
             )
         super().crop(tokens_to_remove)  # type: ignore[misc]
-        for name in ("valid", "video"):
+        for name in ("valid", "video_mask"):
             value = getattr(self, name)
             if value is not None and tokens_to_remove:
                 setattr(self, name, value[:, : -abs(tokens_to_remove)])
@@ -127,8 +133,8 @@ class ReducedLayer:
     def reset(self) -> None:
         """Empty the layer, its record of reductions included."""
         super().reset()  # type: ignore[misc]
-        self.active, self.removed, self.floor = False, 0, 0
-        self.valid, self.shift, self.video, self._staged = None, None, None, None
+        self.active, self.removed, self.crop_limit = False, 0, 0
+        self.valid, self.shift, self.video_mask, self._staged = None, None, None, None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
@@ -138,7 +144,7 @@ class ReducedLayer:
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        for name in ("valid", "shift", "video"):
+        for name in ("valid", "shift", "video_mask"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.repeat_interleave(repeats, 0))
 
@@ -148,7 +154,7 @@ class ReducedLayer:
         self._select(indices)
 
     def _select(self, rows: torch.Tensor) -> None:
-        for name in ("valid", "shift", "video"):
+        for name in ("valid", "shift", "video_mask"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[rows.to(value.device)])
 
@@ -158,7 +164,7 @@ class ReducedDynamicLayer(ReducedLayer, DynamicLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Physical length and offset, in the sliding-window convention."""
-        return self.held() + query_length, self.removed if self.is_initialized else 0
+        return self.num_entries() + query_length, self.removed if self.is_initialized else 0
 
 
 class ReducedSlidingLayer(ReducedLayer, DynamicSlidingWindowLayer):

@@ -104,8 +104,8 @@ def check_counts(
             raise api.mismatch(f"a cache whose layer {index} counts {counted} tokens", f"{seen}")
         if index < first:
             continue
-        if not isinstance(layer, ReducedLayer) or layer.held() != held:
-            count = layer.held() if isinstance(layer, ReducedLayer) else "all its"
+        if not isinstance(layer, ReducedLayer) or layer.num_entries() != held:
+            count = layer.num_entries() if isinstance(layer, ReducedLayer) else "all its"
             raise api.mismatch(
                 f"a cache whose layer {index} holds {count} entries behind the reduction in front "
                 f"of layer {first}",

@@ -140,7 +140,7 @@ class SquareFrames(Adapter):
         """Read the frame count from the pixels and the side from the configuration."""
         videos, frames = arguments[PIXELS["video"]].shape[:2]
         grid = VideoGrid(frames, *self.frame_size())
-        return [VideoLayout(grid, extra=self.newlines(grid))] * videos
+        return [VideoLayout(grid, num_newlines=self.newlines(grid))] * videos
 
     def newlines(self, grid: VideoGrid) -> int:
         """Count the newline tokens of a video."""

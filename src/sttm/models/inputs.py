@@ -1,7 +1,7 @@
 """What decoder layers behind a reduction are given: masks, rotary embeddings, cache records."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,8 +9,9 @@ from transformers.cache_utils import Cache
 
 from sttm.errors import UnsupportedModelError
 from sttm.models import transformers_api as api
-from sttm.models.adapter import WEIGHTED, Positions, VideoSpan
-from sttm.models.cache import ReducedLayer, adopt_layer
+from sttm.models.adapter import WEIGHTED, Positions
+from sttm.models.cache import ReducedLayer, Staged, adopt_layer
+from sttm.models.prompt import Rows
 from sttm.models.reduction import BatchReduction, reassigned_positions
 
 
@@ -35,83 +36,50 @@ class RotaryCall:
         return self.module.forward(**{**self.call, **changed})
 
 
-class LayerInputs:
-    """Inputs of the layers behind the reduction, during one forward pass.
+@dataclass(frozen=True, eq=False)
+class ShortInputs:
+    """What the layers behind the reduction must get differently, during one forward pass.
 
     Args:
         config: the text configuration.
         types: the type of every decoder layer.
-        positions: the position policy.
-        rows: the videos of each row.
-        reduction: how this forward was shortened; None if only the cache holds a reduced video.
-        kept: a layer of the cache that holds a reduced video, as it was before this forward.
-        rotary: the rotary calls of this forward.
         masks: builds the masks of each type of decoder layer.
-
-    Attributes:
-        tail: tokens behind this forward's last video; None if it carries none.
-        video: ``(B, entries)`` bool, what belongs to videos, of what the cache holds and then of
-            this forward; None unless a method prunes it while answering.
-        valid: the same for what is no padding; None if there is none.
+        policy: the position policy.
+        rotary: the calls of the rotary embedding in this forward.
+        reduction: how this forward was shortened; None if only the cache holds a reduced video.
+        position_ids: what the rotary embedding must be called with again; None if what it gave is
+            shortened.
+        shift: ``(B, 1)`` int64, see `ReducedLayer`.
+        valid: ``(B, cached + new)`` bool, False for padding: entries of the cache first, then those
+            of this forward. None if there is none.
+        seen: tokens that every layer of the cache has seen behind this forward.
+        entries: entries that those behind the reduction hold then.
+        length: tokens per row of this forward, behind the reduction.
+        video_mask: ``(B, cached + new)`` bool, True for entries that stem from video tokens;
+            None unless the method prunes them while decoding.
+        num_after_video: tokens behind this forward's last video; None if it carries none.
+        visible: ``(B, cached + new)`` bool, what the layers from ``pruned_from`` on attend to; None
+            if nothing is hidden from them.
+        pruned_from: the first layer that ``visible`` holds for.
     """
 
-    tail: int | None = None
-    video: torch.Tensor | None = None
-    valid: torch.Tensor | None = None
-
-    def __init__(
-        self,
-        config: Any,
-        types: Sequence[str],
-        positions: Positions,
-        rows: Sequence[Sequence[VideoSpan]],
-        reduction: BatchReduction | None,
-        kept: ReducedLayer | None,
-        rotary: Sequence[RotaryCall],
-        masks: Mapping[str, api.MaskFunction],
-    ) -> None:
-        self._config = config
-        self._positions = positions
-        self._reduction = reduction
-        self._rotary = rotary
-        self._types = types
-        self._functions = masks
-        self._masks: dict[tuple[str, bool], Any] = {}
-        self._embeddings: dict[int, Any] = {}
-        self._new_ids: torch.Tensor | None = None
-        self._seen: torch.Tensor | None = None
-        self._pruned_from = 0
-        self._shift = None if kept is None else kept.shift
-        if positions == "reassigned":
-            self._reassign(rows)
-
-    def set_padding(
-        self, held: torch.Tensor | None, chunk: torch.Tensor | None, sizes: tuple[int, int]
-    ) -> None:
-        """Say what is padding.
-
-        Args:
-            held: ``(B, sizes[0])`` bool of what the cache holds; None if none of it is padding.
-            chunk: ``(B, sizes[1])`` bool of this forward's tokens (after the reduction), or None.
-            sizes: entries that the cache holds, and tokens of this forward.
-        """
-        some = held if held is not None else chunk
-        if some is None:
-            return
-        if held is None:
-            held = some.new_ones(len(some), sizes[0])
-        if chunk is None:
-            chunk = some.new_ones(len(some), sizes[1])
-        self.valid = torch.cat([held, chunk.to(held.device)], 1)
-
-    def prune(self, seen: torch.Tensor, layer: int) -> None:
-        """Hide entries from attention in the layers from ``layer`` on, during this forward.
-
-        Args:
-            seen: ``(B, entries)`` bool, False for padding too.
-            layer: a decoder layer.
-        """
-        self._seen, self._pruned_from = seen, layer
+    config: Any
+    types: Sequence[str]
+    masks: Mapping[str, api.MaskFunction]
+    policy: Positions
+    rotary: Sequence[RotaryCall]
+    reduction: BatchReduction | None
+    position_ids: torch.Tensor | None
+    shift: torch.Tensor | None
+    valid: torch.Tensor | None
+    seen: int
+    entries: int
+    length: int
+    video_mask: torch.Tensor | None = None
+    num_after_video: int | None = None
+    visible: torch.Tensor | None = None
+    pruned_from: int = 0
+    _built: dict[Any, Any] = field(default_factory=dict, init=False)
 
     def arguments(
         self, index: int, hidden: torch.Tensor, cache: Cache | None, call: Mapping[str, Any]
@@ -119,18 +87,26 @@ class LayerInputs:
         """Replace what layer ``index`` must get differently; prepare its cache layer."""
         layer = None if cache is None else adopt_layer(cache, index)
         mask, rotary = call[api.ATTENTION_MASK], call[api.POSITION_EMBEDDINGS]
-        single = self._reduction is None and hidden.shape[1] == 1 and mask is None
+        single = self.reduction is None and hidden.shape[1] == 1 and mask is None
         if not single or self._visible(index) is not None:
             mask = self._mask(index, hidden, cache, layer)
         if layer is not None:
-            gone = self._reduction.removed if self._reduction is not None else 0
-            layer.stage(layer.removed + gone, self.valid, self._shift, self.tail, self.video)
+            gone = self.reduction.removed if self.reduction is not None else 0
+            layer.prepare_update(
+                Staged(
+                    layer.removed + gone,
+                    self.valid,
+                    self.shift,
+                    self.video_mask,
+                    self.num_after_video,
+                )
+            )
         changed: dict[str, Any] = {api.ATTENTION_MASK: mask}
         if rotary is not None:
             changed[api.POSITION_EMBEDDINGS] = self._embed(hidden, rotary)
-        elif self._types[index] not in api.RECURRENT:
+        elif self.types[index] not in api.RECURRENT:
             raise api.mismatch(f"a decoder layer {index} that rotates by itself", "cos and sin")
-        if self._reduction is not None and call.get(api.POSITION_IDS) is not None:  # optional
+        if self.reduction is not None and call.get(api.POSITION_IDS) is not None:  # optional
             # FlashAttention takes gaps in these for packed sequences, and reads nothing else.
             changed[api.POSITION_IDS] = torch.arange(hidden.shape[1], device=hidden.device)[None]
         return {**call, **changed}
@@ -139,56 +115,42 @@ class LayerInputs:
         self, index: int, hidden: torch.Tensor, cache: Cache | None, layer: ReducedLayer | None
     ) -> Any:
         """Build the mask with the library's own factory, once per layer type."""
-        kind, valid = self._types[index], self._visible(index)
+        kind, valid = self.types[index], self._visible(index)
         key = (kind, valid is self.valid)
-        if key in self._masks:
-            return self._masks[key]
-        if kind not in self._functions:
+        if key in self._built:
+            return self._built[key]
+        if kind not in self.masks:
             raise UnsupportedModelError(
                 f"got a decoder layer of type {kind!r}, expected full, sliding or linear attention."
             )
         if valid is not None and layer is not None and layer.removed:
             valid = torch.cat([valid.new_ones(len(valid), layer.removed), valid], 1)
-        self._masks[key] = self._functions[kind](self._config, hidden, valid, cache, index)
-        return self._masks[key]
+        self._built[key] = self.masks[kind](self.config, hidden, valid, cache, index)
+        return self._built[key]
 
     def _visible(self, index: int) -> torch.Tensor | None:
         """Return what a layer may attend to; a layer without attention weights: what is there."""
-        pruned = index >= self._pruned_from and self._types[index] in WEIGHTED
-        return self._seen if pruned and self._seen is not None else self.valid
-
-    def _reassign(self, rows: Sequence[Sequence[VideoSpan]]) -> None:
-        """Compute the new ids once; every rotary call of a forward has the same ones."""
-        if not self._rotary:
-            raise api.mismatch("decoder layers without rotary positions", "a call of rotary_emb")
-        ids = self._rotary[-1].positions
-        axes = ids if ids.ndim == 3 else ids[None]
-        if self._shift is not None:
-            axes = axes - self._shift.to(axes.device)
-        if self._reduction is not None:
-            axes = axes.expand(axes.shape[0], len(self._reduction.plans), axes.shape[2])
-            axes, moved = reassigned_positions(axes, self._reduction.plans, rows)
-            self._shift = -moved if self._shift is None else self._shift - moved
-        self._new_ids = axes if ids.ndim == 3 else axes[0]
+        pruned = index >= self.pruned_from and self.types[index] in WEIGHTED
+        return self.visible if pruned and self.visible is not None else self.valid
 
     def _embed(self, hidden: torch.Tensor, given: Any) -> Any:
         """Turn the cos and sin that a layer was given into those of the shorter sequence."""
         key = id(given)
-        if key not in self._embeddings:
-            if self._new_ids is not None:
-                self._embeddings[key] = self._source(given).again(hidden, self._new_ids)
-            elif self._reduction is None:
-                self._embeddings[key] = given
-            elif self._positions == "merged":
-                batch = len(self._reduction.plans)
+        if key not in self._built:
+            if self.position_ids is not None:
+                self._built[key] = self._source(given).again(hidden, self.position_ids)
+            elif self.reduction is None:
+                self._built[key] = given
+            elif self.policy == "merged":
+                batch = len(self.reduction.plans)
                 whole = (part.expand(batch, *part.shape[1:]) for part in given)
-                self._embeddings[key] = tuple(self._reduction.reduce(part) for part in whole)
+                self._built[key] = tuple(self.reduction.reduce(part) for part in whole)
             else:
-                self._embeddings[key] = tuple(self._reduction.gather(part) for part in given)
-        return self._embeddings[key]
+                self._built[key] = tuple(self.reduction.gather(part) for part in given)
+        return self._built[key]
 
     def _source(self, given: Any) -> RotaryCall:
-        for call in self._rotary:
+        for call in self.rotary:
             if call.output[0] is given[0]:
                 return call
         raise UnsupportedModelError(
@@ -197,42 +159,31 @@ class LayerInputs:
         )
 
 
-def split_padding(mask: Any, past: int, length: int) -> tuple[Any, Any]:
-    """Split the model's mask into padding of the past and of this chunk.
+def reassigned(
+    rotary: Sequence[RotaryCall],
+    rows: Rows,
+    reduction: BatchReduction | None,
+    shift: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Renumber the positions of a forward pass without gaps.
 
     Args:
-        mask: 2-D ``(B, past + length)``; or what ``generate`` makes of it for a static cache,
-            4-D with one row per query, or a dict of those; or None.
-        past: entries of the cache in the mask's own coordinates.
-        length: tokens of this forward.
+        rotary: its calls of the rotary embedding, which all have the same positions.
+        rows: the videos of each row.
+        reduction: how it was shortened; None if only the cache holds a reduced video.
+        shift: of what the cache holds.
 
     Returns:
-        ``(B, past)`` and ``(B, length)`` bool, each None if it has no padding.
-
-    Raises:
-        UnsupportedModelError: a 4-D mask that is more than causal and padding.
+        the new ids, of the same number of axes, and the shift of what comes later.
     """
-    mask = api.full_mask(mask)
-    if mask is None or length == 1:
-        return None, None
-    if mask.ndim == 4:
-        mask = _padding_of(mask[:, 0, :, : past + length], past)
-    mask = mask.bool()
-    parts = mask[:, : mask.shape[1] - length], mask[:, -length:]
-    return tuple(None if bool(part.all()) else part for part in parts)  # type: ignore[return-value]
-
-
-def _padding_of(mask: torch.Tensor, past: int) -> torch.Tensor:
-    """Read the padding ``(B, entries)`` bool off ``(B, queries, entries)``, bool or additive."""
-    seen = mask if mask.dtype == torch.bool else mask == 0
-    valid = seen[:, -1]  # the last query sees every token that is no padding
-    place = torch.arange(seen.shape[2], device=seen.device)
-    causal = place <= past + torch.arange(seen.shape[1], device=seen.device)[:, None]
-    wanted = causal & valid[:, None]
-    real = valid[:, past:]
-    if not torch.equal(seen[real], wanted[real]):
-        raise UnsupportedModelError(
-            "got a 4-D attention mask that is more than causal and padding, expected a 2-D one "
-            "(batch, tokens) with 1 for real tokens: others cannot follow the reduction."
-        )
-    return valid
+    if not rotary:
+        raise api.mismatch("decoder layers without rotary positions", "a call of rotary_emb")
+    ids = rotary[-1].positions
+    axes = ids if ids.ndim == 3 else ids[None]
+    if shift is not None:
+        axes = axes - shift.to(axes.device)
+    if reduction is not None:
+        axes = axes.expand(axes.shape[0], len(reduction.plans), axes.shape[2])
+        axes, moved = reassigned_positions(axes, reduction.plans, rows)
+        shift = -moved if shift is None else shift - moved
+    return (axes if ids.ndim == 3 else axes[0]), shift

@@ -21,9 +21,9 @@ def video_entries(kept: ReducedLayer | None, chunk: torch.Tensor) -> torch.Tenso
     """
     if kept is None:
         return chunk
-    before = kept.video
+    before = kept.video_mask
     if before is None:
-        before = chunk.new_zeros(len(chunk), kept.held())
+        before = chunk.new_zeros(len(chunk), kept.num_entries())
     return torch.cat([before, chunk.to(before.device)], 1)
 
 
@@ -52,7 +52,7 @@ def seen_entries(
     Returns:
         ``(B, entries)`` bool, False for hidden entries and padding.
     """
-    count = held.held()
+    count = held.num_entries()
     past = Past(held.keys[:, :, :count], None if valid is None else valid[:, :-1])  # type: ignore[attr-defined]
     attention = last_token_attention(layer, hidden, rotary, past=past)
     video = video.to(attention.device)

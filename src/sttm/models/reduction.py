@@ -1,14 +1,12 @@
 """Plans of single videos, put together to a shorter batch of sequences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import torch
 
 from sttm.errors import ConfigError
-from sttm.grid import VideoGrid
-from sttm.methods.base import Evidence, Method
+from sttm.methods.base import Method, VideoFeatures
 from sttm.models.adapter import VideoLayout, VideoSpan
 from sttm.plan import MergePlan
 
@@ -84,75 +82,65 @@ class BatchReduction:
         return out
 
 
-@dataclass(frozen=True, eq=False)
-class VideoTokens:
-    """One video of a call, as its method sees it.
+def video_features(
+    x: torch.Tensor,
+    video: VideoLayout,
+    tower_attention: torch.Tensor | None,
+    prompt_attention: torch.Tensor | None,
+) -> VideoFeatures:
+    """Put together what a method sees of one video: its whole grid.
+
+    The previous frame's token stands in for one that the model itself dropped as its repeat;
+    nothing attends to it.
 
     Args:
         x: ``(num_present, C)`` features of the tokens that are there.
-        video: the grid they belong to.
-        evidence: what the method asked for, one value per token that is there; None if nothing.
+        video: where they belong.
+        tower_attention: ``(num_present,)``, or None.
+        prompt_attention: ``(num_present,)``, or None.
     """
-
-    x: torch.Tensor
-    video: VideoLayout
-    evidence: Evidence | None = None
-
-    @property
-    def present(self) -> torch.Tensor | None:
-        """``(grid.num_tokens,)`` bool if some tokens are missing, else None."""
-        mask = self.video.present
-        return None if mask is None or bool(mask.all()) else mask.to(self.x.device)
-
-    def whole(self) -> tuple[torch.Tensor, VideoGrid, Evidence | None]:
-        """Return features, grid and evidence of the whole grid.
-
-        The previous frame's token stands in for one that the model dropped as its repeat; nothing
-        attends to it.
-        """
-        present = self.present
-        if present is None:
-            return self.x, self.video.grid, self.evidence
-        evidence = self.evidence
-        if evidence is not None:
-            known = {f.name: getattr(evidence, f.name) for f in fields(evidence)}
-            evidence = Evidence(**{name: _spread(v, present) for name, v in known.items()})
-        return _fill(self.x, present, self.video), self.video.grid, evidence
+    present = video.gaps
+    if present is not None:
+        x = _fill(x, present.to(x.device), video)
+        tower_attention = _spread(tower_attention, present)
+        prompt_attention = _spread(prompt_attention, present)
+    return VideoFeatures(x, video.grid, tower_attention, prompt_attention)
 
 
-def plan_videos(method: Method, videos: Sequence[VideoTokens]) -> list[MergePlan]:
-    """Plan the videos of one call: each by itself, or all together if the method wants that.
+def plan_videos(
+    method: Method, videos: Sequence[VideoFeatures], layouts: Sequence[VideoLayout]
+) -> list[MergePlan]:
+    """Plan the videos of one call.
 
     Videos of which the model itself dropped some tokens are planned whole; their plans are then
     limited to the tokens that are there.
 
+    Args:
+        method: the reduction method.
+        videos: whole.
+        layouts: of the same videos.
+
     Raises:
         ConfigError: a plan does not fit its video.
     """
-    wholes, untyped = [video.whole() for video in videos], cast(Any, method)
-    if getattr(method, "share", None) == "joint":
-        plans = untyped.plan_together([(x, grid) for x, grid, _ in wholes])
-    else:
-        plans = [
-            method.plan(x, grid) if evidence is None else untyped.plan(x, grid, evidence)
-            for x, grid, evidence in wholes
-        ]
-    limited = []
+    plans = method.plan_batch(videos)
     if len(plans) != len(videos):
         raise ConfigError(
             f"{type(method).__name__}: got {len(plans)} plans, expected one for each of "
             f"{len(videos)} videos."
         )
-    for plan, tokens in zip(plans, videos, strict=True):
-        count = tokens.video.grid.num_tokens
+    limited = []
+    for plan, layout in zip(plans, layouts, strict=True):
+        count = layout.grid.num_tokens
         if not isinstance(plan, MergePlan) or plan.num_in != count:
             got = f"of {plan.num_in} tokens" if isinstance(plan, MergePlan) else repr(type(plan))
             raise ConfigError(
-                f"{type(method).__name__}.plan: got a plan {got} for {tokens.video.grid}, expected "
+                f"{type(method).__name__}.plan: got a plan {got} for {layout}, expected "
                 f"a MergePlan of {count} tokens."
             )
-        present = tokens.present
-        limited.append(plan.check() if present is None else _restrict(plan.check(), present))
+        gaps = layout.gaps
+        checked = plan.check()
+        limited.append(checked if gaps is None else _restrict(checked, gaps.to(plan.group.device)))
     return limited
 
 
@@ -239,24 +227,35 @@ def reassigned_positions(
 def _renumber_row(
     ids: torch.Tensor, plan: MergePlan, spans: Sequence[VideoSpan]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Renumber one row: ``(A, N)`` to ``(A, M)`` and the shift of what follows."""
+    """Renumber one row: ``(A, N)`` to ``(A, M)`` and the shift of what follows.
+
+    Video tokens that stand together are a run. In a literal loop over the row::
+
+        moved = 0
+        for each token:
+            if it begins a run:     start = least of its ids over the run's axes, plus moved
+            if it is in a run:      its new id is start + how many of the run were kept before it
+            if it is behind a run:  moved = start + kept tokens of the run - its own id
+            if it is in no run:     its new id is its id + moved
+
+    e.g. ids 0 1 [2 3 4 5] 6 7 with 3 and 4 dropped become 0 1 [2 3] 4 5, and the shift is -2.
+    """
     if not spans:
         return ids.index_select(1, plan.anchor), ids.new_zeros(())
     places = torch.cat([span.index for span in spans]).to(ids.device)
-    breaks = places.diff() > 1
-    edge = breaks.new_ones(1)
+    breaks, edge = places.diff() > 1, places.new_ones(1, dtype=torch.bool)
     first, last = places[torch.cat([edge, breaks])], places[torch.cat([breaks, edge])]
     start = ids[:, first].amin(0)
-    following = torch.cat([ids, ids[:, -1:].amax(0).expand_as(ids[:, :1]) + 1], 1)[0, last + 1]
-    following[-1] = torch.where(
-        last[-1] + 1 < ids.shape[1], following[-1], ids[:, first[-1] :].max() + 1
-    )
+    # The id of the token behind each run; behind the end of the row, the one that would come.
+    behind = torch.cat([ids[0], ids.new_zeros(1)])[last + 1]
+    ending = last[-1] + 1 == ids.shape[1]
+    behind[-1] = torch.where(ending, ids[:, first[-1] :].max() + 1, behind[-1])
     keep = torch.zeros(ids.shape[1], dtype=torch.long, device=ids.device)
     keep[plan.anchor] = 1
-    before = keep.cumsum(0) - keep
+    before = keep.cumsum(0) - keep  # kept tokens in front of each
     count = before[last] + keep[last] - before[first]
-    moved = torch.cat([ids.new_zeros(1), (start + count - following).cumsum(0)])
-    run = torch.searchsorted(last, plan.anchor)
+    moved = torch.cat([ids.new_zeros(1), (start + count - behind).cumsum(0)])
+    run = torch.searchsorted(last, plan.anchor)  # the run that a kept token is in or in front of
     inside = run.clamp(max=len(last) - 1)
     in_run = (run < len(last)) & (plan.anchor >= first[inside])
     rank = start[inside] + before[plan.anchor] - before[first[inside]]

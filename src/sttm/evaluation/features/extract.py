@@ -9,8 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-import torch
-
+from sttm.methods import Method, Signal, VideoFeatures
 from sttm.attachment import attach
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, SttmError, VideoError, WriteError
@@ -30,8 +29,6 @@ from sttm.evaluation.journal import Journal
 from sttm.evaluation.parallel import Execute, Loader, Worker, work
 from sttm.evaluation.trouble import naming, told
 from sttm.files import write_bytes
-from sttm.grid import VideoGrid
-from sttm.methods.base import Need
 from sttm.plan import MergePlan
 from sttm.video import Sampling, Video, read_video
 
@@ -120,16 +117,15 @@ def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
     return attempt
 
 
-class _Observer:
+class _Observer(Method):
     """Asks for the vision tower's attention; reduces nothing."""
 
     name: ClassVar[str] = "observer"
-    query_aware: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({"tower_attention"})
+    requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
 
-    def plan(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan(self, video: VideoFeatures) -> MergePlan:
         """Keep all tokens."""
-        return MergePlan.identity(grid.num_tokens, x.device)
+        return MergePlan.identity(video.grid.num_tokens, video.device)
 
 
 class Extractor:

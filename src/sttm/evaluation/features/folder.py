@@ -13,7 +13,6 @@ from sttm.evaluation.features.published import PublishedFeatures, is_published
 from sttm.evaluation.features.replay import replay
 from sttm.evaluation.features.stored import EncodedFrames
 from sttm.methods import Method
-from sttm.methods.base import needs_of
 from sttm.video import Sampling
 
 
@@ -98,7 +97,7 @@ class FeatureFolder:
         Raises:
             ConfigError: it reads the vision tower's attention, which is not there.
         """
-        if method is not None and "tower_attention" in needs_of(method) and not self.attention:
+        if method is not None and "tower_attention" in method.requires and not self.attention:
             raise ConfigError(
                 f"{self.path}: got features without the vision tower's attention, which "
                 f"{method.name!r} needs. Extract them with --with-attention into another folder, "
