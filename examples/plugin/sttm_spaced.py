@@ -14,11 +14,9 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
 )
 
-from sttm.budget import check_keep, token_budget
 from sttm.methods import TokenPruner, VideoFeatures, register
 from sttm.models import register_family
 from sttm.models.families import LlavaOnevision
-from sttm.plan import MergePlan
 
 
 @register

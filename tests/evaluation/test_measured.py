@@ -1,9 +1,9 @@
 """What docs/benchmarks.md says was measured is what is in benchmarks/results."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest

@@ -93,8 +93,8 @@ def check_refusals(name: str, need: str, bad: Sequence[dict[str, Any]]) -> None:
     with pytest.raises(ConfigError, match=need):
         method.plan(VideoFeatures(case.x, case.grid))
     for value in (torch.ones(11), torch.full((12,), -1.0), torch.full((12,), torch.nan)):
+        changed: Any = {need: value}
         with pytest.raises(ConfigError, match=need):
-            changed: Any = {need: value}
             method.plan(replace(case.video, **changed))
     with pytest.raises(ConfigError, match="shape"):
         method.plan(replace(case.video, x=case.x[1:]))

@@ -208,5 +208,5 @@ def test_the_record_of_video_entries_follows_the_cache() -> None:
             cache.batch_repeat_interleave(2)
         for layer in cache.layers[1:]:
             assert layer.video_mask.shape == (layer.keys.shape[0], layer.num_entries())
-            counts.append(layer.video.sum(1).tolist())
+            counts.append(layer.video_mask.sum(1).tolist())
     assert counts == [[18, 18]] * 4 + [[18] * 4] * 4

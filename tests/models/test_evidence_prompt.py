@@ -44,7 +44,9 @@ class Watcher(Method):
         assert video.prompt_attention is not None
         self.seen.append(video)
         count = max(1, video.grid.num_tokens // 3)
-        return keep_only(video.grid.num_tokens, video.prompt_attention.topk(count).indices.sort().values)
+        return keep_only(
+            video.grid.num_tokens, video.prompt_attention.topk(count).indices.sort().values
+        )
 
 
 def layers_of(family: Family) -> list[tuple[int, int]]:
@@ -229,10 +231,15 @@ def test_a_second_video_behind_one_that_was_reduced_in_front_of_layer_0_is_refus
 def test_unknown_needs_are_refused() -> None:
     @dataclass(frozen=True)
     class Wants(KeepEvery):
-        needs: ClassVar[frozenset[str]] = frozenset({"sound"})
+        requires: ClassVar[frozenset[Any]] = frozenset({"sound"})
+
+    class Old(KeepEvery):
+        needs = frozenset({"prompt_attention"})
 
     with pytest.raises(ConfigError, match="sound"):
         attach(shared_model("llava_onevision"), Wants())
+    with pytest.raises(ConfigError, match="now called requires"):
+        attach(shared_model("llava_onevision"), Old())
     assert getattr(shared_model("llava_onevision").model, "_sttm_hooks", None) is None
 
 

@@ -44,7 +44,9 @@ class Watcher(Method):
         assert video.tower_attention is not None
         self.seen.append(video)
         count = max(1, video.grid.num_tokens // 3)
-        return keep_only(video.grid.num_tokens, video.tower_attention.topk(count).indices.sort().values)
+        return keep_only(
+            video.grid.num_tokens, video.tower_attention.topk(count).indices.sort().values
+        )
 
 
 def per_frame(tokens: torch.Tensor, grid: VideoGrid) -> torch.Tensor:

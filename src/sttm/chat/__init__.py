@@ -1,7 +1,8 @@
 """Watch a video once, ask many questions."""
 
+from sttm.chat.prefilled import Conversation, PrefilledVideo
 from sttm.chat.records import Answer, Source, Timings
-from sttm.chat.session import Conversation, PrefilledVideo, VideoChat
+from sttm.chat.session import VideoChat
 from sttm.deprecated import old_names
 
 __all__ = ["Answer", "Conversation", "PrefilledVideo", "Source", "Timings", "VideoChat"]

@@ -7,6 +7,8 @@ import torch
 
 from sttm.chat.prompt import Prefix
 from sttm.deprecated import warn_renamed
+from sttm.models import Positions
+from sttm.models.report import VideoReport
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,36 @@ class Encoded:
     inputs: dict[str, torch.Tensor]
     features: Any
     tokens: int
+    source: Source
+    timings: Timings
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrefillState:
+    """A video in a model's cache, and what is needed to go on from there.
+
+    Args:
+        cache: holds the video and the text around it.
+        ids: ``(n,)`` int64 on the CPU, the tokens that the cache has seen.
+        prefix: what all prompts about the video begin with.
+        next_position: rotary position of the next token.
+        layer: the decoder layer in front of which the video was reduced; None if it was not.
+        positions: the position policy.
+        method: the method that reduced it, with its options; None if all tokens were kept.
+        tokens_in: video tokens in front of the reduction.
+        reports: how each reduction went; empty if all tokens were kept.
+        source: the file and the frames that were sampled.
+        timings: where the time of watching went.
+    """
+
+    cache: Any
+    ids: torch.Tensor
+    prefix: Prefix
+    next_position: int
+    layer: int | None
+    positions: Positions
+    method: str | None
+    tokens_in: int
+    reports: tuple[VideoReport, ...]
     source: Source
     timings: Timings

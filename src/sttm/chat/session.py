@@ -1,33 +1,31 @@
 """Conversations about videos, on one prefill each."""
 
 import contextlib
-import copy
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, StoppingCriteriaList
+from transformers import DynamicCache
 
-from sttm.attachment import Attachment, VideoReport, attach, is_attached, model_lock
-from sttm.chat.measured import (
-    Meter,
-    generate_behind,
-    generation_config,
-    sequences,
-    warn_beyond_context,
-)
-from sttm.chat.prompt import Prefix, common_length, model_inputs, open_prompt, time_instruction
-from sttm.chat.records import Answer, Encoded, Source, Timings
-from sttm.chat.store import load_video, method_key, save_video
+from sttm.chat.measured import Meter, warn_beyond_context
+from sttm.chat.prefilled import PrefilledVideo
+from sttm.chat.prompt import Prefix, model_inputs, open_prompt, time_instruction
+from sttm.chat.records import Encoded, Source, Timings
+from sttm.chat.store import load_state, method_key
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
-from sttm.models import Positions, adapter_for
+from sttm.models import adapter_for
 from sttm.models import transformers_api as api
+from sttm.models.adapter import note_videos, noted_videos
+from sttm.models.hooks import ModelHooks, Reduction
+from sttm.models.versions import warn_if_untested
 from sttm.video import Sampling, Video, read_video
 
 Frames = np.ndarray[Any, Any]
@@ -36,6 +34,9 @@ Progress = Callable[[str, int, int], None]
 
 class VideoChat:
     """Ask a video model about videos, each of which is read only once.
+
+    The model's hooks are in place from here to :meth:`close`, or to the end of a ``with`` block, or
+    until nothing refers to the chat and its videos; between calls of the chat they do nothing.
 
     Args:
         model: a supported transformers video model (``sttm.models.list_models``).
@@ -46,7 +47,7 @@ class VideoChat:
         system: system prompt; None for the chat template's own.
 
     Raises:
-        ConfigError: the method depends on the question.
+        ConfigError: the method depends on the question, or something is attached to the model.
         UnsupportedModelError: unknown model.
 
     Threads may share a model, its chats, videos and conversations: watching and asking wait for one
@@ -70,17 +71,46 @@ class VideoChat:
                 f"method: got {method.name!r}, which drops tokens by the question, expected one "
                 "that does not: a video cannot be shared by questions then. Use attach()."
             )
+        warn_if_untested()
         self.model = model
         self.processor = processor
         self.method = method
         self.system = system
         self.adapter = adapter_for(model)
-        with (
-            model_lock(self.adapter),
-            attach(model, method or Identity(), layer=layer, positions=positions) as attachment,
-        ):
-            self.layer = None if method is None else attachment.layer
-            self.positions = attachment.positions
+        self._hooks = ModelHooks.hold(self.adapter)
+        self._release = weakref.finalize(self, self._hooks.release)
+        self._release.atexit = False
+        try:
+            self._hooks.refuse_attached()
+            config = self._hooks.configure(method or Identity(), layer, positions)
+        except BaseException:
+            self.close()
+            raise
+        self.layer = None if method is None else config.layer
+        self.positions = config.positions
+
+    def close(self) -> None:
+        """Take the hooks off the model; the chat and its videos cannot be asked any more.
+
+        Harmless when called again. Other chats with the model go on.
+        """
+        self._release()
+
+    def __enter__(self) -> "VideoChat":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def lock(self) -> Any:
+        """The reentrant lock that all chats with the model wait for."""
+        return self._hooks.lock
 
     def watch(
         self,
@@ -128,7 +158,7 @@ class VideoChat:
         to compare methods on one video, its frames need to be encoded only once. Where one of them
         asks for ``tower_attention``, that one has to encode.
         """
-        tell = progress or _silent
+        tell = progress or (lambda *_: None)
         start = time.perf_counter()
         read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
         decoded = time.perf_counter()
@@ -169,18 +199,18 @@ class VideoChat:
             inputs: the model's arguments; the pixels are taken out.
 
         Returns:
-            what the model's encoder gives, and in ``sttm_videos`` the videos' grids.
+            what the model's encoder gives, which notes the videos' grids.
         """
         reducing = self.layer is not None  # else whatever is attached may watch the tower
-        with self.attached(self.layer, self.positions) if reducing else model_lock(self.adapter):
+        with self.reducing(self.layer, self.positions) if reducing else self.lock:
             encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
             names = api.Signature.of(self.adapter.base, self.adapter.encoder)
             arguments = {name: value for name, value in inputs.items() if name in names}
             features = encode(**arguments, return_dict=True)
         inputs.pop(self.adapter.pixels)
-        if getattr(features, "sttm_videos", None) is None:
-            # As an attachment does it, so that a chat that reduces can prefill them too.
-            features.sttm_videos = self.adapter.encoded(arguments, features)
+        if noted_videos(features) is None:
+            # As the hooks do it, so that a chat that reduces can prefill them too.
+            note_videos(features, self.adapter.encoded(arguments, features))
         return features
 
     def assemble(
@@ -197,10 +227,11 @@ class VideoChat:
             video: the frames.
             prefix: of the prompt.
             inputs: the model's arguments, without pixels.
-            features: with ``sttm_videos``.
+            features: that :meth:`run_encoder` gave.
             timings: where the time went.
         """
-        spans = self.adapter.spans(inputs["input_ids"].cpu(), features.sttm_videos, inputs)
+        videos = noted_videos(features) or []
+        spans = self.adapter.spans(inputs["input_ids"].cpu(), videos, inputs)
         return Encoded(
             prefix,
             inputs,
@@ -212,28 +243,28 @@ class VideoChat:
 
     def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "PrefilledVideo":
         """Reduce and prefill a video that :meth:`encode` gave: the other part of :meth:`watch`."""
-        tell = progress or _silent
+        tell = progress or (lambda *_: None)
         inputs = encoded.inputs
         tell("prefill", 0, 1)
         start = self._now()
-        with self.attached(self.layer, self.positions) as attachment:
+        with self.reducing(self.layer, self.positions) as reduction:
             cache, following = self._prefill(inputs, encoded.features)
-            reports = tuple(attachment.reports) if attachment is not None else ()
+            reports = tuple(reduction.reports) if reduction is not None else ()
         seconds = self._now() - start
         tell("prefill", 1, 1)
         return PrefilledVideo(
-            self,
-            cache,
-            encoded.prefix,
+            chat=self,
+            cache=cache,
             ids=inputs["input_ids"][0].cpu(),
+            prefix=encoded.prefix,
             next_position=following,
             layer=self.layer,
             positions=self.positions,
+            method=method_key(self.method),
             tokens_in=encoded.tokens,
             reports=reports,
             source=encoded.source,
             timings=replace(encoded.timings, prefill=seconds),
-            method=method_key(self.method),
         )
 
     def load(self, path: str | PathLike[str]) -> "PrefilledVideo":
@@ -245,29 +276,29 @@ class VideoChat:
             SavedCacheError: the file is damaged (its checksum is compared), or its version, model,
                 dtype or method is another.
         """
-        return load_video(self, path)
+        state = load_state(self.adapter, self.method, path)
+        return PrefilledVideo(chat=self, **vars(state))
 
     @contextlib.contextmanager
-    def attached(self, layer: int | None, positions: str) -> Iterator[Attachment | None]:
-        """Attach for the time of one call; nothing for a video that was not reduced.
+    def reducing(self, layer: int | None, positions: str) -> Iterator[Reduction | None]:
+        """Put the chat's method in force for the time of one call.
 
         Other threads that chat with the model wait until the block ends.
 
+        Args:
+            layer: of the video that the call is about; None if it was not reduced.
+            positions: its position policy.
+
         Raises:
-            ConfigError: something else is attached to the model.
+            ConfigError: something is attached to the model, or the chat is closed.
         """
-        with model_lock(self.adapter):
-            if layer is None:
-                if is_attached(self.adapter):
-                    raise ConfigError(
-                        "got a model that something is attached to, expected a free one for a chat "
-                        "that keeps all tokens. Detach first."
-                    )
-                yield None
-                return
-            method = self.method or Identity()
-            with attach(self.model, method, layer=layer, positions=positions) as attachment:
-                yield attachment
+        if not self._release.alive:
+            raise ConfigError("got a closed chat, expected an open one. Make a new VideoChat.")
+        config = None
+        if layer is not None:
+            config = self._hooks.configure(self.method or Identity(), layer, positions)
+        with self._hooks.reducing(config) as reduction:
+            yield reduction
 
     def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
         if isinstance(video, Video):
@@ -336,204 +367,6 @@ class VideoChat:
         return time.perf_counter()
 
 
-class PrefilledVideo:
-    """A video in the cache of a model.
-
-    Attributes:
-        tokens_in: video tokens in front of the reduction.
-        reports: how each reduction went; empty if all tokens were kept.
-        source: the file and the frames that were sampled.
-        timings: where the time of watching went.
-        prefix: what all prompts about the video begin with.
-        method: the method that reduced it, with its options; None if all tokens were kept.
-    """
-
-    def __init__(
-        self,
-        chat: VideoChat,
-        cache: Any,
-        prefix: Prefix,
-        *,
-        ids: torch.Tensor,
-        next_position: int,
-        layer: int | None,
-        positions: Positions,
-        tokens_in: int,
-        reports: tuple[VideoReport, ...],
-        source: Source,
-        timings: Timings,
-        method: str | None,
-    ) -> None:
-        self.chat = chat
-        self.cache = cache
-        self.prefix = prefix
-        self.ids = ids
-        self.next_position = next_position
-        self.layer = layer
-        self.positions = positions
-        self.tokens_in = tokens_in
-        self.reports = reports
-        self.source = source
-        self.timings = timings
-        self.method = method
-
-    @property
-    def tokens_out(self) -> int:
-        """Video tokens behind the reduction."""
-        return sum(r.tokens_out for r in self.reports) or self.tokens_in
-
-    @property
-    def retention(self) -> float:
-        """Tokens out / tokens in."""
-        return self.tokens_out / self.tokens_in
-
-    @property
-    def entries(self) -> tuple[int | None, ...]:
-        """Entries that each decoder layer's cache holds; None for layers that hold a state."""
-        keys = [getattr(layer, "keys", None) for layer in self.cache.layers]  # states have none
-        return tuple(None if key is None else int(key.shape[-2]) for key in keys)
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of keys and values in the cache."""
-        layers = [layer for layer in self.cache.layers if hasattr(layer, "keys")]
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-
-    def ask(self, question: str, **generate: Any) -> Answer:
-        """Ask one question, by itself; other questions are not remembered.
-
-        Args:
-            question: in words.
-            generate: arguments of transformers' ``generate``; greedy with at most 128 new tokens
-                unless they say otherwise. With ``return_dict_in_generate=True`` what it gives is
-                ``Answer.output``, e.g. the scores.
-
-        Raises:
-            ConfigError: the question is no text or holds a placeholder of the model; prompt lookup,
-                an assistant model or another cache.
-
-        Warns:
-            ContextWarning: question and answer may go beyond the model's context.
-        """
-        return self.conversation().ask(question, **generate)
-
-    def conversation(self) -> "Conversation":
-        """Begin a conversation that remembers its turns; any number may go on side by side."""
-        return Conversation(self)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Store the reduced cache in one safetensors file (written to the end or not at all).
-
-        Raises:
-            WriteError: it cannot be written, or ``path`` is no regular file.
-        """
-        save_video(self, path)
-
-
-class Conversation:
-    """Turns about one video, each paying only for its own tokens.
-
-    Attributes:
-        history: (question, answer) pairs so far.
-    """
-
-    def __init__(self, video: PrefilledVideo) -> None:
-        self.video = video
-        self.history: list[tuple[str, str]] = []
-        self._cache = video.cache
-        self._ids = video.ids
-
-    def ask(self, question: str, **generate: Any) -> Answer:
-        """Ask the next question; see :meth:`PrefilledVideo.ask`."""
-        with model_lock(self.video.chat.adapter):
-            return self._ask(question, generate)
-
-    def _ask(self, question: str, generate: Mapping[str, Any]) -> Answer:
-        chat = self.video.chat
-        ids = self.video.prefix.prompt_ids(chat.processor, self.history, question)
-        cache, known = self._resume(ids)
-        first = _FirstToken()
-        arguments = {
-            "max_new_tokens": 128,
-            "do_sample": False,
-            **generate,
-            "stopping_criteria": StoppingCriteriaList(
-                [first, *generate.get("stopping_criteria", ())]
-            ),
-        }
-        copies = _copies(chat.adapter.model, arguments)
-        if copies > 1:
-            # generate() repeats the prompt for beams and samples, but not a cache it is given.
-            cache.reorder_cache(torch.zeros(copies, dtype=torch.long))
-        positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
-        start = time.perf_counter()
-        with chat.attached(self.video.layer, self.video.positions):
-            out, fed = generate_behind(
-                chat.model,
-                chat.adapter,
-                cache,
-                ids=ids[None],
-                mask=torch.ones_like(ids)[None],
-                positions=positions.clamp(min=0)[None],
-                known=known,
-                **arguments,
-            )
-        seconds = time.perf_counter() - start
-        new = sequences(out)[0, len(ids) :].cpu()
-        text = chat.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-        self.history.append((question, text))
-        if copies == 1:
-            self._cache, self._ids = cache, torch.cat([ids, new[:-1]])
-        more = None if isinstance(out, torch.Tensor) else out
-        return Answer(text, tuple(new.tolist()), fed, first.at - start, seconds, more)
-
-    def _resume(self, ids: torch.Tensor) -> tuple[Any, int]:
-        """Fork the cache and cut it to what the new prompt shares with it."""
-        known = min(common_length(self._ids, ids), len(ids) - 1)
-        surplus = len(self._ids) - known
-        if not surplus:
-            return fork(self._cache), known
-        if self._cache.is_croppable:
-            cache = fork(self._cache)
-            cache.crop(-surplus)
-            return cache, known
-        # A recurrent state cannot go back: begin again behind the video.
-        return fork(self.video.cache), len(self.video.ids)
-
-
-def _copies(model: Any, arguments: Mapping[str, Any]) -> int:
-    """Count the rows that ``generate`` makes of one prompt."""
-    config, _ = generation_config(model, arguments)
-    return max(config.num_beams or 1, config.num_return_sequences or 1)
-
-
-class _FirstToken:
-    """Notes when the first token is there; never stops anything."""
-
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        if not self.at:
-            if input_ids.is_cuda:
-                torch.cuda.synchronize(input_ids.device)
-            self.at = time.perf_counter()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-def fork(cache: Any) -> Any:
-    """Copy a dynamic cache so that the copy can grow by itself; long tensors are shared.
-
-    Growing layers never write into their tensors, they replace them; recurrent states are copied.
-    """
-    new = copy.copy(cache)
-    new.layers = [
-        copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
-        for layer in cache.layers
-    ]
-    return new
-
-
 def _from_array(frames: Frames, sampling: Sampling) -> Video:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ConfigError(
@@ -551,7 +384,3 @@ def _from_array(frames: Frames, sampling: Sampling) -> Video:
         path="",
         sampling=sampling,
     )
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,19 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import DynamicCache
 
-from sttm.attachment import VideoReport
 from sttm.chat.prompt import Prefix
-from sttm.chat.records import Source, Timings
+from sttm.chat.records import PrefillState, Source, Timings
 from sttm.errors import SavedCacheError
 from sttm.files import in_utf8, replace_file
 from sttm.grid import VideoGrid
 from sttm.methods import Method
-from sttm.models import Positions
+from sttm.models import Adapter, Positions
 from sttm.models.cache import ReducedLayer, adopt_layer
+from sttm.models.report import VideoReport
 from sttm.plan import MergePlan
-
-if TYPE_CHECKING:
-    from sttm.chat.session import PrefilledVideo, VideoChat
 
 FORMAT: Literal[2] = 2
 _KEY = "sttm"
@@ -84,9 +81,15 @@ class _Header(BaseModel):
         return {"ids"} | parts
 
 
-def save_video(video: "PrefilledVideo", path: str | PathLike[str]) -> None:
-    """Store a watched video; an existing file is replaced only once the new one is complete."""
-    prefix, chat = video.prefix, video.chat
+def save_state(video: PrefillState, adapter: Adapter, path: str | PathLike[str]) -> None:
+    """Store a watched video; an existing file is replaced only once the new one is complete.
+
+    Args:
+        video: to store.
+        adapter: of its model.
+        path: of the file.
+    """
+    prefix = video.prefix
     tensors = {"ids": video.ids}
     for index, layer in enumerate(video.cache.layers):
         tensors |= {f"layer.{index}.{name}": t for name, t in _layer_tensors(layer).items()}
@@ -95,8 +98,8 @@ def save_video(video: "PrefilledVideo", path: str | PathLike[str]) -> None:
             tensors[f"report.{index}.{name}"] = getattr(report.plan, name)
     header = _Header(
         format=FORMAT,
-        model=fingerprint(chat.adapter.model),
-        dtype=str(chat.adapter.model.dtype),
+        model=fingerprint(adapter.model),
+        dtype=str(adapter.model.dtype),
         method=video.method,
         layer=video.layer,
         positions=video.positions,
@@ -129,55 +132,58 @@ def save_video(video: "PrefilledVideo", path: str | PathLike[str]) -> None:
     replace_file(path, write)
 
 
-def load_video(chat: "VideoChat", path: str | PathLike[str]) -> "PrefilledVideo":
+def load_state(adapter: Adapter, method: Method | None, path: str | PathLike[str]) -> PrefillState:
     """Load a watched video for the model that it was made with.
+
+    Args:
+        adapter: of the model.
+        method: that must have reduced it; None takes what any has.
+        path: of the file.
 
     Raises:
         SavedCacheError: no such file, damaged, or of another format version, model, dtype or
             method.
     """
-    from sttm.chat.session import PrefilledVideo
-
     header, tensors = _read(Path(path))
-    _check_owner(path, header, chat)
+    _check_owner(path, header, adapter.model, method)
     lacking = header.names() - tensors.keys()
     if lacking:
         raise SavedCacheError(
             f"{path}: got a file that lacks {', '.join(sorted(lacking)[:3])}, expected one that "
             "save() wrote. Watch the video again."
         )
-    cache = DynamicCache(config=chat.model.config)
+    cache = DynamicCache(config=adapter.config)
     if len(cache.layers) != len(header.layers):
         raise SavedCacheError(
             f"{path}: got {len(header.layers)} layers, expected {len(cache.layers)}. "
             "Watch the video again."
         )
-    device = chat.model.device
+    device = adapter.model.device
     for index, record in enumerate(header.layers):
         _fill_layer(cache, index, record, _below(tensors, f"layer.{index}.", device))
     ids = tensors["ids"]
     prefix = Prefix(
         header.system, header.context, header.before, header.rest, ids[: header.head].clone()
     )
-    return PrefilledVideo(
-        chat,
-        cache,
-        prefix,
+    return PrefillState(
+        cache=cache,
         ids=ids,
+        prefix=prefix,
         next_position=header.next_position,
         layer=header.layer,
         positions=header.positions,
-        reports=tuple(_load_report(i, r, tensors) for i, r in enumerate(header.reports)),
+        method=header.method,
         tokens_in=header.tokens_in,
+        reports=tuple(_load_report(i, r, tensors) for i, r in enumerate(header.reports)),
         source=header.source,
         timings=header.timings,
-        method=header.method,
     )
 
 
-def _check_owner(path: str | PathLike[str], header: _Header, chat: "VideoChat") -> None:
+def _check_owner(
+    path: str | PathLike[str], header: _Header, model: Any, method: Method | None
+) -> None:
     """Refuse what was made by another model, in another dtype, or by another method."""
-    model = chat.adapter.model
     if header.dtype != str(model.dtype):
         raise SavedCacheError(
             f"{path}: got a cache in {header.dtype}, expected {model.dtype} as the model has it. "
@@ -188,7 +194,7 @@ def _check_owner(path: str | PathLike[str], header: _Header, chat: "VideoChat") 
             f"{path}: got a cache of another model, expected one of this "
             f"{type(model).__name__} (same configuration and weights). Watch the video again."
         )
-    own = method_key(chat.method)
+    own = method_key(method)
     if own is not None and header.method != own:
         raise SavedCacheError(
             f"{path}: got a video that was reduced by {header.method or 'nothing'}, expected this "
@@ -248,7 +254,11 @@ def _layer_record(layer: Any) -> _Layer:
     record = _Layer(tensors=[*_layer_tensors(layer)])
     record.length = getattr(layer, "cumulative_length", None)
     if isinstance(layer, ReducedLayer):
-        record.active, record.removed, record.floor = layer.active, layer.removed, layer.floor
+        record.active, record.removed, record.floor = (
+            layer.active,
+            layer.removed,
+            layer.crop_limit,
+        )
     return record
 
 
@@ -266,7 +276,11 @@ def _fill_layer(
         return
     if record.active or record.floor:
         layer = adopt_layer(cache, index)
-        layer.active, layer.removed, layer.floor = record.active, record.removed, record.floor
+        layer.active, layer.removed, layer.crop_limit = (
+            record.active,
+            record.removed,
+            record.floor,
+        )
         layer.valid, layer.shift = tensors.get("valid"), tensors.get("shift")
     layer.lazy_initialization(tensors["keys"], tensors["values"])
     layer.keys, layer.values = tensors["keys"], tensors["values"]

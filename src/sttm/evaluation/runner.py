@@ -10,9 +10,9 @@ import torch
 from sttm.attachment import attach
 from sttm.chat import PrefilledVideo, VideoChat
 from sttm.chat.measured import generate_behind, sequences
+from sttm.chat.prefilled import fork
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Encoded
-from sttm.chat.session import fork
 from sttm.errors import BudgetError, ConfigError
 from sttm.evaluation.clock import FirstForward, wait
 from sttm.evaluation.specs import Setting
@@ -275,7 +275,7 @@ def ask_together(
     places = [_fit((torch.arange(len(p)) + offset).clamp(min=0), known, width) for p in prompts]
     cache = fork(watched.cache)
     cache.reorder_cache(torch.zeros(len(prompts), dtype=torch.long))
-    with chat.attached(watched.layer, watched.positions):
+    with chat.reducing(watched.layer, watched.positions):
         out, _ = generate_behind(
             chat.model,
             chat.adapter,

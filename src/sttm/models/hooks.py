@@ -155,6 +155,18 @@ class ModelHooks:
         """Take off what :meth:`attach` has put in force."""
         self.attached = None
 
+    def refuse_attached(self) -> None:
+        """Refuse a model that something is attached to: a chat reduces videos itself.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.attached is not None:
+            raise ConfigError(
+                "got a model that something is attached to, expected a free one for a chat, which "
+                "reduces videos itself. Call detach() on the attachment first."
+            )
+
     @contextlib.contextmanager
     def reducing(self, config: ReductionConfig | None) -> Iterator[Reduction | None]:
         """Put a reduction in force for this thread and this block; None: nothing is reduced.
@@ -165,11 +177,7 @@ class ModelHooks:
             ConfigError: something is attached to the model.
         """
         with self.lock:
-            if self.attached is not None:
-                raise ConfigError(
-                    "got a model that something is attached to, expected a free one: a chat "
-                    "reduces videos itself. Detach first."
-                )
+            self.refuse_attached()
             reduction = None if config is None else Reduction(config)
             before, self._own.state = self._own.state, _State(reduction)
             try:

@@ -47,7 +47,7 @@ class ShortInputs:
         policy: the position policy.
         rotary: the calls of the rotary embedding in this forward.
         reduction: how this forward was shortened; None if only the cache holds a reduced video.
-        position_ids: what the rotary embedding must be called with again; None if what it gave is
+        rotary_ids: what the rotary embedding must be called with again; None if what it gave is
             shortened.
         shift: ``(B, 1)`` int64, see `ReducedLayer`.
         valid: ``(B, cached + new)`` bool, False for padding: entries of the cache first, then those
@@ -69,7 +69,7 @@ class ShortInputs:
     policy: Positions
     rotary: Sequence[RotaryCall]
     reduction: BatchReduction | None
-    position_ids: torch.Tensor | None
+    rotary_ids: torch.Tensor | None
     shift: torch.Tensor | None
     valid: torch.Tensor | None
     seen: int
@@ -137,8 +137,8 @@ class ShortInputs:
         """Turn the cos and sin that a layer was given into those of the shorter sequence."""
         key = id(given)
         if key not in self._built:
-            if self.position_ids is not None:
-                self._built[key] = self._source(given).again(hidden, self.position_ids)
+            if self.rotary_ids is not None:
+                self._built[key] = self._source(given).again(hidden, self.rotary_ids)
             elif self.reduction is None:
                 self._built[key] = given
             elif self.policy == "merged":

@@ -76,9 +76,9 @@ def shorten(
         new = reduction.valid
     entries = prompt.past if kept is None else kept.num_entries()
     length = hidden.shape[1] if reduction is None else reduction.length
-    shift, position_ids = None if kept is None else kept.shift, None
+    shift, rotary_ids = None if kept is None else kept.shift, None
     if config.positions == "reassigned":
-        position_ids, shift = reassigned(rotary, prompt.rows, reduction, shift)
+        rotary_ids, shift = reassigned(rotary, prompt.rows, reduction, shift)
     video_mask, num_after_video = None, None
     if config.decode_score_layer is not None:
         marks = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool)
@@ -94,7 +94,7 @@ def shorten(
         policy=config.positions,
         rotary=rotary,
         reduction=reduction,
-        position_ids=position_ids,
+        rotary_ids=rotary_ids,
         shift=shift,
         valid=join_padding(cached if kept is None else kept.valid, new, (entries, length)),
         seen=prompt.seen + hidden.shape[1],

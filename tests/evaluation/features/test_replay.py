@@ -51,7 +51,7 @@ def logits(chat: sttm.VideoChat, encoded: Encoded) -> torch.Tensor:
     ids = watched.prefix.prompt_ids(chat.processor, [], "What is it?")
     known = len(watched.ids)
     places = torch.arange(known, len(ids)) + watched.next_position - known
-    with chat.attached(watched.layer, watched.positions):
+    with chat.reducing(watched.layer, watched.positions):
         out = chat.model(
             input_ids=ids[None, known:],
             position_ids=places[None],

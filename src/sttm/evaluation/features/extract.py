@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from sttm.methods import Method, Signal, VideoFeatures
 from sttm.attachment import attach
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, SttmError, VideoError, WriteError
@@ -29,6 +28,7 @@ from sttm.evaluation.journal import Journal
 from sttm.evaluation.parallel import Execute, Loader, Worker, work
 from sttm.evaluation.trouble import naming, told
 from sttm.files import write_bytes
+from sttm.methods import Method, Signal, VideoFeatures
 from sttm.plan import MergePlan
 from sttm.video import Sampling, Video, read_video
 

@@ -1,0 +1,189 @@
+"""A video in a model's cache, and conversations about it."""
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import StoppingCriteriaList
+
+from sttm.chat.measured import generate_behind, generation_config, sequences
+from sttm.chat.prompt import common_length
+from sttm.chat.records import Answer, PrefillState
+from sttm.chat.store import save_state
+
+if TYPE_CHECKING:
+    from sttm.chat.session import VideoChat
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrefilledVideo(PrefillState):
+    """A video in the cache of a model: any number of questions may be asked about it.
+
+    Args:
+        chat: that the model belongs to.
+    """
+
+    chat: "VideoChat"
+
+    @property
+    def tokens_out(self) -> int:
+        """Video tokens behind the reduction."""
+        return sum(r.tokens_out for r in self.reports) or self.tokens_in
+
+    @property
+    def retention(self) -> float:
+        """Tokens out / tokens in."""
+        return self.tokens_out / self.tokens_in
+
+    @property
+    def entries(self) -> tuple[int | None, ...]:
+        """Entries that each decoder layer's cache holds; None for layers that hold a state."""
+        keys = [getattr(layer, "keys", None) for layer in self.cache.layers]  # states have none
+        return tuple(None if key is None else int(key.shape[-2]) for key in keys)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values in the cache."""
+        layers = [layer for layer in self.cache.layers if hasattr(layer, "keys")]
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+    def ask(self, question: str, **generate: Any) -> Answer:
+        """Ask one question, by itself; other questions are not remembered.
+
+        Args:
+            question: in words.
+            generate: arguments of transformers' ``generate``; greedy with at most 128 new tokens
+                unless they say otherwise. With ``return_dict_in_generate=True`` what it gives is
+                ``Answer.output``, e.g. the scores.
+
+        Raises:
+            ConfigError: the question is no text or holds a placeholder of the model; prompt lookup,
+                an assistant model or another cache.
+
+        Warns:
+            ContextWarning: question and answer may go beyond the model's context.
+        """
+        return self.conversation().ask(question, **generate)
+
+    def conversation(self) -> "Conversation":
+        """Begin a conversation that remembers its turns; any number may go on side by side."""
+        return Conversation(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Store the reduced cache in one safetensors file (written to the end or not at all).
+
+        Raises:
+            WriteError: it cannot be written, or ``path`` is no regular file.
+        """
+        save_state(self, self.chat.adapter, path)
+
+
+class Conversation:
+    """Turns about one video, each paying only for its own tokens.
+
+    Args:
+        video: that they are about.
+
+    Attributes:
+        history: (question, answer) pairs so far.
+    """
+
+    def __init__(self, video: PrefilledVideo) -> None:
+        self.video = video
+        self.history: list[tuple[str, str]] = []
+        self._cache = video.cache
+        self._ids = video.ids
+
+    def ask(self, question: str, **generate: Any) -> Answer:
+        """Ask the next question; see :meth:`PrefilledVideo.ask`."""
+        with self.video.chat.lock:
+            return self._ask(question, generate)
+
+    def _ask(self, question: str, generate: Mapping[str, Any]) -> Answer:
+        chat = self.video.chat
+        ids = self.video.prefix.prompt_ids(chat.processor, self.history, question)
+        cache, known = self._resume(ids)
+        first = _FirstToken()
+        arguments = {
+            "max_new_tokens": 128,
+            "do_sample": False,
+            **generate,
+            "stopping_criteria": StoppingCriteriaList(
+                [first, *generate.get("stopping_criteria", ())]
+            ),
+        }
+        copies = _copies(chat.adapter.model, arguments)
+        if copies > 1:
+            # generate() repeats the prompt for beams and samples, but not a cache it is given.
+            cache.reorder_cache(torch.zeros(copies, dtype=torch.long))
+        positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
+        start = time.perf_counter()
+        with chat.reducing(self.video.layer, self.video.positions):
+            out, fed = generate_behind(
+                chat.model,
+                chat.adapter,
+                cache,
+                ids=ids[None],
+                mask=torch.ones_like(ids)[None],
+                positions=positions.clamp(min=0)[None],
+                known=known,
+                **arguments,
+            )
+        seconds = time.perf_counter() - start
+        new = sequences(out)[0, len(ids) :].cpu()
+        text = chat.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+        self.history.append((question, text))
+        if copies == 1:
+            self._cache, self._ids = cache, torch.cat([ids, new[:-1]])
+        more = None if isinstance(out, torch.Tensor) else out
+        return Answer(text, tuple(new.tolist()), fed, first.at - start, seconds, more)
+
+    def _resume(self, ids: torch.Tensor) -> tuple[Any, int]:
+        """Fork the cache and cut it to what the new prompt shares with it."""
+        known = min(common_length(self._ids, ids), len(ids) - 1)
+        surplus = len(self._ids) - known
+        if not surplus:
+            return fork(self._cache), known
+        if self._cache.is_croppable:
+            cache = fork(self._cache)
+            cache.crop(-surplus)
+            return cache, known
+        # A recurrent state cannot go back: begin again behind the video.
+        return fork(self.video.cache), len(self.video.ids)
+
+
+def _copies(model: Any, arguments: Mapping[str, Any]) -> int:
+    """Count the rows that ``generate`` makes of one prompt."""
+    config, _ = generation_config(model, arguments)
+    return max(config.num_beams or 1, config.num_return_sequences or 1)
+
+
+class _FirstToken:
+    """Notes when the first token is there; never stops anything."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        if not self.at:
+            if input_ids.is_cuda:
+                torch.cuda.synchronize(input_ids.device)
+            self.at = time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def fork(cache: Any) -> Any:
+    """Copy a dynamic cache so that the copy can grow by itself; long tensors are shared.
+
+    Growing layers never write into their tensors, they replace them; recurrent states are copied.
+    """
+    new = copy.copy(cache)
+    new.layers = [
+        copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    return new
