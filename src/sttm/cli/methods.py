@@ -13,7 +13,7 @@ def methods(json: JsonOption = False) -> None:
         show_json(found)
         return
     rows = [
-        (m.name, "yes" if m.query_aware else "no", ", ".join(m.needs) or "-", m.summary)
+        (m.name, "yes" if m.query_aware else "no", ", ".join(m.requires) or "-", m.summary)
         for m in found
     ]
-    show_table(("name", "query-aware", "needs", "what it does"), rows)
+    show_table(("name", "query-aware", "requires", "what it does"), rows)

@@ -210,8 +210,8 @@ def check_method_class(cls: type[Method]) -> None:
         raise ConfigError(f"method: got {cls.__name__} without a name, expected name = '...'.")
     if hasattr(cls, "needs") or hasattr(cls, "plan_together"):
         raise ConfigError(
-            f"method: got {cls.__name__} with needs or plan_together, which are now called requires "
-            "and plan_batch. See docs/adding-a-method.md."
+            f"method: got {cls.__name__} with needs or plan_together, which are now called "
+            "requires and plan_batch. See docs/adding-a-method.md."
         )
     unknown = frozenset(cls.requires).difference(_SIGNALS)
     if unknown:

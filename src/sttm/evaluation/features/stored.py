@@ -112,7 +112,7 @@ def to_bytes(frames: EncodedFrames) -> bytes:
         if span.tower_attention is not None:
             tensors[f"attention.{place}"] = span.tower_attention
         attention = span.tower_attention is not None
-        spans.append(_Span(grid=span.grid, extra=span.extra, attention=attention))
+        spans.append(_Span(grid=span.grid, extra=span.num_newlines, attention=attention))
     names = [name for name in _VideoFacts.model_fields if name not in ("shape", "path")]
     header = _Header(
         format=FORMAT,
