@@ -175,13 +175,13 @@ def write(folder: Path, source: str, name: str = "mine") -> Path:
 
 
 TWICE = """
-    from sttm.methods import register
+    from sttm.methods import Method, register
 
     @register
-    class Mine:
+    class Mine(Method):
         name = "sttm"
         query_aware = False
-        def plan(self, x, grid): ...
+        def plan(self, video): ...
 """
 NAMELESS = """
     from sttm.methods import register

@@ -41,4 +41,4 @@ def test_the_guide_runs() -> None:
     text = "\n".join(examples(guide)).replace("@register\n", "")
     names: dict[str, object] = {}
     exec(text, names)
-    assert {"EverySecond", "MostAttended"} <= set(names)
+    assert {"Pairs", "MostAttended"} <= set(names)
