@@ -13,6 +13,7 @@ SOURCE = Path(sttm.__file__).parent
 # From the bottom to the top: a package may import those before it, and itself.
 ORDER = (
     "errors",
+    "extras",
     "deprecated",
     "files",
     "plugins",
@@ -31,6 +32,7 @@ ORDER = (
     "evaluation",
     "distributed",
     "cli",
+    "__main__",
     "integrations",
 )
 KNOWS_TRANSFORMERS = {"models", "attachment", "checkpoints", "chat", "nano", "evaluation", "cli"}

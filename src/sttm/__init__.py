@@ -6,6 +6,7 @@ from sttm.errors import (
     BudgetError,
     ConfigError,
     IncompatibleTransformersError,
+    MissingExtraError,
     SavedCacheError,
     SttmError,
     UnknownNameError,
@@ -14,6 +15,7 @@ from sttm.errors import (
     UntestedVersionWarning,
     VideoError,
 )
+from sttm.extras import NEEDS, install_guard, require
 
 if TYPE_CHECKING:
     from sttm.attachment import Attachment, VideoReport, attach
@@ -32,6 +34,7 @@ __all__ = [
     "IncompatibleTransformersError",
     "MergePlan",
     "Method",
+    "MissingExtraError",
     "SavedCacheError",
     "SttmError",
     "UnknownNameError",
@@ -47,6 +50,8 @@ __all__ = [
     "get_method",
     "list_methods",
 ]
+
+install_guard()
 
 # Imported on first use: ``import sttm`` and the command line's help load neither torch nor
 # transformers.
@@ -69,6 +74,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
+        require(NEEDS.get(_LAZY[name], ()), f"sttm.{name}")
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

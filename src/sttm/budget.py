@@ -6,6 +6,8 @@ from numbers import Integral, Rational, Real
 
 from sttm.errors import ConfigError
 
+__all__ = ["check_keep", "read_keep", "token_budget", "written_keep"]
+
 MOST = 2**63 - 1  # tokens; more than any video has, and every tensor's length is below it
 # Only what people write: Decimal also reads "1_0", "infinity" and the digits of other scripts.
 _WRITTEN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")

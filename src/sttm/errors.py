@@ -6,6 +6,23 @@ Every message says what was got, what was expected and what to do about it.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "BudgetError",
+    "ConfigError",
+    "ContextWarning",
+    "FailedVideoError",
+    "IncompatibleTransformersError",
+    "MissingExtraError",
+    "SavedCacheError",
+    "SttmError",
+    "UnknownNameError",
+    "UnreducedVideoError",
+    "UnsupportedModelError",
+    "UntestedVersionWarning",
+    "VideoError",
+    "WriteError",
+]
+
 
 def printable(text: str) -> str:
     """Escape what no encoding can print, such as bytes of a file name that are not UTF-8."""
@@ -37,6 +54,10 @@ class UnsupportedModelError(SttmError):
 
 class IncompatibleTransformersError(UnsupportedModelError):
     """The installed transformers, or a wrapper of the model, does not do what the hooks rely on."""
+
+
+class MissingExtraError(SttmError, ImportError):
+    """A part of sttm needs packages that are not installed; the message names their extra."""
 
 
 class UntestedVersionWarning(UserWarning):

@@ -6,6 +6,8 @@ import torch
 
 from sttm.errors import ConfigError
 
+__all__ = ["VideoGrid"]
+
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 

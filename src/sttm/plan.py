@@ -11,6 +11,8 @@ from torch.nn.functional import embedding_bag
 
 from sttm.errors import ConfigError
 
+__all__ = ["MergePlan"]
+
 # Half precision rows are summed in float32 pieces of at most this many elements.
 _PIECE = 2**27
 

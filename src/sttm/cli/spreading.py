@@ -62,8 +62,9 @@ class Spread:
         """Build what works jobs off there.
 
         Raises:
-            ConfigError: both places are named, or options of one that is not; Ray is not installed,
-                or a number is out of range.
+            ConfigError: both places are named, or options of one that is not, or a number is out of
+                range.
+            MissingExtraError: Ray is not installed.
         """
         from sttm.evaluation.parallel import work
 
@@ -96,11 +97,6 @@ def set_threads(threads: int | None) -> None:
 
 
 def _ray(address: str, *, workers: int | None, gpus: float | None) -> "Execute[Any, Any]":
-    try:
-        from sttm.distributed import RayExecutor
-    except ImportError as error:
-        raise ConfigError(
-            f"--ray: got no Ray ({error}), expected it installed: pip install 'sttm[ray]'. Without "
-            "--ray everything runs on this machine."
-        ) from error
+    from sttm.distributed import RayExecutor
+
     return RayExecutor(address=None if address == RAY_HERE else address, workers=workers, gpus=gpus)

@@ -1,4 +1,4 @@
-"""Work spread over the machines of a Ray cluster; needs Ray (``pip install 'sttm[ray]'``)."""
+"""Work spread over the machines of a Ray cluster."""
 
 from typing import TYPE_CHECKING, Any
 

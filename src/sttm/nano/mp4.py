@@ -6,6 +6,8 @@ from fractions import Fraction
 from os import PathLike
 from typing import IO, TYPE_CHECKING, Protocol
 
+from sttm.extras import require
+
 if TYPE_CHECKING:
     from sttm.nano.glyphs import Image
 
@@ -34,8 +36,10 @@ def write_clip(
         preset: speed of libx264.
 
     Raises:
+        MissingExtraError: the extra ``video`` is not installed.
         ValueError: a side of the frames is odd (yuv420p halves both sides).
     """
+    require(("video",), "sttm.nano.write_clip")
     import av
 
     height, width = clip.frames.shape[1:3]
