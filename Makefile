@@ -9,10 +9,10 @@ VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests
 TRANSFORMERS ?= transformers
 RELEASES ?=
 
-.PHONY: help setup demo test test-lowest test-latest versions lock lint format docs bench clean
+.PHONY: help setup demo test test-lowest test-latest versions lock lint format docs bench release-check clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## build the virtual environment in .venv, with the locked versions
 
@@ -73,5 +73,8 @@ docs: setup  ## build the documentation into site/
 bench: setup  ## measure the merge operation (nothing else should run)
 	$(BIN)/python benchmarks/merge_op.py
 
+release-check:  ## build what would be published, and try it in new environments; TAG=v0.2.0 compares
+	.ci/release-check
+
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-lowest .venv-latest site out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* site out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

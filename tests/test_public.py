@@ -6,13 +6,11 @@ A name goes through ``sttm.deprecated`` before it leaves this list.
 import ast
 import re
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import sttm
-from sttm.deprecated import GONE_IN
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
@@ -89,20 +87,3 @@ def test_pages_and_examples_import_public_names() -> None:
                     if alias.name not in known and f"{node.module}.{alias.name}" not in PUBLIC:
                         private.add(node.module)
     assert private <= PROVISIONAL
-
-
-def test_the_version_stands_in_one_place() -> None:
-    assert version("sttm") == sttm.__version__, "install again: pip install --editable ."
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [sttm.__version__]
-    released = re.findall(
-        r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert released[:1] in ([], [sttm.__version__])
-
-
-def test_old_names_go_when_they_were_said_to() -> None:
-    def numbers(text: str) -> list[int]:
-        return [int(part) for part in re.findall(r"\d+", text)]
-
-    assert numbers(sttm.__version__) < numbers(GONE_IN), f"remove what is called from {GONE_IN} on"

@@ -50,12 +50,12 @@ def require(extras: Iterable[str], wanted: str) -> None:
         MissingExtraError: a package is not there.
     """
     missing = {name: [p for p in EXTRAS[name] if not _is_installed(p)] for name in extras}
-    lacking = [name for name, packages in missing.items() if packages]
+    lacking = ",".join(name for name, packages in missing.items() if packages)
     if lacking:
         packages = ", ".join(dict.fromkeys(p for found in missing.values() for p in found))
         raise MissingExtraError(
-            f"{wanted} needs {packages}, which this installation of sttm lacks. "
-            f'Run: pip install "sttm[{",".join(lacking)}]"'
+            f'{wanted} needs more than is installed. Run: pip install "sttm[{lacking}]" '
+            f"(it brings {packages})."
         )
 
 
