@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "sttm": """STTM Attachment BudgetError ConfigError IncompatibleTransformersError MergePlan
         Method MissingExtraError SavedCacheError SttmError UnknownNameError UnreducedVideoError
-        UnsupportedModelError UntestedVersionWarning VideoChat VideoError VideoGrid VideoReport
-        attach get_method list_methods""",
+        UnsupportedModelError UntestedVersionWarning VideoChat VideoError VideoFeatures VideoGrid
+        VideoReport attach get_method list_methods""",
     "sttm.attachment": "Attachment VideoReport attach",
     "sttm.budget": "check_keep read_keep token_budget written_keep",
     "sttm.chat": "Answer Conversation PrefilledVideo Source Timings VideoChat",
@@ -30,9 +30,10 @@ PUBLIC = {
         extract_video ready verify""",
     "sttm.evaluation.tasks": "Item Metric Scored Share Task get_task list_tasks",
     "sttm.grid": "VideoGrid",
-    "sttm.methods": """EVS STTM DyCoke DyCokeStage1 Evidence FastV FastVID FrameFusion HoliTom
-        Identity Method MethodInfo OctreeMerge PruneVidMerge RandomTokens SingleGranularity ToMe
-        UniformFrames VidCom2 VisionZip get_method list_methods register""",
+    "sttm.methods": """EVS STTM DecodePruning DyCoke DyCokeStage1 FastV FastVID FrameFusion
+        HoliTom Identity Method MethodInfo OctreeMerge PruneVidMerge RandomTokens Signal
+        SingleGranularity ToMe TokenPruner UniformFrames VidCom2 VideoFeatures VisionZip get_method
+        list_methods register""",
     "sttm.models": """Adapter Positions VideoLayout VideoSpan adapter_for list_models
         register_family""",
     "sttm.nano": """NANO_LAYER NANO_POSITIONS Clip Needle Question load make_clip make_questions

@@ -205,7 +205,7 @@ FAMILY = """
         ("def f(:", "cannot be imported (SyntaxError"),
         ("1 / 0", "cannot be imported (ZeroDivisionError: division by zero)"),
         (TWICE, "method 'sttm': got Mine, but STTM has this name"),
-        (NAMELESS, "expected a class with a name"),
+        (NAMELESS, "expected a subclass of sttm.Method"),
     ],
 )
 def test_a_bad_plugin_is_one_line(source: str, told: str, tmp_path: Path) -> None:
