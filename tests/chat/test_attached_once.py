@@ -37,7 +37,10 @@ def test_asking_does_not_compile_other_functions_again() -> None:
         traced.append(graph)
         return graph.forward
 
-    compiled: Any = torch.compile(lambda x: x.sin() + 1, backend=backend)
+    def other(x: torch.Tensor) -> torch.Tensor:
+        return x.sin() + 1
+
+    compiled: Any = torch.compile(other, backend=backend)
     with chat(STTM(keep=0.3)) as talk:
         compiled(torch.ones(3))
         video = talk.watch(clip())

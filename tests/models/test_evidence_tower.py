@@ -14,7 +14,7 @@ from sttm import attach
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.methods import Method, Signal, VideoFeatures
-from sttm.models import evidence as mechanics
+from sttm.models import attention_scores as mechanics
 from sttm.plan import MergePlan
 from tests.chat.tiny import bundle, clip
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 from transformers.generation import GenerationMode
 
 from sttm.errors import ConfigError, ContextWarning
@@ -204,3 +204,65 @@ def generate_behind(
         raise api.mismatch(f"a question of {wanted} tokens for which {fed} were fed", f"{wanted}")
     _check_positions(meter, positions[:, known:])
     return out, fed
+
+
+@torch.no_grad()
+def prefill_prompt(
+    model: Any,
+    adapter: Adapter,
+    processor: Any,
+    inputs: Mapping[str, torch.Tensor],
+    features: Any,
+) -> tuple[Any, int]:
+    """Fill a fresh cache with a prompt, and check that all of it was fed to the model, once.
+
+    Args:
+        model: what reduces the prompt's videos is in force on it.
+        adapter: of the model.
+        processor: that made the inputs, for messages.
+        inputs: the model's arguments by name, without pixels.
+        features: what its encoder gave.
+
+    Returns:
+        the cache, and the position of the next token.
+
+    Raises:
+        IncompatibleTransformersError: the model was fed something else than the prompt, or the
+            processor gave a tensor that nothing takes.
+    """
+    arguments = _accepted(adapter, processor, inputs)
+    cache = DynamicCache(config=adapter.config)
+    length = inputs["input_ids"].shape[1]
+    warn_beyond_context(adapter.model, length, f"the video's prompt of {length} tokens")
+    with Meter(adapter) as meter:
+        model(
+            **arguments,
+            **api.features_argument(adapter.modality, features),
+            **api.cache_argument(model, cache),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    if meter.tokens != [length] or cache.get_seq_length() != length:
+        raise api.mismatch(
+            f"a prompt of {length} tokens of which {meter.tokens} were fed to the decoder and "
+            f"{cache.get_seq_length()} are in the cache",
+            "all of them, once",
+        )
+    # The prefix ends with text, whose positions are equal on all axes.
+    return cache, int(meter.all_positions()[-1][..., -1].max()) + 1
+
+
+def _accepted(
+    adapter: Adapter, processor: Any, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return what the model takes of a processor's tensors; the rest is its encoder's."""
+    models = api.Signature.of(adapter.model), api.Signature.of(adapter.base)
+    accepted = {n: v for n, v in inputs.items() if any(n in each for each in models)}
+    encoder = api.Signature.of(adapter.base, adapter.encoder)
+    unread = sorted(n for n in inputs.keys() - accepted.keys() if n not in encoder)
+    if unread:
+        raise api.mismatch(
+            f"{', '.join(unread)} from {type(processor).__name__}",
+            f"what {models[0].name}() or {adapter.encoder}() takes",
+        )
+    return accepted

@@ -3,7 +3,7 @@
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from sttm.chat.measured import Meter, warn_beyond_context
+from sttm.chat.measured import prefill_prompt
 from sttm.chat.prefilled import PrefilledVideo
 from sttm.chat.prompt import Prefix, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Encoded, Source, Timings
@@ -27,6 +26,7 @@ from sttm.models.adapter import note_videos, noted_videos
 from sttm.models.hooks import ModelHooks, Reduction
 from sttm.models.versions import warn_if_untested
 from sttm.video import Sampling, Video, read_video
+from sttm.video.decode import video_of_frames
 
 Frames = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
@@ -248,7 +248,9 @@ class VideoChat:
         tell("prefill", 0, 1)
         start = self._now()
         with self.reducing(self.layer, self.positions) as reduction:
-            cache, following = self._prefill(inputs, encoded.features)
+            cache, following = prefill_prompt(
+                self.model, self.adapter, self.processor, inputs, encoded.features
+            )
             reports = tuple(reduction.reports) if reduction is not None else ()
         seconds = self._now() - start
         tell("prefill", 1, 1)
@@ -304,7 +306,7 @@ class VideoChat:
         if isinstance(video, Video):
             return video
         if isinstance(video, np.ndarray):
-            return _from_array(video, Sampling(**sampling))
+            return video_of_frames(video, Sampling(**sampling))
         if not isinstance(video, str | PathLike):
             raise ConfigError(
                 f"video: got {type(video).__name__}, expected a path, a Video that read_video() "
@@ -313,74 +315,7 @@ class VideoChat:
             )
         return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
 
-    def _accepted(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return what the model takes of a processor's tensors; the rest is its encoder's.
-
-        Raises:
-            IncompatibleTransformersError: a tensor that neither of them takes.
-        """
-        adapter = self.adapter
-        models = api.Signature.of(adapter.model), api.Signature.of(adapter.base)
-        accepted = {n: v for n, v in inputs.items() if any(n in each for each in models)}
-        left = inputs.keys() - accepted.keys()
-        unread = [
-            n for n in sorted(left) if n not in api.Signature.of(adapter.base, adapter.encoder)
-        ]
-        if unread:
-            raise api.mismatch(
-                f"{', '.join(unread)} from {type(self.processor).__name__}",
-                f"what {models[0].name}() or {adapter.encoder}() takes",
-            )
-        return accepted
-
-    @torch.no_grad()
-    def _prefill(self, inputs: Mapping[str, torch.Tensor], features: Any) -> tuple[Any, int]:
-        """Fill a fresh cache; return it and the position of the next token.
-
-        Raises:
-            IncompatibleTransformersError: the model was fed something else than the prompt.
-        """
-        arguments = self._accepted(inputs)
-        cache = DynamicCache(config=self.adapter.config)
-        length = inputs["input_ids"].shape[1]
-        warn_beyond_context(self.adapter.model, length, f"the video's prompt of {length} tokens")
-        with Meter(self.adapter) as meter:
-            self.model(
-                **arguments,
-                **api.features_argument(self.adapter.modality, features),
-                **api.cache_argument(self.model, cache),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        if meter.tokens != [length] or cache.get_seq_length() != length:
-            raise api.mismatch(
-                f"a prompt of {length} tokens of which {meter.tokens} were fed to the decoder and "
-                f"{cache.get_seq_length()} are in the cache",
-                "all of them, once",
-            )
-        # The prefix ends with text, whose positions are equal on all axes.
-        return cache, int(meter.all_positions()[-1][..., -1].max()) + 1
-
     def _now(self) -> float:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
-
-
-def _from_array(frames: Frames, sampling: Sampling) -> Video:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ConfigError(
-            f"video: got an array of shape {frames.shape} and dtype {frames.dtype}, expected "
-            "(T, H, W, 3) uint8 RGB with T at least 1."
-        )
-    indices = tuple(range(len(frames)))
-    return Video(
-        frames=frames,
-        timestamps=tuple(i / sampling.fps for i in indices),
-        indices=indices,
-        duration=len(frames) / sampling.fps,
-        fps=sampling.fps,
-        total_frames=len(frames),
-        path="",
-        sampling=sampling,
-    )

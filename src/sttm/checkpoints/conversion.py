@@ -12,7 +12,7 @@ from sttm.checkpoints.source import Source, open_source
 from sttm.checkpoints.tower import Tower, find_tower
 from sttm.checkpoints.words import Words, read_words
 from sttm.errors import ConfigError
-from sttm.models.pooled import pooled_side
+from sttm.models.families import pooled_side
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NEWLINE = "no_token"  # as the published runs with merging had it

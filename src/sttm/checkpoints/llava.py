@@ -12,8 +12,8 @@ from transformers import (
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.models.families import pooled_side
 from sttm.models.newlines import NEWLINES, newline_marks
-from sttm.models.pooled import pooled_side
 from sttm.models.transformers_api import PIXELS, POOLED
 
 NEWLINE_KEY = "mm_newline_position"

@@ -10,7 +10,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from sttm.errors import UnreducedVideoError, UnsupportedModelError
 from sttm.grid import VideoGrid
-from sttm.models.evidence import Tower, attention_problem
+from sttm.models.attention_scores import Tower, attention_problem
 from sttm.models.transformers_api import (
     FULL_ATTENTION,
     PIXELS,

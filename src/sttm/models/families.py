@@ -18,10 +18,9 @@ from sttm.models.adapter import (
     count_copies,
     merged_grids,
 )
-from sttm.models.evidence import Tower, received_in_chunks, received_in_frames
+from sttm.models.attention_scores import Tower, received_in_chunks, received_in_frames
 from sttm.models.frames import frame_series
 from sttm.models.newlines import newline_marks
-from sttm.models.pooled import pooled_side
 from sttm.models.transformers_api import PIXELS, POOLED, VIDEO_GRID
 
 
@@ -330,3 +329,13 @@ class SmolVLM(ImageSeries):
         """Rows of one frame after pixel shuffle."""
         vision = self.config.vision_config
         return int(vision.image_size // vision.patch_size // self.config.scale_factor)
+
+
+def pooled_side(vision: Any) -> int:
+    """Count the rows, and the columns, of tokens in a LLaVA frame pooled to half, rounded up.
+
+    Args:
+        vision: configuration of the vision tower, whose frames are square.
+    """
+    patches: int = vision.image_size // vision.patch_size
+    return -(-patches // 2)

@@ -14,9 +14,9 @@ from transformers.utils import ModelOutput
 
 from sttm.errors import ConfigError
 from sttm.models.adapter import Adapter, note_videos
+from sttm.models.attention_scores import TowerRecorder
 from sttm.models.configuration import ReductionConfig
 from sttm.models.contract import read_signatures
-from sttm.models.evidence import TowerRecorder
 from sttm.models.forward import ForwardPass
 from sttm.models.report import VideoReport
 from sttm.models.transformers_api import handed_features

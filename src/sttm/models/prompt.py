@@ -39,6 +39,11 @@ class Prompt:
     visual: torch.Tensor | None = None
     deepstack: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
+    def num_after_video(self, length: int) -> int | None:
+        """Count the tokens behind the last video of ``length``; None if there is no video."""
+        ends = [int(span.index[-1]) for spans in self.rows for span in spans]
+        return length - 1 - max(ends) if ends else None
+
     def check_length(self, hidden: torch.Tensor) -> None:
         """Check that a sequence is that of the ids, which say where the videos are.
 

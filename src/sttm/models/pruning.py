@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from sttm.models.attention_scores import Past, last_token_attention
 from sttm.models.cache import ReducedLayer
-from sttm.models.evidence import Past, last_token_attention
 from sttm.ops.selection import stable_topk_per_row
 
 

@@ -11,9 +11,9 @@ from transformers.cache_utils import Cache
 from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.models import transformers_api as api
 from sttm.models.adapter import Adapter, VideoSpan
+from sttm.models.attention_scores import Past, last_token_attention
 from sttm.models.cache import ReducedLayer, adopt_layer, reduced_layers
 from sttm.models.configuration import ReductionConfig
-from sttm.models.evidence import Past, last_token_attention
 from sttm.models.inputs import RotaryCall, ShortInputs, reassigned
 from sttm.models.padding import join_padding, split_padding
 from sttm.models.prompt import Prompt, Rows
@@ -79,13 +79,12 @@ def shorten(
     shift, rotary_ids = None if kept is None else kept.shift, None
     if config.positions == "reassigned":
         rotary_ids, shift = reassigned(rotary, prompt.rows, reduction, shift)
-    video_mask, num_after_video = None, None
+    video_mask = None
     if config.decode_score_layer is not None:
         marks = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool)
         video_mask = video_entries(kept, reduction.mark(prompt.rows) if reduction else marks)
-    if prompt.rows:
-        last = max(int(span.index[-1]) for spans in prompt.rows for span in spans)
-        num_after_video = hidden.shape[1] - 1 - last
+    num_after_video = prompt.num_after_video(hidden.shape[1])
+    if num_after_video is not None:
         _protect_below(cache, config.layer, num_after_video)
     short = ShortInputs(
         config=adapter.text.config,

@@ -4,7 +4,9 @@ import os
 import warnings
 from dataclasses import dataclass
 
-from sttm.errors import VideoError, printable
+import numpy as np
+
+from sttm.errors import ConfigError, VideoError, printable
 from sttm.video.clock import Rate, measure
 from sttm.video.container import check_file
 from sttm.video.passes import Frames, Progress, Survey, Take, survey, take
@@ -183,3 +185,31 @@ def _timestamps(shot: Take, rate: Rate, indices: tuple[int, ...]) -> tuple[float
         return nominal_times(indices, rate.fps)
     seconds = timeline.seconds()
     return tuple(seconds[index] for index in indices)
+
+
+def video_of_frames(frames: Frames, sampling: Sampling) -> Video:
+    """Take frames that are in memory already as a sampled video.
+
+    Args:
+        frames: ``(T, H, W, 3)`` uint8 RGB, ``1 / sampling.fps`` seconds apart; not copied.
+        sampling: how they were taken.
+
+    Raises:
+        ConfigError: another shape or dtype.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ConfigError(
+            f"video: got an array of shape {frames.shape} and dtype {frames.dtype}, expected "
+            "(T, H, W, 3) uint8 RGB with T at least 1."
+        )
+    indices = tuple(range(len(frames)))
+    return Video(
+        frames=frames,
+        timestamps=tuple(i / sampling.fps for i in indices),
+        indices=indices,
+        duration=len(frames) / sampling.fps,
+        fps=sampling.fps,
+        total_frames=len(frames),
+        path="",
+        sampling=sampling,
+    )

@@ -1,4 +1,4 @@
-"""Attention as evidence, recomputed from queries and keys.
+"""Attention that methods read, recomputed from queries and keys.
 
 Nothing asks the model for its weights: they do not exist under sdpa or FlashAttention, and under
 eager attention they would be of the size ``tokens * tokens``. Two facts are measured: how much the
@@ -152,12 +152,13 @@ class Tower:
     """Where a family's vision tower shows its attention.
 
     Args:
-        attention: the attention module of the tower's last layer that is used.
-        received: a function of its input ``(patches, C)`` or ``(frames, patches, C)`` and of all
-            its arguments by name; returns the attention that each patch receives, ``(patches,)``
-            or ``(frames, patches)`` float32.
-        pool: that, and the encoder call's arguments, to one value per token ``(tokens,)`` in the
-            order of the features.
+        attention: the attention module of the last tower layer whose output is used.
+        received: callable(hidden, call). ``hidden`` is the module's input, ``(patches, C)`` or
+            ``(frames, patches, C)``; ``call`` holds all its arguments by name. Returns the
+            attention that each patch receives, summed over queries: ``(patches,)`` or
+            ``(frames, patches)`` float32.
+        pool: callable(received, call). ``call`` holds the encoder's arguments by name. Returns one
+            value per token, ``(tokens,)``, in the order of the features.
     """
 
     attention: Any
