@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -10,22 +9,17 @@ from sttm.view.cells import check_frames, step_of_frame
 from .scenes import plan_of, two_steps
 
 
-def test_every_token_has_its_life() -> None:
+def test_every_token_has_its_cells() -> None:
     scene = two_steps()
     cells = find_cells(scene.plan, scene.grid)
     assert cells.label.tolist() == [[[0, 0, 1]], [[0, 2, -1]]]
     assert cells.first.tolist() == [0, 0, 1]
-    assert cells.lifetime.tolist() == [2, 1, 1]
-    assert cells.lasting.tolist() == [True, False, False]
-    assert cells.size.tolist() == [3, 1, 1]
     assert cells.new_tokens.tolist() == [2, 1]
     assert (cells.num_in, cells.num_out) == (6, 3)
 
 
-def test_a_life_with_a_gap_counts_the_steps_it_is_seen_in() -> None:
-    cells = find_cells(*plan_of([[[0]], [[1]], [[0]]]))
-    assert cells.lifetime.tolist() == [2, 1]
-    assert cells.new_tokens.tolist() == [1, 1, 0]
+def test_a_token_is_new_in_one_step_only() -> None:
+    assert find_cells(*plan_of([[[0]], [[1]], [[0]]])).new_tokens.tolist() == [1, 1, 0]
 
 
 def test_new_tokens_add_up_for_a_real_method() -> None:
@@ -34,19 +28,6 @@ def test_new_tokens_add_up_for_a_real_method() -> None:
     plan = sttm.STTM(keep=0.4).plan(VideoFeatures(x, grid))
     cells = find_cells(plan, grid)
     assert int(cells.new_tokens.sum()) == plan.num_out
-    assert int(cells.size.sum()) == plan.num_in
-
-
-def test_lasting_tokens_have_colours_of_their_own() -> None:
-    steps = [[list(range(300))]] * 2
-    colour = find_cells(*plan_of(steps)).colour
-    assert len({tuple(c) for c in colour.tolist()}) > 290
-    apart = np.abs(colour[1:].astype(int) - colour[:-1]).sum(1)
-    assert int(apart.min()) > 100
-
-
-def test_other_tokens_are_grey() -> None:
-    assert find_cells(*plan_of([[[0, 1]], [[0, 2]]])).colour[1:].tolist() == [[128] * 3] * 2
 
 
 def test_a_plan_for_another_grid_is_refused() -> None:

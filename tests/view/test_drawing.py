@@ -12,7 +12,8 @@ from sttm.view.drawing import (
     DROPPED,
     LIGHT,
     LINE,
-    TINT,
+    PALE,
+    PAPER,
     caption,
     paint,
     scale,
@@ -33,15 +34,14 @@ def over(grey: float, below: float) -> int:
     return round(LINE * grey + (1 - LINE) * below)
 
 
-def test_tokens_of_one_frame_are_not_tinted_and_lasting_ones_are() -> None:
+def test_new_tokens_keep_the_picture_and_those_of_an_earlier_frame_fade() -> None:
     scene = two_steps(grey=GREY)
     cells = find_cells(scene.plan, scene.grid)
     painted = paint(scene.frames[0], cells, 0)
-    tinted = np.rint((1 - TINT) * GREY + TINT * cells.colour[0])
-    assert painted[0, 0].tolist() == tinted.tolist()
-    assert painted[0, 10].tolist() == [GREY] * 3
+    assert painted[0, 0].tolist() == painted[0, 10].tolist() == [GREY] * 3
     again = paint(scene.frames[1], cells, 1)
-    assert again[0, 0].tolist() == tinted.tolist()
+    assert again[0, 0].tolist() == [round((1 - PALE) * GREY + PALE * paper) for paper in PAPER]
+    assert again[0, 6].tolist() == [GREY] * 3
 
 
 def test_a_dropped_token_is_dark() -> None:

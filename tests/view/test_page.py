@@ -26,8 +26,6 @@ def test_the_page_holds_the_plan_and_the_frames() -> None:
     assert label.tolist() == [0, 0, 1, 0, 2, -1]
     assert data["first"] == [0, 0, 1]
     assert data["times"] == [0.0, 2.0]
-    assert re.fullmatch("#[0-9a-f]{6}", data["colour"][0])
-    assert data["colour"][1:] == ["", ""]
     assert all(frame.startswith("data:image/jpeg;base64,") for frame in data["frames"])
 
 

@@ -80,7 +80,7 @@ def show(
     html: Annotated[bool, typer.Option("--html", help="Write a page to look around in.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Draw the merged cells on the frames: same colour = same token through time.
+    """Draw the merged cells on the frames: pale = part of a token of an earlier frame.
 
     Writes NAME-merged.png (all frames on a sheet), .mp4 and .html (a page to look around in); with
     --png, --mp4 or --html only those.

@@ -1,20 +1,14 @@
-"""Where every output token of a plan lives: in which frames, in which cells, in which colour."""
+"""Where every output token of a plan lives: in which frames and in which cells."""
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
-
-# Steps of the golden section keep any number of neighbouring hues far apart.
-_GOLDEN = 0.6180339887498949
-_SHADES = ((0.62, 1.0), (0.9, 0.95), (0.75, 0.75))  # saturation and value, in turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,21 +18,10 @@ class Cells:
     Attributes:
         label: ``(T, h, w)`` int64, the output token of every input token; -1 where it was dropped.
         first: ``(M,)`` int64, the time step of each output token's anchor.
-        lifetime: ``(M,)`` int64, time steps in which each output token has input tokens.
-        size: ``(M,)`` int64, input tokens merged into each output token.
-        colour: ``(M, 3)`` uint8 RGB, one well-spread colour per token that lasts.
     """
 
     label: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
-    lifetime: npt.NDArray[np.int64]
-    size: npt.NDArray[np.int64]
-    colour: npt.NDArray[np.uint8]
-
-    @property
-    def lasting(self) -> npt.NDArray[np.bool_]:
-        """``(M,)``: whether a token lives in more than one time step."""
-        return self.lifetime > 1
 
     @property
     def new_tokens(self) -> npt.NDArray[np.int64]:
@@ -71,16 +54,9 @@ def find_cells(plan: MergePlan, grid: VideoGrid) -> Cells:
             f"plan: got {plan.num_in} input tokens, expected {grid.num_tokens} for {grid}. "
             "Only whole videos can be drawn, not those of models that drop tokens themselves."
         )
-    label = plan.group.cpu().reshape(grid.frames, grid.tokens_per_frame)
-    seen = torch.zeros(grid.frames, plan.num_out + 1, dtype=torch.bool)
-    seen.scatter_(1, label + 1, True)
-    lifetime = seen[:, 1:].sum(0).numpy()
     return Cells(
-        label=label.view(grid.frames, grid.height, grid.width).numpy(),
+        label=plan.group.cpu().reshape(grid.frames, grid.height, grid.width).numpy(),
         first=(plan.anchor.cpu() // grid.tokens_per_frame).numpy(),
-        lifetime=lifetime,
-        size=plan.sizes.cpu().numpy(),
-        colour=_colours(lifetime > 1),
     )
 
 
@@ -126,13 +102,3 @@ def check_frames(
             f"timestamps: got {len(timestamps)} for {len(frames)} frames, expected one for each."
         )
     return np.searchsorted(step_of_frame(len(frames), grid.frames), np.arange(grid.frames))
-
-
-def _colours(lasting: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Give every lasting token its colour, by its rank among them; grey to the others."""
-    colour = np.full((len(lasting), 3), 128, dtype=np.uint8)
-    for rank, token in enumerate(np.flatnonzero(lasting)):
-        saturation, value = _SHADES[rank % len(_SHADES)]
-        shade = colorsys.hsv_to_rgb(rank * _GOLDEN % 1.0, saturation, value)
-        colour[token] = [round(255 * part) for part in shade]
-    return colour

@@ -11,9 +11,10 @@ from sttm.view.cells import Cells
 
 Picture = npt.NDArray[np.uint8]
 
-TINT = 0.32  # share of a token's colour in its cells
+PALE = 0.75  # share of paper in the cells of tokens that are counted in another frame
 LIGHT, DARK = 255, 24  # greys on the two sides of a border
 LINE = 0.6  # opacity of a border
+BORDER = 240  # pixels of a picture's shorter side for one pixel on either side of a border
 _GAP = 3.0  # what is left to the second step of `scale`, as Pillow advises
 _CUT = "..."
 DROPPED = 0.25  # brightness that dropped tokens keep
@@ -24,7 +25,7 @@ PAPER, INK, FAINT = (250, 250, 248), (28, 28, 32), (110, 110, 118)
 
 
 def paint(picture: Picture, cells: Cells, step: int) -> Picture:
-    """Tint the cells of tokens that last, draw borders between tokens, darken dropped ones.
+    """Draw borders between tokens, fade cells of tokens of another frame, darken dropped ones.
 
     Args:
         picture: ``(H, W, 3)`` uint8 RGB; the grid is stretched over it. Not modified.
@@ -35,11 +36,10 @@ def paint(picture: Picture, cells: Cells, step: int) -> Picture:
     token = label[_spread(picture.shape[0], label.shape[0])]
     token = token[:, _spread(picture.shape[1], label.shape[1])]
     painted = picture.astype(np.float32)
-    tinted = (token >= 0) & cells.lasting[token]
-    painted[tinted] *= 1 - TINT
-    painted[tinted] += TINT * cells.colour[token[tinted]]
     painted[token < 0] *= DROPPED
     _draw_borders(painted, token)
+    old = (token >= 0) & (cells.first[token] != step)
+    painted[old] += PALE * np.subtract(PAPER, painted[old])
     return np.rint(painted).astype(np.uint8)
 
 
@@ -136,11 +136,13 @@ def _spread(pixels: int, tokens: int) -> npt.NDArray[np.int64]:
 
 def _draw_borders(picture: npt.NDArray[np.float32], token: npt.NDArray[np.int64]) -> None:
     """Put a light and a dark line on the two sides of every border: legible on any picture."""
-    light = np.zeros(token.shape, dtype=np.bool_)
-    light[:, 1:] |= token[:, 1:] != token[:, :-1]
-    light[1:] |= token[1:] != token[:-1]
-    dark = np.zeros(token.shape, dtype=np.bool_)
-    dark[:, :-1] |= token[:, 1:] != token[:, :-1]
-    dark[:-1] |= token[1:] != token[:-1]
+    thick = max(1, round(min(token.shape) / BORDER))
+    light, dark = np.zeros((2, *token.shape), dtype=np.bool_)
+    rows, columns = token[1:] != token[:-1], token[:, 1:] != token[:, :-1]
+    for step in range(thick):
+        light[1 + step :] |= rows[: len(rows) - step]
+        light[:, 1 + step :] |= columns[:, : columns.shape[1] - step]
+        dark[: len(rows) - step] |= rows[step:]
+        dark[:, : columns.shape[1] - step] |= columns[:, step:]
     for line, grey in ((dark & ~light, DARK), (light, LIGHT)):
         picture[line] = LINE * grey + (1 - LINE) * picture[line]

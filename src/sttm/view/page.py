@@ -12,8 +12,8 @@ from PIL import Image
 
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
-from sttm.view.cells import Cells, check_frames, find_cells
-from sttm.view.drawing import DROPPED, LINE, TINT, fitting_size, printable, scale
+from sttm.view.cells import check_frames, find_cells
+from sttm.view.drawing import DROPPED, LINE, PALE, PAPER, fitting_size, printable, scale
 
 MAX_SIDE = 960  # pixels; larger frames are reduced
 _QUALITY = 85
@@ -55,10 +55,10 @@ def page(
         "tokensOut": cells.num_out,
         "label": base64.b64encode(cells.label.astype("<i4").tobytes()).decode(),
         "first": cells.first.tolist(),
-        "colour": _hex_colours(cells),
         "times": [round(timestamps[index], 3) for index in first],
         "frames": [_data_uri(frames[index], grid) for index in first],
-        "tint": TINT,
+        "pale": PALE,
+        "paper": f"rgb{PAPER}",
         "dropped": 1 - DROPPED,
         "line": LINE,
     }
@@ -66,14 +66,6 @@ def page(
     html = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
     title = printable(title or "Merged video")
     return html.render(title=title, note=printable(note), data=data)
-
-
-def _hex_colours(cells: Cells) -> list[str]:
-    """Colour of every token; empty for those of one time step."""
-    return [
-        "#" + bytes(colour).hex() if lasting else ""
-        for colour, lasting in zip(cells.colour, cells.lasting)
-    ]
 
 
 def _data_uri(frame: npt.NDArray[np.uint8], grid: VideoGrid) -> str:

@@ -32,7 +32,7 @@ _TITLE_WIDTH = 2400  # pixels; longer titles are cut
 _SHAPE = 1.7  # width / height that a sheet aims at
 _MARGIN, _GAP, _CAPTION, _HEADER = 24, 12, 24, 72
 
-LEGEND = "same colour = same token through time;  no tint = a token of this frame only"
+LEGEND = "pale = part of a token of an earlier frame;  dark = dropped"
 
 
 def sheet(
