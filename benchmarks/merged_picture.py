@@ -27,7 +27,7 @@ from sttm.view.drawing import PAPER, paint, scale, write
 
 FRAMES, KEEP = 3, 0.2
 WIDTH, HEIGHT, PATCH = 1024, 576, 32
-TILE, GAP, LINE = (640, 360), 16, 52  # pixels of a frame in the picture, between frames, of text
+TILE, GAP, LINE = (640, 360), 16, 48  # pixels of a frame in the picture, between frames, of text
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
     out = parser.parse_args().out
     frames = read_video(clip(), fps=1, max_frames=100).frames[:FRAMES]
     grid = sttm.VideoGrid(FRAMES, HEIGHT // PATCH, WIDTH // PATCH)
-    x = features(frames)
-    before, after = Identity().plan(x, grid), sttm.STTM(keep=KEEP).plan(x, grid)
+    video = sttm.VideoFeatures(features(frames), grid)
+    before, after = Identity().plan(video), sttm.STTM(keep=KEEP).plan(video)
     row = TILE[1] + 2 * LINE
     picture = Image.new("RGB", (3 * TILE[0] + 2 * GAP, 2 * row), PAPER)
     draw_row(picture, 0, f"Before: {before.num_out} tokens", frames, before, grid)
@@ -76,14 +76,14 @@ def draw_row(
     plan: sttm.MergePlan,
     grid: sttm.VideoGrid,
 ) -> None:
-    write(picture, (0, top + LINE // 2), title, 32)
+    write(picture, (0, top + LINE // 2), title, 34)
     cells = find_cells(plan, grid)
     for step, frame in enumerate(frames):
         left = step * (TILE[0] + GAP)
         tile = Image.fromarray(paint(scale(frame, *TILE), cells, step))
         picture.paste(tile, (left, top + LINE))
         text = f"{step} s: {'+ ' if step else ''}{cells.new_tokens[step]} tokens"
-        write(picture, (left, top + LINE + TILE[1] + LINE // 2), text, 26, faint=True)
+        write(picture, (left, top + LINE + TILE[1] + LINE // 2), text, 30, faint=True)
 
 
 if __name__ == "__main__":

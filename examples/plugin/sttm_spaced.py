@@ -1,6 +1,6 @@
 """A method and a model family of one's own: installed as a package, or named with --plugin.
 
-sttm --plugin sttm_every_second ask clip.mp4 "What happens?" --method every-second:step=3
+sttm --plugin sttm_spaced ask clip.mp4 "What happens?" --method spaced --keep 0.3
 """
 
 from dataclasses import dataclass
