@@ -217,7 +217,7 @@ def test_a_bad_package_is_one_line(tmp_path: Path) -> None:
     for name, point, source, told in (
         ("a", "mine", TWICE, "method 'sttm': got Mine, but STTM has this name"),
         ("b", "mine:Mine", "", "cannot be imported (AttributeError"),
-        ("c", "mine:no", "no = 7", "method: got 7 named None, expected a class"),
+        ("c", "mine:no", "no = 7", "method: got 7, expected a subclass of sttm.Method"),
     ):
         points = {"sttm.methods": {"own": point}}
         path = install(tmp_path / name, textwrap.dedent(source), points, "my-package")
