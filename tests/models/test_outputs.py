@@ -50,14 +50,26 @@ def test_some_logits_of_the_input(family: Family) -> None:
 
 
 @every_family
-def test_gradients_flow_through_the_merge(family: Family) -> None:
+def test_gradients_are_those_by_hand(family: Family) -> None:
+    """Of a model in ``eval()``, down to the pixels' encoder and the words."""
     model, inputs = shared_model(family.name), family.make_inputs(ROW)
-    with torch.enable_grad(), attach(model, PairMerge(), layer=1):
-        loss = model(**inputs.tensors).logits[0, -1].square().sum()
-        embedding = model.get_input_embeddings().weight
-        layer = model.get_decoder().layers[2].mlp.down_proj.weight
-        gradients = torch.autograd.grad(loss, [embedding, layer])
-    assert all(bool(g.isfinite().all()) and bool((g != 0).any()) for g in gradients)
+    weights = {
+        "words": model.get_input_embeddings().weight,
+        "below": model.get_decoder().layers[0].mlp.down_proj.weight,
+        "above": model.get_decoder().layers[2].mlp.down_proj.weight,
+        "encoder": next(p for n, p in model.named_parameters() if "vis" in n and p.ndim > 1),
+    }
+    assert not model.training
+    with torch.enable_grad():
+        with attach(model, PairMerge(), layer=1) as attachment:
+            got = model(**inputs.tensors).logits[0, -1].square().sum()
+            positions = attachment.positions
+        hand = by_hand(model, inputs, PairMerge(), 1, positions).logits[-1].square().sum()
+        gradients, wanted = (torch.autograd.grad(l, list(weights.values())) for l in (got, hand))
+    for name, one, two in zip(weights, gradients, wanted, strict=True):
+        scale = float(two.abs().max())
+        assert scale > 0, name
+        torch.testing.assert_close(one / scale, two / scale, atol=5e-4, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("token", [configs.VIDEO_TOKEN, configs.IMAGE_TOKEN])
