@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sttm import attach
 
-from .families import FAMILIES, Family, shared_model
+from .families import Family, shared_model, shared_out
 from .layouts import Row, Text, Video
 from .methods import ContentMerge
 from .running import assert_same, greedy, tolerance
@@ -63,8 +63,7 @@ def _kernel() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("positions", ["survived", "reassigned", "merged"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@shared_out("positions", ["survived", "reassigned", "merged"])
 def test_layers_get_what_flash_attention_reads(family: Family, positions: str, rows: int) -> None:
     inputs, model = family.make_inputs(*ROWS[:rows]), family.make_model()
     with attach(shared_model(family.name), ContentMerge(), layer=LAYER, positions=positions):

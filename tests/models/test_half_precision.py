@@ -10,7 +10,7 @@ import torch
 
 from sttm import attach
 
-from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .families import BY_NAME, Family, Inputs, every_family, shared_model, shared_out
 from .layouts import Row, Text, Video
 from .methods import KeepAll, PairMerge
 from .oracle import by_hand
@@ -24,7 +24,6 @@ SECOND: Row = (Text(2, seed=2), Video(4, seed=3), Text(3, seed=4))
 # or another policy moves them by 0.17 at least.
 TOLERANCES = {torch.bfloat16: 0.15, torch.float16: 0.03}
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 @cache
@@ -49,17 +48,14 @@ def test_keeping_all_is_bit_equal(family: Family, dtype: torch.dtype) -> None:
     assert torch.equal(got.logits, wanted.logits)
 
 
-@pytest.mark.parametrize("positions", ["survived", "reassigned", "merged"])
 @every_dtype
-@every_family
+@shared_out("positions", ["survived", "reassigned", "merged"])
 def test_a_reduction_is_that_by_hand(family: Family, dtype: torch.dtype, positions: str) -> None:
     model, inputs = model_in(family.name, dtype), inputs_in(family, dtype, ROW)
     with attach(model, PairMerge(), layer=1, positions=positions):
         prompt = model(**inputs.tensors).logits[0]
         answer = greedy(model, inputs, 3)
-    hand = by_hand(
-        model, inputs.followed_by(answer.tokens[:, :-1]), PairMerge(), 1, positions
-    )
+    hand = by_hand(model, inputs.followed_by(answer.tokens[:, :-1]), PairMerge(), 1, positions)
     assert prompt.dtype == dtype
     bound = TOLERANCES[dtype]
     left = hand.kept[hand.kept < inputs.length]

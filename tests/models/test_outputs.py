@@ -10,7 +10,7 @@ import sttm
 from sttm import attach
 
 from . import configs
-from .families import BY_NAME, FAMILIES, Family, shared_model
+from .families import BY_NAME, Family, every_family, shared_model, shared_out
 from .layouts import Row, Text, Video
 from .methods import ContentMerge, KeepEvery, PairMerge
 from .oracle import by_hand
@@ -19,7 +19,6 @@ from .running import greedy, tolerance
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ROW: Row = (Text(4), Video(3), Text(5, seed=1))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 @every_family
@@ -65,15 +64,14 @@ def test_gradients_are_those_by_hand(family: Family) -> None:
             got = model(**inputs.tensors).logits[0, -1].square().sum()
             positions = attachment.positions
         hand = by_hand(model, inputs, PairMerge(), 1, positions).logits[-1].square().sum()
-        gradients, wanted = (torch.autograd.grad(l, list(weights.values())) for l in (got, hand))
+        gradients, wanted = (torch.autograd.grad(x, list(weights.values())) for x in (got, hand))
     for name, one, two in zip(weights, gradients, wanted, strict=True):
         scale = float(two.abs().max())
         assert scale > 0, name
         torch.testing.assert_close(one / scale, two / scale, atol=5e-4, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("token", [configs.VIDEO_TOKEN, configs.IMAGE_TOKEN])
-@every_family
+@shared_out("token", [configs.VIDEO_TOKEN, configs.IMAGE_TOKEN])
 def test_a_placeholder_among_the_answers_reduces_nothing(family: Family, token: int) -> None:
     """The answer contains the id of a video token: it is a word like any other."""
 
@@ -131,8 +129,7 @@ def test_a_model_compiled_before_is_reduced_too() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("layer", [0, 1, 3])
-@every_family
+@shared_out("layer", [0, 1, 3])
 def test_hidden_states_and_attentions_have_their_lengths(family: Family, layer: int) -> None:
     model, inputs = shared_model(family.name, "eager"), family.make_inputs(ROW)
     with attach(model, PairMerge(), layer=layer) as attachment:
