@@ -264,7 +264,7 @@ def shared_out(names: str, settings: Sequence[Any]) -> pytest.MarkDecorator:
         for setting in (settings if family in UNLIKE else [next(turn)])
     ]
     ids = ["-".join([family.name, *map(str, setting)]) for family, *setting in cases]
-    return pytest.mark.parametrize(["family", *names.split(",")], cases, ids=ids)
+    return pytest.mark.parametrize(("family", *names.split(",")), cases, ids=ids)
 
 
 @cache
