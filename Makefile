@@ -9,7 +9,7 @@ VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests
 TRANSFORMERS ?= transformers
 RELEASES ?=
 
-.PHONY: help setup demo test test-lowest test-latest versions lock lint format docs bench release-check clean
+.PHONY: help setup demo test test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-latest:  ## run them with the newest versions of everything
 	$(call install,.venv-latest,--upgrade --upgrade-strategy eager --editable '.[test]' '$(TRANSFORMERS)')
 	.venv-latest/bin/python -m pip list | grep -E '^(torch|torchvision|transformers|huggingface_hub|numpy) '
 	.venv-latest/bin/python -m pytest $(PYTEST_ARGS) $(VERSION_TESTS)
+
+mutants: setup  ## break the library in 14 places, one after another: a test has to fail for each
+	$(BIN)/python -m tests.mutants
 
 versions: setup  ## test RELEASES="5.19.0 5.24.0" of transformers, and write the table in docs/models.md
 	$(BIN)/python -m tests.tested_versions $(RELEASES)

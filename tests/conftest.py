@@ -1,11 +1,18 @@
 """Fixtures and settings that every test shares."""
 
+import functools
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+_FILLERS: dict[torch.dtype, float | int] = {
+    **dict.fromkeys((torch.float64, torch.float32, torch.float16, torch.bfloat16), torch.nan),
+    **{dtype: torch.iinfo(dtype).min for dtype in (torch.int64, torch.int32)},
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +22,24 @@ def _untested_release() -> None:
 
     with warnings.catch_warnings(record=True):
         warn_if_untested()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    """Fill new memory with NaN, or the least integer: what reads it before writing it is found."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+            patch.setattr(place, name, _poisoned(getattr(place, name)))
+        yield
+
+
+def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(make)
+    def filled(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made = make(*args, **kwargs)
+        if type(made) is torch.Tensor and made.device.type == "cpu" and made.dtype in _FILLERS:
+            with torch.no_grad():
+                made.fill_(_FILLERS[made.dtype])
+        return made
+
+    return filled

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 import sttm
 from sttm.errors import ConfigError, ContextWarning, VideoError
-from tests.models.families import BY_NAME, shared_model
+from tests.models.families import Family, shared_model, unlike_families
 from tests.models.layouts import Text, Video
 from tests.models.methods import PairMerge
 
@@ -144,9 +144,9 @@ class TestThreads:
         assert Counter(question for question, _ in talk.history) == Counter("abcdefgh")
         assert Counter(text for _, text in talk.history) == Counter(a.text for a in answers)
 
-    @pytest.mark.parametrize("name", list(BY_NAME))
-    def test_one_attached_model_serves_several(self, name: str) -> None:
-        family, model = BY_NAME[name], shared_model(name)
+    @unlike_families
+    def test_one_attached_model_serves_several(self, family: Family) -> None:
+        model = shared_model(family.name)
         prompts = [family.make_inputs((Text(4), Video(3, seed=s), Text(3 + s))) for s in range(3)]
 
         def generate(number: int) -> list[int]:

@@ -18,15 +18,15 @@ QUESTIONS = ("Which digit appears?", "What colour is it?", "And where?")
 METHODS = (None, PairMerge(), sttm.STTM(spatial_threshold=0.5, temporal_threshold=0.9))
 
 
-def from_scratch(
+def prompt(
     tiny: Bundle,
     frames: Any,
     history: list[tuple[str, str]],
     question: str,
     chat: sttm.VideoChat,
     context: str = "",
-) -> tuple[int, ...]:
-    """Answer with one prompt that holds everything, by ``generate`` alone."""
+) -> dict[str, Any]:
+    """Write one prompt that holds everything, as the processor alone does it."""
     text = render(tiny.processor, chat.system, context, history, question)
     count = len(frames)
     metadata = {"fps": 1.0, "total_num_frames": count, "frames_indices": list(range(count))}
@@ -37,7 +37,19 @@ def from_scratch(
         do_sample_frames=False,
         return_tensors="pt",
     )
-    known = {name: v for name, v in inputs.items() if name != "video_metadata"}
+    return {name: v for name, v in inputs.items() if name != "video_metadata"}
+
+
+def from_scratch(
+    tiny: Bundle,
+    frames: Any,
+    history: list[tuple[str, str]],
+    question: str,
+    chat: sttm.VideoChat,
+    context: str = "",
+) -> tuple[int, ...]:
+    """Answer with one prompt that holds everything, by ``generate`` alone."""
+    known = prompt(tiny, frames, history, question, chat, context)
     attached: Any = contextlib.nullcontext()
     if chat.method is not None:
         attached = sttm.attach(tiny.model, chat.method, layer=chat.layer, positions=chat.positions)

@@ -111,10 +111,18 @@ def test_a_reduction_equals_one_by_hand(
 def test_beams_with_newlines_between(original: Original, newline: str) -> None:
     model, _ = load(str(original.folder), newline)
     given = inputs(model, len(newline_marks(newline, GRID)), frames())
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
     with attach(model, PairMerge(), layer=1) as attachment:
-        found = model.generate(**given, num_beams=2, max_new_tokens=3, do_sample=False)
+        found = model.generate(
+            **given, num_beams=2, output_scores=True, return_dict_in_generate=True, **options
+        )
         assert len(attachment.reports) == 1
-    assert found.shape[1] <= given["input_ids"].shape[1] + 3
+        # The score of a beam is the mean log-probability of its tokens, whoever computes it.
+        ids = found.sequences
+        whole = {**given, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        logits = model(**whole).logits[0, -4:-1].log_softmax(-1)
+    wanted = logits.gather(1, ids[0, -3:, None]).mean()
+    torch.testing.assert_close(found.sequences_scores[0], wanted, atol=1e-4, rtol=0)
 
 
 def test_a_batch_of_videos(original: Original) -> None:

@@ -243,6 +243,28 @@ _EVERY: tuple[Family, ...] = (
 )
 FAMILIES = tuple(family for family in _EVERY if not is_faulty(family.name))
 BY_NAME = {family.name: family for family in _EVERY}
+# One axis; three axes and DeepStack; recurrent layers: these differ most.
+UNLIKE = tuple(BY_NAME[name] for name in ("llava_onevision", "qwen3_vl", "qwen3_5"))
+
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+unlike_families = pytest.mark.parametrize("family", UNLIKE, ids=lambda f: f.name)
+
+
+def shared_out(names: str, settings: Sequence[Any]) -> pytest.MarkDecorator:
+    """Run every setting on the families that differ most; the others take one each, in turn.
+
+    Args:
+        names: of the parameters of one setting, behind "family".
+        settings: their values, tuples if there are several.
+    """
+    turn = itertools.cycle(settings)
+    cases = [
+        (family, *(setting if isinstance(setting, tuple) else (setting,)))
+        for family in FAMILIES
+        for setting in (settings if family in UNLIKE else [next(turn)])
+    ]
+    ids = ["-".join([family.name, *map(str, setting)]) for family, *setting in cases]
+    return pytest.mark.parametrize(("family", *names.split(",")), cases, ids=ids)
 
 
 @cache

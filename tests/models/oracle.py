@@ -76,12 +76,16 @@ class Reduced:
     """A reduction of ``N`` tokens to ``L`` as a dense matrix.
 
     Args:
-        matrix: ``(L, N)``.
+        matrix: ``(L, N)`` float32.
         kept: ``(L,)`` ascending, the anchors.
     """
 
     matrix: torch.Tensor
     kept: torch.Tensor
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Reduce ``(..., N, C)`` to ``(..., L, C)``; half precision is summed in float32."""
+        return (self.matrix @ x.float()).to(x.dtype)
 
 
 def reduction(length: int, parts: list[tuple[torch.Tensor, MergePlan]]) -> Reduced:
@@ -134,23 +138,27 @@ def _positions(
     if how == "survived":
         return tuple(part[:, reduced.kept] for part in full)
     assert how == "merged"
-    return tuple(reduced.matrix @ part for part in full)
+    return tuple(reduced.of(part) for part in full)
 
 
-def _causal(length: int) -> torch.Tensor:
-    """``(1, 1, length, length)`` additive mask."""
-    blocked = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
-    return blocked[None, None]
+def _causal(hidden: torch.Tensor, window: int) -> torch.Tensor:
+    """``(1, 1, L, L)`` additive mask: a token sees the ``window`` latest ones, itself included."""
+    place = torch.arange(len(hidden))
+    ago = place[:, None] - place
+    blocked = (ago < 0) | (ago >= window)
+    lowest = torch.finfo(hidden.dtype).min
+    return hidden.new_zeros(blocked.shape).masked_fill(blocked, lowest)[None, None]
 
 
 def _layer(
     text: Any, index: int, hidden: torch.Tensor, rotary: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
-    kinds = getattr(text.config, "layer_types", None)
-    recurrent = kinds is not None and kinds[index] == "linear_attention"
+    kinds = getattr(text.config, "layer_types", None) or ["full_attention"] * (index + 1)
+    sliding = kinds[index] == "sliding_attention"
+    window = text.config.sliding_window if sliding else len(hidden)
     out: torch.Tensor = text.layers[index](
         hidden[None],
-        attention_mask=None if recurrent else _causal(hidden.shape[0]),
+        attention_mask=None if kinds[index] == "linear_attention" else _causal(hidden, window),
         position_embeddings=rotary,
         position_ids=None,
         **with_cache(None),
@@ -190,9 +198,9 @@ def by_hand(model: Any, inputs: Inputs, method: Method, layer: int, positions: s
             parts = [(v.index, plan) for v, plan in zip(places, plans, strict=True)]
             reduced = reduction(len(hidden), parts)
             rotary = _positions(text, begin, [v.index for v in places], positions, reduced)
-            hidden = reduced.matrix @ hidden
+            hidden = reduced.of(hidden)
         hidden = _layer(text, index, hidden, rotary)
         if index < len(begin.deepstack):
-            hidden = hidden + reduced.matrix @ begin.deepstack[index]
+            hidden = hidden + reduced.of(begin.deepstack[index])
     logits: torch.Tensor = model.lm_head(text.norm(hidden[None]))[0]
     return HandRun(logits, reduced.kept, plans)

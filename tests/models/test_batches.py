@@ -7,7 +7,16 @@ import torch
 
 from sttm.attachment import attach
 
-from .families import BY_NAME, FAMILIES, Family, Inputs, flat, shared_model
+from .families import (
+    BY_NAME,
+    Family,
+    Inputs,
+    every_family,
+    flat,
+    shared_model,
+    shared_out,
+    unlike_families,
+)
 from .layouts import Row, Text, Video
 from .methods import ContentMerge, KeepEvery
 from .oracle import by_hand
@@ -16,7 +25,6 @@ from .running import Answer, assert_same, greedy, tolerance
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 POLICIES = ["survived", "reassigned", "merged"]
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 def rows_of(family: Family) -> tuple[Row, Row]:
@@ -32,8 +40,8 @@ def alone(family: Family, model: Any, rows: tuple[Row, ...], **more: Any) -> lis
     return [greedy(model, family.make_inputs(row), **more) for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("attention", "layer", "positions"),
+@shared_out(
+    "attention,layer,positions",
     [
         ("sdpa", 0, "survived"),
         ("sdpa", 0, "reassigned"),
@@ -43,7 +51,6 @@ def alone(family: Family, model: Any, rows: tuple[Row, ...], **more: Any) -> lis
         ("eager", 1, "reassigned"),
     ],
 )
-@every_family
 def test_a_batch_equals_its_rows(
     family: Family, attention: str, layer: int, positions: str
 ) -> None:
@@ -58,8 +65,7 @@ def test_a_batch_equals_its_rows(
         assert_same(batch.row(row), answer, tolerance(family.name))
 
 
-@pytest.mark.parametrize("positions", POLICIES)
-@every_family
+@shared_out("positions", POLICIES)
 def test_a_row_without_a_video(family: Family, positions: str) -> None:
     model = shared_model(family.name)
     rows: tuple[Row, ...] = (
@@ -121,9 +127,10 @@ def search(model: Any, inputs: Inputs, **more: Any) -> tuple[list[list[int]], to
     return out.sequences[:, -5:].tolist(), out.sequences_scores
 
 
-@pytest.mark.parametrize(("beams", "returned"), [(3, 1), (4, 2)])
-@pytest.mark.parametrize("positions", ["survived", "reassigned"])
-@every_family
+@shared_out(
+    "positions,beams,returned",
+    [("survived", 3, 1), ("reassigned", 4, 2), ("survived", 4, 2), ("reassigned", 3, 1)],
+)
 def test_beams_over_rows_of_different_counts(
     family: Family, positions: str, beams: int, returned: int
 ) -> None:
@@ -139,7 +146,7 @@ def test_beams_over_rows_of_different_counts(
     torch.testing.assert_close(scores, wanted, atol=tolerance(family.name), rtol=0)
 
 
-@every_family
+@unlike_families
 def test_beams_do_not_multiply_reports(family: Family) -> None:
     if "beams" in family.broken:
         pytest.skip(f"the unpatched library fails: {family.broken['beams']}")
@@ -150,7 +157,7 @@ def test_beams_do_not_multiply_reports(family: Family) -> None:
     assert got == [place.grid for place in flat(inputs.videos)]
 
 
-@every_family
+@unlike_families
 def test_samples_of_one_prompt(family: Family) -> None:
     """The likeliest token only, drawn twice: greedy, in copies."""
     if "beams" in family.broken:

@@ -1,5 +1,6 @@
 """Every cache that works at all gives the same answer, and one prefill serves many questions."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from sttm.attachment import attach
 from sttm.errors import ConfigError, UnsupportedModelError
 
 from . import configs
-from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .families import (
+    BY_NAME,
+    Family,
+    Inputs,
+    every_family,
+    shared_model,
+    shared_out,
+    unlike_families,
+)
 from .layouts import Row, Text, Video
 from .methods import ContentMerge, KeepEvery, PairMerge
 from .names import with_cache
@@ -25,8 +34,8 @@ ROWS: tuple[Row, ...] = (
     (Text(2, seed=2), Video(3, seed=3), Text(2, seed=4)),
 )
 QUESTIONS = [torch.tensor([[21, 33, 47, 52]]), torch.tensor([[90, 61]])]
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-every_policy = pytest.mark.parametrize("positions", POLICIES)
+every_policy = shared_out("positions", POLICIES)
+every_layer_and_policy = shared_out("layer,positions", list(product([0, 2], POLICIES)))
 
 
 def skip_broken(family: Family, what: str) -> None:
@@ -34,8 +43,8 @@ def skip_broken(family: Family, what: str) -> None:
         pytest.skip(f"the unpatched library fails: {family.broken[what]}")
 
 
-@pytest.mark.parametrize(
-    ("rows", "layer", "positions"),
+@shared_out(
+    "rows,layer,positions",
     [
         (1, 0, "survived"),
         (1, 2, "reassigned"),
@@ -44,7 +53,6 @@ def skip_broken(family: Family, what: str) -> None:
         (2, 2, "merged"),
     ],
 )
-@every_family
 def test_static_cache(family: Family, rows: int, layer: int, positions: str) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(*ROWS[:rows])
     with attach(model, ContentMerge(), layer=layer, positions=positions):
@@ -56,8 +64,7 @@ def test_static_cache(family: Family, rows: int, layer: int, positions: str) -> 
         assert_same(named, wanted, tolerance(family.name))
 
 
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@shared_out("layer", [0, 2])
 def test_the_users_own_dynamic_cache(family: Family, layer: int) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
     with attach(model, ContentMerge(), layer=layer):
@@ -69,9 +76,7 @@ def test_the_users_own_dynamic_cache(family: Family, layer: int) -> None:
         assert torch.equal(bare.logits, wanted.logits)
 
 
-@every_policy
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@every_layer_and_policy
 def test_questions_on_copies_of_one_prefill(family: Family, layer: int, positions: str) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
     with attach(model, KeepEvery(), layer=layer, positions=positions):
@@ -83,7 +88,6 @@ def test_questions_on_copies_of_one_prefill(family: Family, layer: int, position
 
 
 @every_policy
-@every_family
 def test_questions_on_a_padded_batch(family: Family, positions: str) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
     question = torch.cat([QUESTIONS[0], QUESTIONS[0].flip(1)])
@@ -94,9 +98,7 @@ def test_questions_on_a_padded_batch(family: Family, positions: str) -> None:
     assert_same(got, wanted, tolerance(family.name))
 
 
-@every_policy
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@every_layer_and_policy
 def test_another_question_after_a_crop(family: Family, layer: int, positions: str) -> None:
     skip_broken(family, "crop")
     model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
@@ -110,9 +112,7 @@ def test_another_question_after_a_crop(family: Family, layer: int, positions: st
             assert prefix.cache.get_seq_length() == inputs.length
 
 
-@every_policy
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@every_layer_and_policy
 def test_the_text_behind_a_video_can_be_cropped(family: Family, layer: int, positions: str) -> None:
     """Also where it came in the same forward as the video; assisted decoding needs that."""
     skip_broken(family, "crop")
@@ -126,8 +126,7 @@ def test_the_text_behind_a_video_can_be_cropped(family: Family, layer: int, posi
     assert_same(got, wanted, tolerance(family.name))
 
 
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@shared_out("layer", [0, 2])
 def test_a_reduced_video_cannot_be_cropped(family: Family, layer: int) -> None:
     """The refusal comes before any layer is cut: the cache stays good."""
     skip_broken(family, "crop")
@@ -144,7 +143,6 @@ def test_a_reduced_video_cannot_be_cropped(family: Family, layer: int) -> None:
 
 
 @every_policy
-@every_family
 def test_two_questions_as_a_batch(family: Family, positions: str) -> None:
     skip_broken(family, "repeat")
     model, inputs = shared_model(family.name), family.make_inputs(ROWS[0])
@@ -157,7 +155,7 @@ def test_two_questions_as_a_batch(family: Family, positions: str) -> None:
             assert_same(got.row(row), wanted, tolerance(family.name))
 
 
-@every_family
+@unlike_families
 def test_rows_of_a_padded_prefill_are_repeated_with_their_padding(family: Family) -> None:
     skip_broken(family, "repeat")
     model, inputs = shared_model(family.name), family.make_inputs(*ROWS)
@@ -180,9 +178,7 @@ def chunk(family: Family, row: Row, positions: torch.Tensor, past: int) -> tuple
     return inputs, more
 
 
-@every_policy
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@every_layer_and_policy
 def test_a_second_video_into_the_same_cache(family: Family, layer: int, positions: str) -> None:
     """First prompt, then a second one with a video of its own, equals both in one prompt."""
     model = shared_model(family.name)
@@ -217,7 +213,7 @@ def test_a_second_video_into_the_same_cache(family: Family, layer: int, position
             )
 
 
-@every_policy
+@pytest.mark.parametrize("positions", POLICIES)
 @pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl", "qwen3_vl"])
 def test_a_cache_travels_to_a_new_attachment(name: str, positions: str) -> None:
     """Detach, attach the same again, and ask; without an attachment the cache refuses."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,16 +21,15 @@ from sttm.models import adapter_for, families, transformers_api
 from sttm.models import versions as tested_versions
 
 from . import mutations
-from .families import BY_NAME, FAMILIES, Family
+from .families import BY_NAME, Family, every_family, shared_model, shared_out, unlike_families
 from .layouts import Row, Text, Video
 from .methods import PairMerge
 from .names import CACHE
-from .running import greedy
+from .running import Answer, greedy
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ROW: Row = (Text(4), Video(3), Text(5, seed=1))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 INPUTS = ("input_ids", "attention_mask", "position_ids", "mm_encoder_outputs", "PIXELS", CACHE)
 # part of the model -> the arguments that are renamed in turn
 ARGUMENTS = {
@@ -50,12 +50,17 @@ def parts(model: Any, part: str) -> list[Any]:
     return {**found, "layer": list(text.layers), "rotary": [text.rotary_emb]}[part]
 
 
+@cache
+def unchanged(name: str, layer: int) -> Answer:
+    """What a family answers as the library has it."""
+    with attach(shared_model(name), PairMerge(), layer=layer):
+        return greedy(shared_model(name), BY_NAME[name].make_inputs(ROW), 4)
+
+
 def right_or_refused(family: Family, change: Callable[[Any], None], layer: int = 1) -> str:
     """Reduce and answer with a changed model: as before, or an error; returns its message."""
-    inputs = family.make_inputs(ROW)
-    plain, changed = family.make_model(), family.make_model()
-    with attach(plain, PairMerge(), layer=layer):
-        wanted = greedy(plain, inputs, 4)
+    inputs, wanted = family.make_inputs(ROW), unchanged(family.name, layer)
+    changed = copy.deepcopy(shared_model(family.name))
     change(changed)
     try:
         with attach(changed, PairMerge(), layer=layer) as attachment:
@@ -71,7 +76,7 @@ def right_or_refused(family: Family, change: Callable[[Any], None], layer: int =
 @pytest.mark.parametrize(("part", "name"), CASES)
 @every_family
 def test_a_renamed_argument(family: Family, part: str, name: str) -> None:
-    pixels = adapter_for(family.make_model()).pixels
+    pixels = adapter_for(shared_model(family.name)).pixels
     name = pixels if name == "PIXELS" else name
 
     def change(model: Any) -> None:
@@ -95,8 +100,7 @@ def test_renamed_deepstack(name: str, how: Callable[[Any, str, str], None]) -> N
         assert "IncompatibleTransformersError" in said
 
 
-@pytest.mark.parametrize(("part", "name"), [case for case in CASES if case[0] in ("text", "layer")])
-@every_family
+@shared_out("part,name", [case for case in CASES if case[0] in ("text", "layer")])
 def test_a_renamed_argument_that_no_signature_shows(family: Family, part: str, name: str) -> None:
     def change(model: Any) -> None:
         for module in parts(model, part):
@@ -105,8 +109,7 @@ def test_a_renamed_argument_that_no_signature_shows(family: Family, part: str, n
     right_or_refused(family, change)
 
 
-@pytest.mark.parametrize("part", ["text", "layer", "rotary"])
-@every_family
+@shared_out("part", ["text", "layer", "rotary"])
 def test_arguments_by_position(family: Family, part: str) -> None:
     def change(model: Any) -> None:
         for module in parts(model, part):
@@ -115,8 +118,7 @@ def test_arguments_by_position(family: Family, part: str) -> None:
     assert right_or_refused(family, change) == "the same answer"
 
 
-@pytest.mark.parametrize("part", ["base", "text"])
-@every_family
+@shared_out("part", ["base", "text"])
 def test_a_module_called_past_its_hooks(family: Family, part: str) -> None:
     def change(model: Any) -> None:
         for module in parts(model, part):
@@ -125,8 +127,7 @@ def test_a_module_called_past_its_hooks(family: Family, part: str) -> None:
     assert "Error" in right_or_refused(family, change)
 
 
-@pytest.mark.parametrize("index", [1, 2, 4])
-@every_family
+@shared_out("index", [1, 2, 4])
 def test_a_layer_called_past_its_hooks(family: Family, index: int) -> None:
     said = right_or_refused(
         family, lambda model: mutations.past_the_hooks(model.get_decoder().layers[index])
@@ -134,8 +135,7 @@ def test_a_layer_called_past_its_hooks(family: Family, index: int) -> None:
     assert "Error" in said  # in between, torch itself complains about the lengths
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-@every_family
+@shared_out("layer", [0, 1])
 def test_a_rotary_embedding_called_past_its_hooks(family: Family, layer: int) -> None:
     def change(model: Any) -> None:
         mutations.past_the_hooks(model.get_decoder().rotary_emb)
@@ -144,8 +144,7 @@ def test_a_rotary_embedding_called_past_its_hooks(family: Family, layer: int) ->
     assert said == "the same answer" if family.rope == "mrope" else "rotary_emb" in said
 
 
-@pytest.mark.parametrize("index", [1, 3])
-@every_family
+@shared_out("index", [1, 3])
 def test_a_layer_without_the_cache(family: Family, index: int) -> None:
     said = right_or_refused(
         family, lambda model: mutations.without_argument(model.get_decoder().layers[index], CACHE)
@@ -153,7 +152,7 @@ def test_a_layer_without_the_cache(family: Family, index: int) -> None:
     assert "not given the cache" in said
 
 
-@every_family
+@unlike_families
 def test_a_renamed_output(family: Family) -> None:
     def rename(fields: dict[str, Any]) -> dict[str, Any]:
         return {("states" if n == "last_hidden_state" else n): v for n, v in fields.items()}
@@ -164,7 +163,7 @@ def test_a_renamed_output(family: Family) -> None:
     assert "last_hidden_state" in said
 
 
-@every_family
+@unlike_families
 def test_another_cache_in_the_output(family: Family) -> None:
     def swap(fields: dict[str, Any]) -> dict[str, Any]:
         return {n: copy.deepcopy(v) if n == CACHE else v for n, v in fields.items()}
@@ -177,7 +176,7 @@ def test_another_cache_in_the_output(family: Family) -> None:
 
 @every_family
 def test_a_renamed_encoder_and_its_arguments(family: Family) -> None:
-    adapter = adapter_for(family.make_model())
+    adapter = adapter_for(shared_model(family.name))
     encoder = adapter.encoder
     said = right_or_refused(
         family, lambda model: mutations.rename_method(model.base_model, encoder, "embed_video")
@@ -243,8 +242,7 @@ def hooks(model: torch.nn.Module) -> int:
 class TestWrapped:
     """Models in a wrapper are reduced like the model in it."""
 
-    @pytest.mark.parametrize("wrap", ["lora", "forward", "module"])
-    @every_family
+    @shared_out("wrap", ["lora", "forward", "module"])
     def test_is_reduced(self, family: Family, wrap: str) -> None:
         inputs, inner = family.make_inputs(ROW), family.make_model()
         with attach(inner, PairMerge(), layer=2):
@@ -315,7 +313,7 @@ def test_an_untested_release_is_told_once(monkeypatch: pytest.MonkeyPatch) -> No
 class TestSequences:
     """What the hooks take for the prompt is the prompt."""
 
-    @every_family
+    @unlike_families
     def test_a_text_model_that_is_given_fewer_tokens(self, family: Family) -> None:
         def change(model: Any) -> None:
             text = model.get_decoder()

@@ -1,6 +1,7 @@
 """DyCoke: while answering, upper layers see the most attended video tokens only, as by hand."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 import pytest
@@ -13,7 +14,7 @@ from sttm.errors import ConfigError
 from sttm.methods import DyCoke, VideoFeatures
 from sttm.methods.base import DecodePruning
 
-from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .families import BY_NAME, Family, Inputs, every_family, shared_model, shared_out
 from .layouts import Row, Text, Video
 from .methods import FrameMerge, PairMerge
 from .names import with_cache
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 STEPS = 5
 ROW: Row = (Text(4), Video(4), Text(5, seed=1))
 SECOND: Row = (Text(2, seed=2), Video(4, seed=3), Text(9, seed=4))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ def asked(kinds: Any, layer: int) -> int:
     return plain[-1]
 
 
-@pytest.mark.parametrize("positions", ["survived", "reassigned"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@every_family
+@shared_out("attention,positions", list(product(["eager", "sdpa"], ["survived", "reassigned"])))
 def test_as_by_hand(family: Family, attention: str, positions: str) -> None:
     inputs, method = family.make_inputs(ROW), Pruned()
     model = shared_model(family.name, attention)

@@ -16,7 +16,7 @@ from sttm.methods import Method, Signal, VideoFeatures
 from sttm.plan import MergePlan
 
 from . import configs
-from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .families import BY_NAME, Family, Inputs, every_family, shared_model
 from .layouts import Row, Text, Video
 from .methods import KeepEvery, keep_only
 from .names import with_cache
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ROW: Row = (Text(4), Video(3), Text(5, seed=1))
 SECOND: Row = (Text(2, seed=2), Video(3, seed=3), Text(9, seed=4))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 # Layers that have attention weights; the others of qwen3_5 are linear.
 FULL = {"qwen3_5": (2, 4)}
 

@@ -8,7 +8,7 @@ import torch
 
 from sttm.attachment import attach
 
-from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .families import BY_NAME, FAMILIES, Family, Inputs, every_family, shared_model, shared_out
 from .layouts import Row, Text, Video
 from .methods import KeepAll
 
@@ -51,10 +51,10 @@ def _unpatched(
 
 @pytest.mark.parametrize(("rows", "layer"), [(1, 0), (1, 1), (1, 3), (2, 1), (2, 3)])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@every_family
 def test_keeping_all_is_bit_equal(family: Family, attention: str, rows: int, layer: int) -> None:
     modes = tuple(mode for mode in MODES if mode not in family.broken)
-    if attention == "eager":  # the searches differ from greedy in the cache only
+    if (attention, rows, layer) != ("sdpa", 2, 1):  # the searches differ in the cache only
         modes = modes[:1]
     wanted = _unpatched(family.name, attention, rows, modes)
     model, inputs = shared_model(family.name, attention), family.make_inputs(*ROWS[:rows])
@@ -76,8 +76,7 @@ def test_every_policy_is_the_identity_on_one_axis(family: Family, positions: str
     assert torch.equal(got["greedy logits"], wanted["greedy logits"])
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2, 3])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@shared_out("layer", [0, 1, 2, 3])
 def test_hidden_states_and_attentions_are_bit_equal(family: Family, layer: int) -> None:
     model, inputs = shared_model(family.name, "eager"), family.make_inputs(ROWS[0])
 

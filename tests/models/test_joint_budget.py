@@ -5,7 +5,7 @@ import pytest
 import sttm
 from sttm.budget import token_budget
 
-from .families import FAMILIES, Family, shared_model
+from .families import Family, every_family, shared_model
 from .layouts import Row, Text, Video
 from .running import greedy
 
@@ -16,7 +16,7 @@ BUSY: Row = (Text(4), Video(FRAMES, seed=3), Text(5, seed=1))
 STILL: Row = (Text(3, seed=2), Video(FRAMES, seed=4, still=FRAMES - 1), Text(4, seed=4))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@every_family
 def test_a_batch_shares_its_budget(family: Family) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(BUSY, STILL)
     shared = {}

@@ -6,7 +6,7 @@ import torch
 from sttm.grid import VideoGrid
 from sttm.methods import VideoFeatures
 
-from .families import FAMILIES, Family, shared_model
+from .families import Family, every_family, shared_model
 from .layouts import Text, Video
 from .methods import KeepAll, KeepEvery, PairMerge
 from .oracle import by_hand, reassigned, reduction
@@ -16,7 +16,7 @@ ROW = (Text(4), Video(3), Text(5, seed=1))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@every_family
 def test_keeping_all_is_the_model(family: Family, attention: str) -> None:
     model, inputs = shared_model(family.name, attention), family.make_inputs(ROW)
     hand = by_hand(model, inputs, KeepAll(), layer=1, positions="survived")
@@ -24,7 +24,7 @@ def test_keeping_all_is_the_model(family: Family, attention: str) -> None:
     torch.testing.assert_close(hand.logits, wanted, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@every_family
 def test_policies_methods_and_layers_differ(family: Family) -> None:
     """Logits are sensitive: two runs that should differ do so by far more than any tolerance."""
     model, inputs = shared_model(family.name), family.make_inputs(ROW)

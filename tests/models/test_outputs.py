@@ -10,7 +10,7 @@ import sttm
 from sttm import attach
 
 from . import configs
-from .families import BY_NAME, FAMILIES, Family, shared_model
+from .families import BY_NAME, Family, every_family, shared_model, shared_out
 from .layouts import Row, Text, Video
 from .methods import ContentMerge, KeepEvery, PairMerge
 from .oracle import by_hand
@@ -19,7 +19,6 @@ from .running import greedy, tolerance
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ROW: Row = (Text(4), Video(3), Text(5, seed=1))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 @every_family
@@ -50,18 +49,29 @@ def test_some_logits_of_the_input(family: Family) -> None:
 
 
 @every_family
-def test_gradients_flow_through_the_merge(family: Family) -> None:
+def test_gradients_are_those_by_hand(family: Family) -> None:
+    """Of a model in ``eval()``, down to the pixels' encoder and the words."""
     model, inputs = shared_model(family.name), family.make_inputs(ROW)
-    with torch.enable_grad(), attach(model, PairMerge(), layer=1):
-        loss = model(**inputs.tensors).logits[0, -1].square().sum()
-        embedding = model.get_input_embeddings().weight
-        layer = model.get_decoder().layers[2].mlp.down_proj.weight
-        gradients = torch.autograd.grad(loss, [embedding, layer])
-    assert all(bool(g.isfinite().all()) and bool((g != 0).any()) for g in gradients)
+    weights = {
+        "words": model.get_input_embeddings().weight,
+        "below": model.get_decoder().layers[0].mlp.down_proj.weight,
+        "above": model.get_decoder().layers[2].mlp.down_proj.weight,
+        "encoder": next(p for n, p in model.named_parameters() if "vis" in n and p.ndim > 1),
+    }
+    assert not model.training
+    with torch.enable_grad():
+        with attach(model, PairMerge(), layer=1) as attachment:
+            got = model(**inputs.tensors).logits[0, -1].square().sum()
+            positions = attachment.positions
+        hand = by_hand(model, inputs, PairMerge(), 1, positions).logits[-1].square().sum()
+        gradients, wanted = (torch.autograd.grad(x, list(weights.values())) for x in (got, hand))
+    for name, one, two in zip(weights, gradients, wanted, strict=True):
+        scale = float(two.abs().max())
+        assert scale > 0, name
+        torch.testing.assert_close(one / scale, two / scale, atol=5e-4, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("token", [configs.VIDEO_TOKEN, configs.IMAGE_TOKEN])
-@every_family
+@shared_out("token", [configs.VIDEO_TOKEN, configs.IMAGE_TOKEN])
 def test_a_placeholder_among_the_answers_reduces_nothing(family: Family, token: int) -> None:
     """The answer contains the id of a video token: it is a word like any other."""
 
@@ -119,8 +129,7 @@ def test_a_model_compiled_before_is_reduced_too() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("layer", [0, 1, 3])
-@every_family
+@shared_out("layer", [0, 1, 3])
 def test_hidden_states_and_attentions_have_their_lengths(family: Family, layer: int) -> None:
     model, inputs = shared_model(family.name, "eager"), family.make_inputs(ROW)
     with attach(model, PairMerge(), layer=layer) as attachment:

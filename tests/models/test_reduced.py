@@ -1,12 +1,22 @@
 """A reduced run equals the same reduction by hand, prefill and every decoded token."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from sttm.attachment import attach
 from sttm.methods.base import Method
 
-from .families import BY_NAME, FAMILIES, Family, Inputs, shared_model
+from .families import (
+    BY_NAME,
+    FAMILIES,
+    Family,
+    Inputs,
+    every_family,
+    shared_model,
+    shared_out,
+)
 from .layouts import Image, Row, Text, Video
 from .methods import ContentMerge, DropMost, FrameMerge, KeepEvery, PairMerge
 from .oracle import by_hand
@@ -16,7 +26,6 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 POLICIES = ["survived", "reassigned", "merged"]
 ROW: Row = (Text(4), Video(4), Text(5, seed=1))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 def check_by_hand(
@@ -58,11 +67,10 @@ def test_merged_pairs(family: Family, attention: str, layer: int, positions: str
     check_by_hand(family, inputs, PairMerge(), layer, positions, attention)
 
 
-@pytest.mark.parametrize("positions", POLICIES)
 @pytest.mark.parametrize(
     "method", [KeepEvery(3), FrameMerge(), ContentMerge(), DropMost()], ids=lambda m: m.name
 )
-@every_family
+@shared_out("positions", POLICIES)
 def test_other_methods(family: Family, method: Method, positions: str) -> None:
     check_by_hand(family, family.make_inputs(ROW), method, 1, positions, steps=3)
 
@@ -73,8 +81,7 @@ def test_the_last_layers(family: Family, layer: int) -> None:
     check_by_hand(family, family.make_inputs(ROW), PairMerge(), layer, "reassigned", steps=3)
 
 
-@pytest.mark.parametrize("positions", POLICIES)
-@every_family
+@shared_out("positions", POLICIES)
 def test_two_videos_in_one_prompt(family: Family, positions: str) -> None:
     second = Video(4 if not family.ragged else 2, seed=2)
     row = (Text(3), Video(4), Text(36, seed=1), second, Text(4, seed=2))
@@ -98,7 +105,7 @@ def test_frames_of_other_shapes(name: str, height: int, width: int) -> None:
     check_by_hand(family, family.make_inputs(row), FrameMerge(), 1, "reassigned", steps=3)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@every_family
 def test_the_default_policy(family: Family) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(ROW)
     wanted = "survived" if family.rope == "mrope" else "reassigned"
@@ -109,9 +116,7 @@ def test_the_default_policy(family: Family) -> None:
     torch.testing.assert_close(answer.logits[0], hand.tail(1), atol=tolerance(family.name), rtol=0)
 
 
-@pytest.mark.parametrize("positions", POLICIES)
-@pytest.mark.parametrize("layer", [0, 2])
-@every_family
+@shared_out("layer,positions", list(product([0, 2], POLICIES)))
 def test_one_prefill_of_prompt_and_answer_equals_decoding(
     family: Family, layer: int, positions: str
 ) -> None:

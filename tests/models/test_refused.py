@@ -18,7 +18,6 @@ from .names import with_cache
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ROW: Row = (Text(4), Video(3), Text(5, seed=1))
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
 
 def test_models_without_video_are_refused_by_name() -> None:

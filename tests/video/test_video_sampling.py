@@ -117,7 +117,8 @@ def test_uniform_ignores_the_rate() -> None:
 
 
 def test_nominal_times_are_index_over_rate() -> None:
-    assert nominal_times((0, 30, 299), 30.0) == (0.0, 1.0, 299 / 30)
+    assert nominal_times((0, 30, 299), 30.0) == pytest.approx((0.0, 1.0, 9.9666667))
+    assert nominal_times((0, 24000), 24000 / 1001) == pytest.approx((0.0, 1001.0))
 
 
 @pytest.mark.parametrize(
