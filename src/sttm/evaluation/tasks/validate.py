@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm.evaluation.tasks.reading import Problem, Reading
+from sttm.evaluation.tasks.loader import Reading
+from sttm.evaluation.tasks.tables import Problem
 from sttm.evaluation.tasks.task import Task
 
 
