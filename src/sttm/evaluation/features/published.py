@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
-from sttm.evaluation.features.pickles import FAILURES, load_tensors, read_pickle
+from sttm.evaluation.features.safe_pickle import FAILURES, load_tensors, read_pickle
 from sttm.evaluation.features.stored import EncodedFrames, Processed, without_pixels
 from sttm.models.transformers_api import POOLED, VIDEO_GRID, EncoderOutput
 from sttm.video import Sampling, Video
