@@ -5,7 +5,6 @@ from sttm.evaluation.features.extract import (
     ExtractPlan,
     Failure,
     VideoJob,
-    extract_video,
     ready,
     verify,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "FeatureFolder",
     "StoredVideo",
     "VideoJob",
-    "extract_video",
     "ready",
     "verify",
 ]

@@ -6,7 +6,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 from sttm.attachment import attach
@@ -87,14 +86,6 @@ class ExtractPlan:
         """Tell what the features depend on, for the manifest."""
         return settings_of(model, processor, self.sampling, self.attention)
 
-    def extractor(self, model: Any, processor: Any) -> "Extractor":
-        """Get ready to encode.
-
-        Raises:
-            UnsupportedModelError: no such model, or its tower's attention cannot be read.
-        """
-        return Extractor(self, model, processor)
-
 
 def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
     """Load the model where the work is done; return what turns a job into its outcome.
@@ -103,12 +94,12 @@ def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
         plan: how to encode.
         load: gives the model and its processor.
     """
-    extractor = plan.extractor(*load())
+    extractor = Extractor(plan, *load())
 
     def attempt(job: VideoJob) -> list[Outcome]:
         try:
             with naming(job.video_id):
-                return [extract_video(extractor, job)]
+                return [extractor.extract(job)]
         except WriteError:  # the next video would fare no better
             raise
         except SttmError as error:
@@ -135,6 +126,9 @@ class Extractor:
         plan: how.
         model: a supported transformers video model.
         processor: its processor.
+
+    Raises:
+        UnsupportedModelError: no such model, or its tower's attention cannot be read.
     """
 
     def __init__(self, plan: ExtractPlan, model: Any, processor: Any) -> None:
@@ -143,44 +137,37 @@ class Extractor:
         if plan.attention:
             attach(model, _Observer()).detach()  # refuse now what cannot be read later
 
-    def encode(self, video: Video) -> bytes:
-        """Encode a video; return its file of features."""
-        observed = attach(self.chat.model, _Observer()) if self.plan.attention else nullcontext()
-        with observed:
-            frames = record(self.chat, video)
-        return to_bytes(frames)
+    def extract(self, job: VideoJob) -> StoredVideo:
+        """Decode and encode one video, and store its features: the whole file or nothing.
 
-
-def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
-    """Decode and encode one video, and store its features: the whole file or nothing.
-
-    Raises:
-        VideoError: the video cannot be read.
-        WriteError: the features cannot be written.
-    """
-    plan, start = extractor.plan, time.perf_counter()
-    found = job.find()
-    if isinstance(found, Video):
-        video = found
-    else:
-        video = read_video(found, **asdict(plan.sampling), warn=False)  # it is in the record
-    content = extractor.encode(video)
-    file = file_name(job.video_id)
-    write_bytes(plan.out / file, content, kept="The videos before it are kept.")
-    status = found.stat() if isinstance(found, Path) else None
-    return StoredVideo(
-        video_id=job.video_id,
-        file=file,
-        size=len(content),
-        sha256=checksum(content),
-        source=video.path,
-        source_size=0 if status is None else status.st_size,
-        source_modified=0 if status is None else status.st_mtime_ns,
-        frames=len(video),
-        timestamps=[round(time, 6) for time in video.timestamps],
-        warnings=list(video.warnings),
-        seconds=round(time.perf_counter() - start, 6),
-    )
+        Raises:
+            VideoError: the video cannot be read.
+            WriteError: the features cannot be written.
+        """
+        plan, start = self.plan, time.perf_counter()
+        found = job.find()
+        if isinstance(found, Video):
+            video = found
+        else:
+            video = read_video(found, **asdict(plan.sampling), warn=False)  # it is in the record
+        with attach(self.chat.model, _Observer()) if plan.attention else nullcontext():
+            content = to_bytes(record(self.chat, video))
+        file = file_name(job.video_id)
+        write_bytes(plan.out / file, content, kept="The videos before it are kept.")
+        status = found.stat() if isinstance(found, Path) else None
+        return StoredVideo(
+            video_id=job.video_id,
+            file=file,
+            size=len(content),
+            sha256=checksum(content),
+            source=video.path,
+            source_size=0 if status is None else status.st_size,
+            source_modified=0 if status is None else status.st_mtime_ns,
+            frames=len(video),
+            timestamps=[round(time, 6) for time in video.timestamps],
+            warnings=list(video.warnings),
+            seconds=round(time.perf_counter() - start, 6),
+        )
 
 
 class Extraction:
@@ -253,13 +240,8 @@ class Extraction:
     def __enter__(self) -> "Extraction":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._journal.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._journal.__exit__(*error)
 
     def _is_done(self, job: VideoJob) -> bool:
         """Whether the features are there, and of a file that is as large as it was."""
