@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sttm
+from sttm.cli.decoding import Decoded, decode
 from sttm.cli.loading import Loaded, load_nano
 from sttm.cli.options import (
     JsonOption,
@@ -23,16 +24,16 @@ from sttm.cli.options import (
     parse_reduction,
 )
 from sttm.cli.output import milliseconds, note, percent, say, show_error, show_json, show_table
-from sttm.cli.pictures import Merged, make_folder, write_pictures
+from sttm.cli.pictures import MergedVideo, write_pictures
 from sttm.cli.progress import Tell, progress_bars
 from sttm.cli.side_by_side import Run, measure, miscounted
-from sttm.cli.watching import Decoded, decode
 from sttm.errors import (
     ConfigError,
     IncompatibleTransformersError,
     SttmError,
     UnreducedVideoError,
 )
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.nano.clips import Clip
@@ -174,7 +175,7 @@ def _run(loaded: Loaded, task: _Task, tell: Tell) -> DemoResult:
     texts = [question.text for question in questions]
     full, merged = measure(chats, decoded.video, texts, task.repeats, tell)
     report = merged.watched.reports[0]
-    picture = Merged(
+    picture = MergedVideo(
         frames=decoded.video.frames,
         timestamps=decoded.video.timestamps,
         plan=report.plan,

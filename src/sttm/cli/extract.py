@@ -26,9 +26,7 @@ from sttm.cli.options import (
     refuse_fps,
 )
 from sttm.cli.output import note, say, show_json, show_table
-from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
-from sttm.cli.questions import refuse_data_root, refuse_sampling, sound_items
 from sttm.cli.spreading import (
     ProcessesOption,
     RayGpusOption,
@@ -36,7 +34,9 @@ from sttm.cli.spreading import (
     RayWorkersOption,
     Spread,
 )
+from sttm.cli.task_items import refuse_data_root, refuse_sampling, sound_items
 from sttm.errors import ConfigError, VideoError
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.features import Extraction, Failure, StoredVideo, VideoJob
