@@ -71,7 +71,7 @@ class Source:
 
 
 def is_llava_next(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json is one of LLaVA's own code."""
+    """Return whether a config.json is one of LLaVA's own code."""
     return MARK in config and "text_config" not in config
 
 

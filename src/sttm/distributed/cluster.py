@@ -40,7 +40,7 @@ class Room:
 
 @contextlib.contextmanager
 def joined(address: str | None) -> Iterator[None]:
-    """Be part of a cluster for a while; one that the program is part of already is used instead.
+    """Join a cluster for the time of a block, unless the program has joined one already.
 
     Args:
         address: such as ``"auto"``, ``"10.0.0.1:6379"`` or ``"ray://10.0.0.1:10001"``; None for

@@ -5,6 +5,7 @@ from sttm.evaluation.features.extract import (
     ExtractPlan,
     Failure,
     VideoJob,
+    extract_video,
     ready,
     verify,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "FeatureFolder",
     "StoredVideo",
     "VideoJob",
+    "extract_video",
     "ready",
     "verify",
 ]

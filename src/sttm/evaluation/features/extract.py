@@ -83,8 +83,12 @@ class ExtractPlan:
     attention: bool = False
 
     def settings(self, model: Any, processor: Any) -> dict[str, Any]:
-        """Tell what the features depend on, for the manifest."""
+        """Return what the features depend on, for the manifest."""
         return settings_of(model, processor, self.sampling, self.attention)
+
+    def extractor(self, model: Any, processor: Any) -> "Extractor":
+        """Get ready to encode; what `Extractor` refuses is refused here."""
+        return Extractor(self, model, processor)
 
 
 def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
@@ -94,12 +98,12 @@ def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
         plan: how to encode.
         load: gives the model and its processor.
     """
-    extractor = Extractor(plan, *load())
+    extractor = plan.extractor(*load())
 
     def attempt(job: VideoJob) -> list[Outcome]:
         try:
             with naming(job.video_id):
-                return [extractor.extract(job)]
+                return [extract_video(extractor, job)]
         except WriteError:  # the next video would fare no better
             raise
         except SttmError as error:
@@ -109,7 +113,7 @@ def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
 
 
 class _Observer(Method):
-    """Asks for the vision tower's attention; reduces nothing."""
+    """A method that requires the vision tower's attention and keeps all tokens."""
 
     name: ClassVar[str] = "observer"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
@@ -137,37 +141,39 @@ class Extractor:
         if plan.attention:
             attach(model, _Observer()).detach()  # refuse now what cannot be read later
 
-    def extract(self, job: VideoJob) -> StoredVideo:
-        """Decode and encode one video, and store its features: the whole file or nothing.
 
-        Raises:
-            VideoError: the video cannot be read.
-            WriteError: the features cannot be written.
-        """
-        plan, start = self.plan, time.perf_counter()
-        found = job.find()
-        if isinstance(found, Video):
-            video = found
-        else:
-            video = read_video(found, **asdict(plan.sampling), warn=False)  # it is in the record
-        with attach(self.chat.model, _Observer()) if plan.attention else nullcontext():
-            content = to_bytes(record(self.chat, video))
-        file = file_name(job.video_id)
-        write_bytes(plan.out / file, content, kept="The videos before it are kept.")
-        status = found.stat() if isinstance(found, Path) else None
-        return StoredVideo(
-            video_id=job.video_id,
-            file=file,
-            size=len(content),
-            sha256=checksum(content),
-            source=video.path,
-            source_size=0 if status is None else status.st_size,
-            source_modified=0 if status is None else status.st_mtime_ns,
-            frames=len(video),
-            timestamps=[round(time, 6) for time in video.timestamps],
-            warnings=list(video.warnings),
-            seconds=round(time.perf_counter() - start, 6),
-        )
+def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
+    """Decode and encode one video, and store its features: the whole file or nothing.
+
+    Raises:
+        VideoError: the video cannot be read.
+        WriteError: the features cannot be written.
+    """
+    plan, start = extractor.plan, time.perf_counter()
+    found = job.find()
+    if isinstance(found, Video):
+        video = found
+    else:
+        video = read_video(found, **asdict(plan.sampling), warn=False)  # it is in the record
+    with attach(extractor.chat.model, _Observer()) if plan.attention else nullcontext():
+        frames = record(extractor.chat, video)
+    content = to_bytes(frames)
+    file = file_name(job.video_id)
+    write_bytes(plan.out / file, content, kept="The videos before it are kept.")
+    status = found.stat() if isinstance(found, Path) else None
+    return StoredVideo(
+        video_id=job.video_id,
+        file=file,
+        size=len(content),
+        sha256=checksum(content),
+        source=video.path,
+        source_size=0 if status is None else status.st_size,
+        source_modified=0 if status is None else status.st_mtime_ns,
+        frames=len(video),
+        timestamps=[round(time, 6) for time in video.timestamps],
+        warnings=list(video.warnings),
+        seconds=round(time.perf_counter() - start, 6),
+    )
 
 
 class Extraction:

@@ -98,7 +98,7 @@ class Media:
 
 
 def take_out(path: Path) -> Path:
-    """Give a file that `Media` found; a member of a zip is written beside it first, once.
+    """Return a file that `Media` found; a member of a zip is written beside it first, once.
 
     Raises:
         VideoError: no such file, or the zip is damaged.

@@ -143,7 +143,7 @@ class Reply:
         return {mention.start: mention for mention in self.mentions}
 
     def around(self, place: int) -> Mention | None:
-        """Give the mention that covers a place."""
+        """Return the mention that covers a place."""
         at = bisect_right(self._starts, place) - 1
         return self.mentions[at] if at >= 0 and place < self.mentions[at].end else None
 
@@ -156,7 +156,7 @@ class Reply:
         return self._denials.before(place)
 
     def meaning(self, letter: str, *, marked: bool) -> frozenset[str]:
-        """Give the options that a letter may stand for.
+        """Return the options that a letter may stand for.
 
         Args:
             letter: a capital one.
@@ -166,7 +166,7 @@ class Reply:
         return own | (frozenset() if marked else self.owners.get(letter, frozenset()))
 
     def denied_letters(self, after: int = 0, *, texts: bool = False) -> frozenset[str]:
-        """Give the letters that are denied from a place on.
+        """Return the letters that are denied from a place on.
 
         Args:
             after: the place.
@@ -180,7 +180,7 @@ class Reply:
         return frozenset().union(*denied)
 
     def _spans(self) -> list[Mention]:
-        """Give the places of the options' texts, without those inside longer ones."""
+        """Return the places of the options' texts, without those inside longer ones."""
         places: dict[tuple[int, int], frozenset[str]] = {}
         for option in self.options:
             if not option.is_letter:
@@ -198,7 +198,7 @@ class Reply:
 
     @cached_property
     def _places(self) -> list[Mention]:
-        """Give letters and texts, one by one, in order."""
+        """Return letters and texts, one by one, in order."""
         texts = self._spans()
         starts = [span.start for span in texts]
         found = [self._around(span) for span in texts]
@@ -323,7 +323,7 @@ _ENUMERATORS = re.compile(r"^ ?(?:[-*>•] ?)?\(?([A-Ja-j])[.):](?= ?\S)", re.MU
 
 
 def _used_as_words(item: Item, options: list[_Option]) -> frozenset[str]:
-    """Give the letters that question or options use as words: "What does C do?"."""
+    """Return the letters that question or options use as words: "What does C do?"."""
     words = {word for option in options if len(option.words) > 1 for word in option.words}
     words |= set(Words(unmarked(spelt(item.question))).words)
     return frozenset(letter for letter in LETTERS if letter.casefold() in words and letter != "A")

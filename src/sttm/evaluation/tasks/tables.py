@@ -65,7 +65,7 @@ class Row:
         return f"{self.file}, row {self.number}"
 
     def text(self, name: str, *, exact: bool = False) -> str:
-        """Give a text that is not blank; numbers become text.
+        """Return a text that is not blank; numbers become text.
 
         Args:
             name: the field.
@@ -81,7 +81,7 @@ class Row:
         return value if exact and isinstance(value, str) else found
 
     def maybe(self, name: str) -> str | None:
-        """Give a text, None if it is not there or blank; the text "nan" is a text."""
+        """Return a text, None if it is not there or blank; the text "nan" is a text."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             return None
@@ -93,7 +93,7 @@ class Row:
         return str(value).strip() or None
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Give a list of texts, with the blanks around them.
+        """Return a list of texts, with the blanks around them.
 
         Raises:
             DataError: there is none.
@@ -107,7 +107,7 @@ class Row:
         return tuple(row.text(name, exact=True) for row in rows)
 
     def number_of(self, name: str) -> float | None:
-        """Give a number, also one that is written as text; None if it is none."""
+        """Return a number, also one that is written as text; None if it is none."""
         text = self.maybe(name)
         try:
             return None if text is None else float(text)

@@ -59,7 +59,7 @@ class Parsing(_Frozen):
 
 
 class Expected(_Frozen):
-    """How much there is in the published data; None where it was not published.
+    """How much the published data holds; None where the number was not published.
 
     Args:
         questions, videos: in all.
@@ -185,7 +185,7 @@ class Task(_Frozen):
         return found.items
 
     def video(self, item: Item) -> Path | Video:
-        """Give what `VideoChat.encode` takes for an item.
+        """Return what `VideoChat.encode` takes for an item.
 
         A video inside a zip is taken out first, into ``.videos`` beside the zip, and stays there.
         A made one comes as frames.
@@ -204,7 +204,7 @@ class Task(_Frozen):
         return take_out(item.video)
 
     def context(self, item: Item, times: Sequence[float] = ()) -> str:
-        """Give the text between the video and every question about it, for `VideoChat.encode`.
+        """Return the text between the video and every question about it, for `VideoChat.encode`.
 
         Args:
             item: of this task.

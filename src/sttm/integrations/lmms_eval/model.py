@@ -80,7 +80,7 @@ class Sttm(lmms):
         _refuse("generate_until_multi_round")
 
     def clean(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._answerer = None
         super().clean()
 

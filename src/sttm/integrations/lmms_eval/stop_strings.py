@@ -24,7 +24,7 @@ class StopStrings:
         self._prompt: int | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Tell which rows of ``(rows, tokens)`` have ended; ``generate`` asks after every token."""
+        """Return which rows of ``(rows, tokens)`` have ended; called after every token."""
         if self._prompt is None:
             self._prompt = input_ids.shape[1] - 1
         first = max(self._prompt, input_ids.shape[1] - self._window)
