@@ -88,6 +88,11 @@ class WriteError(SttmError):
     """A file cannot be written: the disk is full, or the place does not take it."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text; libraries may add pages to it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that is not in a registry, with the nearest known one.
 

@@ -1,4 +1,4 @@
-"""Files that are written to the end or not at all."""
+"""Files that are written to the end or not at all, and folders that take them."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sttm.errors import WriteError
+from sttm.errors import ConfigError, WriteError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -96,3 +96,43 @@ def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
     """Write a JSON file, on one line if ``compact``; see `replace_file`."""
     layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
     write_text(path, json.dumps(value, allow_nan=False, **layout) + "\n")
+
+
+def make_folder(folder: Path, option: str = "--out") -> None:
+    """Make a folder unless it is there, and check it before any work is done.
+
+    Args:
+        folder: the folder.
+        option: the option that named it, for the message.
+
+    Raises:
+        ConfigError: it cannot be made, is a file or a device, or takes no file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: got {folder}, which cannot be made ({error.strerror}), expected a folder "
+            "to write to. Choose another one."
+        ) from error
+    check_folder(folder, option)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Check that files can be written to a folder.
+
+    Args:
+        folder: the folder, which is there.
+        option: the option that named it, for the message.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: got {folder}, where no file can be written ({error.strerror}), expected a "
+            "folder to write to. Choose another one, or make this one writable."
+        ) from error

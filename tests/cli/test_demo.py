@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sttm.chat import PrefilledVideo
-from sttm.cli import measuring
+from sttm.cli import side_by_side
 from sttm.cli.demo import FIRST_SEED, TASKS, _three_questions
 from sttm.models.cache import ReducedLayer
 from sttm.nano.clips import make_clip
@@ -121,8 +121,8 @@ def test_times_the_wrong_way_round_are_told(
         found = with_medians(runs)
         return found if found.watched.layer is None else replace(found, first=9.0, following=1e-3)
 
-    with_medians = measuring._with_medians
-    monkeypatch.setattr(measuring, "_with_medians", slow)
+    with_medians = side_by_side._with_medians
+    monkeypatch.setattr(side_by_side, "_with_medians", slow)
     result = run("demo", "--frames", 4, "--repeats", 1, "--out", tmp_path)
     assert result.exit_code == 0
     told = "This time the merged prefill took longer than with all tokens. The counts above are"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sttm.cli.pictures import make_folder
 from sttm.errors import ConfigError, WriteError
+from sttm.files import make_folder
 
 from .conftest import Run
 from .marks import needs_nano

@@ -7,10 +7,10 @@ import pytest
 
 import sttm
 from sttm.errors import BudgetError, VideoError
-from sttm.integrations.lmms_eval.answering import Answerer, Reply
+from sttm.integrations.lmms_eval.answering import Answerer, Response
 from sttm.integrations.lmms_eval.arguments import Arguments, read_arguments
-from sttm.integrations.lmms_eval.ending import cut
 from sttm.integrations.lmms_eval.requests import Request, from_visuals
+from sttm.integrations.lmms_eval.stop_strings import cut_at
 from sttm.nano.model import NANO_LAYER
 from tests.integrations.conftest import Asked
 from tests.video.video_clips import numbered
@@ -32,7 +32,7 @@ def requests(asked: list[Asked], **generation: Any) -> list[Request]:
     return [from_visuals(f"doc {i}", a.question, a.video, given) for i, a in enumerate(asked)]
 
 
-def texts(replies: dict[int, Reply]) -> list[str]:
+def texts(replies: dict[int, Response]) -> list[str]:
     return [replies[place].text for place in range(len(replies))]
 
 
@@ -51,7 +51,7 @@ def test_a_video_is_prefilled_once_whatever_the_order(
     assert [replies[i].retention for i in range(len(asked))] == [
         watched[item.video].retention for item in asked
     ]
-    assert found.work.prefills == len(watched) == 2
+    assert found.counts.prefills == len(watched) == 2
     # The questions that a video was opened for pay for it.
     assert replies[0].seconds > replies[2].seconds
 
@@ -60,10 +60,10 @@ def test_the_last_video_is_kept_for_the_next_call(nano: Nano, asked: list[Asked]
     found = answerer(nano, arguments())
     for request in requests(asked[:1] * 2):
         list(found.answer([request]))
-    assert found.work.prefills == 1
+    assert found.counts.prefills == 1
     # Another system prompt stands in front of the video: it has to be read again.
     list(found.answer([replace(requests(asked)[0], system="Be brief.")]))
-    assert found.work.prefills == 2
+    assert found.counts.prefills == 2
 
 
 def test_a_system_prompt_comes_first(nano: Nano, asked: list[Asked]) -> None:
@@ -79,7 +79,7 @@ def test_query_aware_methods_see_every_question(nano: Nano, asked: list[Asked]) 
     given = arguments(method="fastv", keep=0.5)
     found = answerer(nano, given)
     replies = dict(found.answer(requests(asked)))
-    assert found.work.prefills == len(asked)
+    assert found.counts.prefills == len(asked)
     assert replies[0].retention == pytest.approx(0.5, abs=0.01)
     model, processor = nano
     method = given.reduction.method
@@ -110,16 +110,16 @@ def test_an_answer_ends_at_a_text(nano: Nano, asked: list[Asked]) -> None:
     ended = dict(
         found.answer(requests(asked, max_new_tokens=12, min_new_tokens=12, until=[end, "never"]))
     )[0]
-    assert ended.text == cut(whole.text, [end]).strip()
+    assert ended.text == cut_at(whole.text, [end]).strip()
     assert len(ended.text) < len(whole.text)
     assert ended.tokens < whole.tokens
 
 
 def test_cut() -> None:
-    assert cut("A\n\nQ: B", ["\n\n", "Q:"]) == "A"
-    assert cut("Q: B\n\n", ["\n\n", "Q:"]) == ""
-    assert cut("A", ["\n\n"]) == "A"
-    assert cut("A", []) == "A"
+    assert cut_at("A\n\nQ: B", ["\n\n", "Q:"]) == "A"
+    assert cut_at("Q: B\n\n", ["\n\n", "Q:"]) == ""
+    assert cut_at("A", ["\n\n"]) == "A"
+    assert cut_at("A", []) == "A"
 
 
 def test_a_missing_video_stops_before_anything_is_done(nano: Nano, asked: list[Asked]) -> None:
@@ -128,7 +128,7 @@ def test_a_missing_video_stops_before_anything_is_done(nano: Nano, asked: list[A
     todo[-1] = replace(todo[-1], video="none.mp4", where="t, document 9")
     with pytest.raises(VideoError, match=r"t, document 9: got no such file: none\.mp4"):
         list(found.answer(todo))
-    assert found.work.prefills == 0
+    assert found.counts.prefills == 0
 
 
 @pytest.mark.parametrize("method", ["sttm", "fastv"])
@@ -146,8 +146,8 @@ def test_an_unreadable_video_stops_or_is_skipped(
     found = answerer(nano, arguments(method=method, keep=0.5, on_error="skip"), heard)
     replies = dict(found.answer(todo))
     assert [replies[i].text == "" for i in range(3)] == [False, True, True]
-    assert replies[1] == replies[2] == Reply("", 0, 0.0, None)
-    assert found.work.skipped == 2
+    assert replies[1] == replies[2] == Response("", 0, 0.0, None)
+    assert found.counts.skipped == 2
     assert ["doc 1" in heard[0], "none.mp4" in heard[1]] == [True, True]
 
 
@@ -157,7 +157,7 @@ def test_a_budget_out_of_reach_stops_or_is_skipped(nano: Nano, asked: list[Asked
         list(answerer(nano, given).answer(requests(asked)))
     found = answerer(nano, replace(given, on_error="skip"))
     assert set(texts(dict(found.answer(requests(asked))))) == {""}
-    assert found.work.skipped == len(asked)
+    assert found.counts.skipped == len(asked)
 
 
 def test_a_damaged_video_is_told(nano: Nano, asked: list[Asked], tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from transformers import GenerationConfig, LlavaOnevisionConfig
 
 from sttm.checkpoints.llava import NEWLINE_KEY
 from sttm.checkpoints.source import NextConfig
+from sttm.checkpoints.tokenizer import Tokenizer
 from sttm.checkpoints.tower import Tower
-from sttm.checkpoints.words import Words
 
 _ROUND_UP = 64  # rows of a grown vocabulary: sizes that split evenly over devices
 _TEXT = (
@@ -29,14 +29,14 @@ _TEXT = (
 
 
 def build_config(
-    source: NextConfig, tower: Tower, words: Words, *, newline: str, dtype: torch.dtype
+    source: NextConfig, tower: Tower, tokenizer: Tokenizer, *, newline: str, dtype: torch.dtype
 ) -> Any:
     """Build the configuration.
 
     Args:
         source: the checkpoint's.
         tower: its vision tower.
-        words: its tokenizer, with placeholders.
+        tokenizer: its tokenizer, with placeholders.
         newline: where videos get newline tokens.
         dtype: of the weights.
 
@@ -52,9 +52,9 @@ def build_config(
         text_config={
             **text,
             "model_type": "qwen2",
-            "vocab_size": vocabulary(source.vocab_size, words),
-            "eos_token_id": words.ends[0],
-            "pad_token_id": words.pad,
+            "vocab_size": vocabulary(source.vocab_size, tokenizer),
+            "eos_token_id": tokenizer.ends[0],
+            "pad_token_id": tokenizer.pad,
             # LLaVA-NeXT's own class ignores rope_scaling.
             "rope_parameters": {"rope_type": "default", "rope_theta": source.rope_theta},
         },
@@ -64,8 +64,8 @@ def build_config(
             "num_hidden_layers": tower.dropped,
             "vision_use_head": False,
         },
-        image_token_index=words.image,
-        video_token_index=words.video,
+        image_token_index=tokenizer.image,
+        video_token_index=tokenizer.video,
         tie_word_embeddings=source.tie_word_embeddings,
         image_grid_pinpoints=_pinpoints(source.image_grid_pinpoints, side),
         **({"vision_aspect_ratio": source.image_aspect_ratio} if known else {}),
@@ -77,14 +77,16 @@ def build_config(
     return config
 
 
-def build_generation_config(words: Words) -> Any:
+def build_generation_config(tokenizer: Tokenizer) -> Any:
     """Say what ends an answer; greedy, whatever the checkpoint's own sampling defaults are."""
-    return GenerationConfig(eos_token_id=words.ends, pad_token_id=words.pad, do_sample=False)
+    return GenerationConfig(
+        eos_token_id=tokenizer.ends, pad_token_id=tokenizer.pad, do_sample=False
+    )
 
 
-def vocabulary(rows: int, words: Words) -> int:
+def vocabulary(rows: int, tokenizer: Tokenizer) -> int:
     """Count the rows of the vocabulary: more than there are only if the placeholders need them."""
-    needed = max(words.image, words.video) + 1
+    needed = max(tokenizer.image, tokenizer.video) + 1
     return rows if needed <= rows else -(-needed // _ROUND_UP) * _ROUND_UP
 
 

@@ -9,8 +9,8 @@ from sttm.checkpoints.configure import build_config
 from sttm.checkpoints.llava import check_newline
 from sttm.checkpoints.mapping import TensorMap, map_tensors
 from sttm.checkpoints.source import Source, open_source
+from sttm.checkpoints.tokenizer import Tokenizer, read_tokenizer
 from sttm.checkpoints.tower import Tower, find_tower
-from sttm.checkpoints.words import Words, read_words
 from sttm.errors import ConfigError
 from sttm.models.families import pooled_side
 
@@ -28,14 +28,14 @@ class Conversion:
     Args:
         source: the checkpoint.
         tower: its vision tower.
-        words: its tokenizer, with placeholders.
+        tokenizer: its tokenizer, with placeholders.
         config: the model's configuration.
         tensors: what becomes of every tensor.
     """
 
     source: Source
     tower: Tower
-    words: Words
+    tokenizer: Tokenizer
     config: Any
     tensors: TensorMap
 
@@ -106,10 +106,10 @@ def plan_conversion(
     if newline == "checkpoint":
         newline = check_newline(source.config.mm_newline_position)
     tower = find_tower(source, vision_tower)
-    words = read_words(source.folder)
+    tokenizer = read_tokenizer(source.folder)
     kind = DTYPES[dtype] if dtype != "auto" else _own_dtype(source)
-    config = build_config(source.config, tower, words, newline=newline, dtype=kind)
-    return Conversion(source, tower, words, config, map_tensors(source, tower, config, kind))
+    config = build_config(source.config, tower, tokenizer, newline=newline, dtype=kind)
+    return Conversion(source, tower, tokenizer, config, map_tensors(source, tower, config, kind))
 
 
 def _own_dtype(source: Source) -> torch.dtype:

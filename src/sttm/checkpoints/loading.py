@@ -21,10 +21,10 @@ from sttm.checkpoints.llava import (
     check_newline,
 )
 from sttm.checkpoints.placement import Placement
-from sttm.checkpoints.shards import first_line, open_files
+from sttm.checkpoints.shards import open_files
 from sttm.checkpoints.source import is_llava_next, read_config
-from sttm.checkpoints.words import build_processor
-from sttm.errors import ConfigError
+from sttm.checkpoints.tokenizer import build_processor
+from sttm.errors import ConfigError, first_line
 
 _ONEVISION = "llava_onevision"
 
@@ -124,6 +124,6 @@ def _from_conversion(conversion: Conversion, where: Placement) -> tuple[Any, Any
             dtype=conversion.config.dtype,
             **where.arguments,
         )
-    model.generation_config = build_generation_config(conversion.words)
-    processor = build_processor(conversion.words, conversion.config, LlavaVideoProcessor)
+    model.generation_config = build_generation_config(conversion.tokenizer)
+    processor = build_processor(conversion.tokenizer, conversion.config, LlavaVideoProcessor)
     return model, processor.of(conversion.config)

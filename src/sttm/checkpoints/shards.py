@@ -136,9 +136,3 @@ def some_of(names: list[str], most: int = 6) -> str:
     """List names, but not too many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text; libraries may add pages to it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

@@ -10,8 +10,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sttm.checkpoints.shards import Stored, first_line, read_headers
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.checkpoints.shards import Stored, read_headers
+from sttm.errors import ConfigError, UnsupportedModelError, first_line
 
 CONFIG = "config.json"
 MARK = "mm_vision_tower"  # only configurations of LLaVA's own code have it
@@ -71,7 +71,7 @@ class Source:
 
 
 def is_llava_next(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json is one of LLaVA's own code."""
+    """Return whether a config.json is one of LLaVA's own code."""
     return MARK in config and "text_config" not in config
 
 
@@ -117,18 +117,18 @@ def fetch(name: str) -> Path:
         ) from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the config.json of a folder.
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
+    """Read the config.json of a folder, or another file of it that holds an object.
 
     Raises:
         ConfigError: there is none, or it is damaged.
     """
-    path = folder / CONFIG
+    path = folder / name
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{folder}: got no {CONFIG}, expected a checkpoint. Name the folder that holds it."
+            f"{folder}: got no {name}, expected a checkpoint. Name the folder that holds it."
         ) from error
     except ValueError as error:
         raise ConfigError(f"{path}: got no JSON ({error}). Download it again.") from error

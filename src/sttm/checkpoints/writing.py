@@ -18,7 +18,7 @@ from sttm.checkpoints.configure import build_generation_config
 from sttm.checkpoints.conversion import SHARD_BYTES, Conversion
 from sttm.checkpoints.mapping import Move
 from sttm.checkpoints.shards import INDEX, open_files, read_headers
-from sttm.checkpoints.words import build_processor
+from sttm.checkpoints.tokenizer import build_processor
 from sttm.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]
@@ -208,11 +208,10 @@ def _write_shards(shards: Sequence[Shard], partial: Path, tell: Progress) -> Non
 
 def _write_rest(conversion: Conversion, shards: Sequence[Shard], partial: Path) -> None:
     conversion.config.save_pretrained(partial)
-    build_generation_config(conversion.words).save_pretrained(partial)
+    build_generation_config(conversion.tokenizer).save_pretrained(partial)
     # The plain class: transformers can load it without this library.
-    build_processor(conversion.words, conversion.config, LlavaOnevisionProcessor).save_pretrained(
-        partial
-    )
+    kind = LlavaOnevisionProcessor
+    build_processor(conversion.tokenizer, conversion.config, kind).save_pretrained(partial)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(shard.nbytes for shard in shards)},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sttm.cli.command import refuse_idle
+from sttm.cli.decoding import Decoded, decode
 from sttm.cli.loading import load_model, refuse_for_nano
 from sttm.cli.options import (
     DeviceMapOption,
@@ -25,10 +26,9 @@ from sttm.cli.options import (
     parse_reduction,
 )
 from sttm.cli.output import milliseconds, percent, say, show_json, show_table
-from sttm.cli.pictures import check_room
 from sttm.cli.progress import progress_bars
-from sttm.cli.watching import Decoded, decode
 from sttm.errors import ConfigError
+from sttm.files import check_folder
 
 if TYPE_CHECKING:
     from sttm.chat import Conversation, PrefilledVideo
@@ -194,7 +194,7 @@ def _check_save(save: Path | None) -> None:
         raise ConfigError(f"--save: got {save}, whose folder does not exist. Create it first.")
     if save.exists() and not save.is_file():
         raise ConfigError(f"--save: got {save}, which is no file. Choose another name.")
-    check_room(save.parent, "--save")
+    check_folder(save.parent, "--save")
 
 
 def _subtitle_text(subtitles: str | None, video: "Video") -> str:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.budget import read_keep
-from sttm.cli.crossing import refuse_unused
+from sttm.cli.command import refuse_unused
 from sttm.cli.loading import Loaded, load_model, load_pair
 from sttm.cli.options import JsonOption, LayerOption, ModelOption, OnError, OnErrorOption
 from sttm.cli.output import command_line, note, note_resumed, results, say, show_json, show_table
-from sttm.cli.pictures import make_folder
 from sttm.cli.progress import Tell, progress_bars
 from sttm.cli.spreading import set_threads
 from sttm.errors import ConfigError, SttmError
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.journal import AnswerRecord, Journal

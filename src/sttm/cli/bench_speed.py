@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.budget import read_keep, written_keep
-from sttm.cli.crossing import refuse_unused
+from sttm.cli.command import refuse_unused
 from sttm.cli.options import Dtype, JsonOption
 from sttm.cli.output import command_line, milliseconds, percent, results, say, show_json, show_table
-from sttm.cli.pictures import make_folder
 from sttm.cli.progress import progress_bars
 from sttm.cli.spreading import set_threads
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.speed import SpeedPlan, SpeedRow

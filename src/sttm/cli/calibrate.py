@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.budget import read_keep
+from sttm.cli.decoding import decode
 from sttm.cli.loading import Loaded, load_model
 from sttm.cli.options import (
     FpsOption,
@@ -20,10 +21,9 @@ from sttm.cli.options import (
     OnErrorOption,
 )
 from sttm.cli.output import note, percent, say, show_json, show_table
-from sttm.cli.pictures import check_room
 from sttm.cli.progress import Tell, progress_bars
-from sttm.cli.watching import decode
 from sttm.errors import ConfigError, SttmError, VideoError, WriteError
+from sttm.files import check_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.calibrate import FeatureStore, Recording
@@ -110,7 +110,7 @@ def _check_out(path: Path) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ConfigError(f"--out: got {path}, whose folder does not exist. Create it first.")
-    check_room(folder, "--out")
+    check_folder(folder, "--out")
 
 
 def _calibrate(

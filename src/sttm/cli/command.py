@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
+from sttm.budget import written_keep
 from sttm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sttm.evaluation.specs import Keep, Setting
 
 _GIVEN = "sttm.given"  # in the context: names of the parameters that the command line gives
 _PATH = "path"  # how parsers that leave a file's name a text call its type
@@ -81,6 +85,35 @@ def refuse_idle(context: typer.Context, names: Iterable[str] | None, beside: str
             f"got {', '.join(found)} with {beside}, expected none of these: {why}. Drop "
             f"{'it' if len(found) == 1 else 'them'}."
         )
+
+
+def refuse_unused(
+    context: typer.Context, settings: Sequence["Setting"], keeps: Sequence["Keep"]
+) -> None:
+    """Refuse methods or budgets of the command line that nothing runs with.
+
+    Args:
+        context: of a command with ``--methods`` and ``--keep``.
+        settings: what runs.
+        keeps: the budgets; 1.0 stands for all tokens.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    runs = [setting for setting in settings if setting.method is not None]
+    if is_given(context, "methods") and not runs:
+        raise ConfigError(
+            "got --methods with no other budget than 1, expected one below it, e.g. --keep 0.3: "
+            "1 keeps all tokens, with no method. Add one, or drop --methods."
+        )
+    if is_given(context, "keep"):
+        used = {setting.keep for setting in runs}
+        unused = [written_keep(keep) for keep in keeps if keep not in used and keep != 1.0]
+        if unused:
+            raise ConfigError(
+                f"got --keep {' '.join(unused)}, at which no method runs: each has a budget of its "
+                "own. Drop it, or the budget in --methods."
+            )
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -1,7 +1,7 @@
 """``sttm demo``: the whole path on a made clip, with all tokens and with merged ones."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sttm
+from sttm.cli.decoding import Decoded, decode
 from sttm.cli.loading import Loaded, load_nano
-from sttm.cli.measuring import Run, measure, miscounted
 from sttm.cli.options import (
     JsonOption,
     KeepOption,
@@ -23,24 +23,17 @@ from sttm.cli.options import (
     describe_method,
     parse_reduction,
 )
-from sttm.cli.output import (
-    milliseconds,
-    note,
-    percent,
-    say,
-    show_error,
-    show_json,
-    show_table,
-)
-from sttm.cli.pictures import Merged, make_folder, write_pictures
+from sttm.cli.output import milliseconds, note, percent, say, show_error, show_json, show_table
+from sttm.cli.pictures import MergedVideo, write_pictures
 from sttm.cli.progress import Tell, progress_bars
-from sttm.cli.watching import Decoded, decode
+from sttm.cli.side_by_side import Run, measure, miscounted
 from sttm.errors import (
     ConfigError,
     IncompatibleTransformersError,
     SttmError,
     UnreducedVideoError,
 )
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.nano.clips import Clip
@@ -69,7 +62,7 @@ class Checked:
     answer_merged: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoResult:
     """What ``sttm demo --json`` prints; times in seconds, medians over ``repeats``.
 
@@ -103,7 +96,7 @@ class DemoResult:
     entries_merged: list[int | None]
     fed_full: list[int]
     fed_merged: list[int]
-    miscounted: str
+    miscounted: str = ""
     decode_s: float
     process_s: float
     encode_s: float
@@ -111,8 +104,8 @@ class DemoResult:
     threads: int
     versions: dict[str, str]
     tested: list[str]
-    questions: list[Checked]
-    files: list[str]
+    questions: list[Checked] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,7 @@ def _run(loaded: Loaded, task: _Task, tell: Tell) -> DemoResult:
     texts = [question.text for question in questions]
     full, merged = measure(chats, decoded.video, texts, task.repeats, tell)
     report = merged.watched.reports[0]
-    picture = Merged(
+    picture = MergedVideo(
         frames=decoded.video.frames,
         timestamps=decoded.video.timestamps,
         plan=report.plan,
@@ -195,9 +188,11 @@ def _run(loaded: Loaded, task: _Task, tell: Tell) -> DemoResult:
         Checked(q.text, q.answer, before, after)
         for q, before, after in zip(questions, full.answers, merged.answers)
     ]
-    wrong = next(filter(None, (miscounted(run, texts) for run in (full, merged))), "")
-    return _result(
-        loaded, task, decoded, (full, merged), checked, wrong, [str(file) for file in files]
+    return replace(
+        _result(loaded, task, decoded, full, merged),
+        miscounted=next(filter(None, (miscounted(run, texts) for run in (full, merged))), ""),
+        questions=checked,
+        files=[str(file) for file in files],
     )
 
 
@@ -216,20 +211,11 @@ def _three_questions(clip: "Clip") -> list["Question"]:
     return chosen
 
 
-def _result(
-    loaded: Loaded,
-    task: _Task,
-    decoded: Decoded,
-    runs: tuple[Run, Run],
-    questions: list[Checked],
-    wrong: str,
-    files: list[str],
-) -> DemoResult:
+def _result(loaded: Loaded, task: _Task, decoded: Decoded, full: Run, merged: Run) -> DemoResult:
     import torch
 
     from sttm.models.versions import tested_versions
 
-    full, merged = runs
     return DemoResult(
         model=loaded.name,
         method=describe_method(task.reduction.method),
@@ -248,7 +234,6 @@ def _result(
         entries_merged=list(merged.watched.entries),
         fed_full=list(full.fed),
         fed_merged=list(merged.fed),
-        miscounted=wrong,
         decode_s=decoded.seconds,
         process_s=merged.process,
         encode_s=merged.encode,
@@ -257,12 +242,9 @@ def _result(
         versions={
             "sttm": sttm.__version__,
             "python": platform.python_version(),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
+            **{name: version(name) for name in ("torch", "transformers")},
         },
         tested=list(tested_versions()),
-        questions=questions,
-        files=files,
     )
 
 
@@ -271,33 +253,20 @@ def _show(result: DemoResult) -> None:
         f"{result.model}, clip {result.clip_seed} of {result.frames} frames, "
         f"{result.method}, before layer {result.layer}"
     )
+    first = ("TTFT", result.ttft_full_s, result.ttft_merged_s)
+    later = ("TTFT, next question", result.ttft_next_question_full_s, result.ttft_next_question_s)
+    share = f"{result.tokens_out} ({percent(result.retention)})"
+    fewer = f"{result.tokens_in / result.tokens_out:.1f}x fewer"
     rows = [
-        (
-            "video tokens",
-            result.tokens_in,
-            f"{result.tokens_out} ({percent(result.retention)})",
-            f"{result.tokens_in / result.tokens_out:.1f}x fewer",
-        ),
+        ("video tokens", result.tokens_in, share, fewer),
         _entries(result),
         ("tokens fed per question", _listed(result.fed_full), _listed(result.fed_merged), ""),
-        _timing("TTFT", result.ttft_full_s, result.ttft_merged_s),
-        _timing(
-            "TTFT, next question", result.ttft_next_question_full_s, result.ttft_next_question_s
-        ),
+        _timing(*first),
+        _timing(*later),
     ]
     show_table(("", "all tokens", "merged", ""), rows)
-    slower = [
-        name
-        for name, full, merged in (
-            ("the merged prefill", result.ttft_full_s, result.ttft_merged_s),
-            (
-                "a question on it",
-                result.ttft_next_question_full_s,
-                result.ttft_next_question_s,
-            ),
-        )
-        if merged > full
-    ]
+    names = {"the merged prefill": first, "a question on it": later}
+    slower = [name for name, (_, full, merged) in names.items() if merged > full]
     if slower:
         say(
             f"This time {' and '.join(slower)} took longer than with all tokens. The counts above "
@@ -306,6 +275,10 @@ def _show(result: DemoResult) -> None:
         )
     answers = [(q.question, q.expected, q.answer_full, q.answer_merged) for q in result.questions]
     show_table(("question", "expected", "all tokens", "merged"), answers)
+    _show_conditions(result)
+
+
+def _show_conditions(result: DemoResult) -> None:
     say(
         "TTFT: prefill and first question to the first token; median of "
         f"{result.repeats} after a warm-up, both ways in turn."

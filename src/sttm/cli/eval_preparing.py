@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sttm.cli.loading import Loaded, load_model
 from sttm.cli.options import Wanted, parse_reduction
 from sttm.cli.output import note
-from sttm.cli.pictures import make_folder
-from sttm.cli.questions import refuse_data_root, refuse_sampling, sound_items
 from sttm.cli.spreading import Spread
+from sttm.cli.task_items import refuse_data_root, refuse_sampling, sound_items
 from sttm.errors import ConfigError
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.parallel import Execute

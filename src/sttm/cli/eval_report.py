@@ -9,8 +9,8 @@ import typer
 
 from sttm.cli.options import JsonOption
 from sttm.cli.output import command_line, note, results, say, show_json, show_table
-from sttm.cli.pictures import make_folder
 from sttm.errors import ConfigError
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.run.load import Run

@@ -8,7 +8,7 @@ import typer
 
 from sttm.cli.options import JsonOption
 from sttm.cli.output import note, say, show_json, show_table
-from sttm.cli.questions import refuse_data_root
+from sttm.cli.task_items import refuse_data_root
 
 if TYPE_CHECKING:
     from sttm.evaluation.tasks.validate import Validation

@@ -8,7 +8,7 @@ import typer
 from sttm.cli.command import refuse_idle
 from sttm.cli.options import Reduction
 from sttm.cli.output import note
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.errors import ConfigError, UnsupportedModelError, first_line
 
 if TYPE_CHECKING:
     from sttm.chat import VideoChat
@@ -130,7 +130,6 @@ def _check_supported(name: str) -> bool:
     from transformers import AutoConfig
 
     from sttm.checkpoints.loading import raw_config
-    from sttm.checkpoints.shards import first_line
     from sttm.checkpoints.source import is_llava_next
     from sttm.models import list_models
 

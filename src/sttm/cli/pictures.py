@@ -1,14 +1,13 @@
 """Write the pictures of a merged video to a folder."""
 
 import io
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sttm.cli.progress import Tell
-from sttm.errors import ConfigError
+from sttm.files import check_target, make_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +20,7 @@ KINDS = ("png", "mp4", "html")
 
 
 @dataclass(frozen=True, eq=False)
-class Merged:
+class MergedVideo:
     """A video, and how a model's tokens of it were merged.
 
     Args:
@@ -42,7 +41,6 @@ class Merged:
 
     def write_png(self, path: Path) -> None:
         """Write the sheet of frames."""
-        from sttm.files import write_bytes
         from sttm.view import sheet
 
         picture = sheet(self.frames, self.plan, self.grid, self.timestamps, title=self.title)
@@ -52,7 +50,6 @@ class Merged:
 
     def write_mp4(self, path: Path) -> None:
         """Write the frames with their cells; they play in real time."""
-        from sttm.files import check_target
         from sttm.video import write_video
         from sttm.view import overlay
 
@@ -63,14 +60,13 @@ class Merged:
 
     def write_html(self, path: Path) -> None:
         """Write the page."""
-        from sttm.files import write_text
         from sttm.view import page
 
         scene = (self.frames, self.plan, self.grid, self.timestamps)
         write_text(path, page(*scene, title=self.title, note=self.note))
 
 
-def write_pictures(merged: Merged, stem: Path, kinds: Sequence[str], tell: Tell) -> list[Path]:
+def write_pictures(merged: MergedVideo, stem: Path, kinds: Sequence[str], tell: Tell) -> list[Path]:
     """Write pictures that differ in their suffix only.
 
     Args:
@@ -99,43 +95,3 @@ def write_pictures(merged: Merged, stem: Path, kinds: Sequence[str], tell: Tell)
         writers[kind](files[-1])
     tell("draw", len(kinds), len(kinds))
     return files
-
-
-def make_folder(folder: Path, option: str = "--out") -> None:
-    """Make a folder unless it is there, and see that it can be written to before any work is done.
-
-    Args:
-        folder: the folder.
-        option: what named it.
-
-    Raises:
-        ConfigError: it cannot be made, is a file or a device, or takes no file.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{option}: got {folder}, which cannot be made ({error.strerror}), expected a folder "
-            "to write to. Choose another one."
-        ) from error
-    check_room(folder, option)
-
-
-def check_room(folder: Path, option: str) -> None:
-    """See that a folder takes files.
-
-    Args:
-        folder: the folder, which is there.
-        option: what named it.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"{option}: got {folder}, where no file can be written ({error.strerror}), expected a "
-            "folder to write to. Choose another one, or make this one writable."
-        ) from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sttm.cli.decoding import decode
 from sttm.cli.loading import load_model
 from sttm.cli.options import (
     FpsOption,
@@ -24,9 +25,9 @@ from sttm.cli.options import (
     parse_reduction,
 )
 from sttm.cli.output import percent, say, show_json, show_table
-from sttm.cli.pictures import KINDS, Merged, make_folder, write_pictures
+from sttm.cli.pictures import KINDS, MergedVideo, write_pictures
 from sttm.cli.progress import progress_bars
-from sttm.cli.watching import decode
+from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm import VideoReport
@@ -101,7 +102,7 @@ def show(
         with naming(str(video)):
             report = chat.watch(decoded.video, progress=tell).reports[0]
         described = describe_method(reduction.method)
-        merged = Merged(
+        merged = MergedVideo(
             frames=decoded.video.frames,
             timestamps=decoded.video.timestamps,
             plan=report.plan,
@@ -129,7 +130,7 @@ def show(
         _show(result)
 
 
-def _steps(report: "VideoReport", merged: Merged) -> list[Step]:
+def _steps(report: "VideoReport", merged: MergedVideo) -> list[Step]:
     from sttm.view import find_cells
     from sttm.view.cells import check_frames
 

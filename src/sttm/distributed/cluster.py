@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
-from sttm.errors import ConfigError
+from sttm.errors import ConfigError, first_line
 
 _HERE = "local"
 _STORE_BYTES = 256 * 2**20  # for jobs and answers, which are small; features go to files
@@ -40,7 +40,7 @@ class Room:
 
 @contextlib.contextmanager
 def joined(address: str | None) -> Iterator[None]:
-    """Be part of a cluster for a while; one that the program is part of already is used instead.
+    """Join a cluster for the time of a block, unless the program has joined one already.
 
     Args:
         address: such as ``"auto"``, ``"10.0.0.1:6379"`` or ``"ray://10.0.0.1:10001"``; None for
@@ -120,8 +120,3 @@ def quiet_data() -> Iterator[None]:
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def first_line(error: Exception) -> str:
-    """Shorten an error of Ray, which may hold pages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

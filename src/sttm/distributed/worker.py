@@ -88,7 +88,7 @@ class Worker:
             return self._failure
         try:
             return list(self._work(job))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - the driver must hear of it
             return WorkerFailure.of(error)
 
 

@@ -57,7 +57,7 @@ class Coverage:
         return self._pieces[0][0] * self.time_base if self._pieces else None
 
     def within(self, start: Fraction, end: Fraction) -> Fraction:
-        """Give the seconds between ``start`` and ``end`` for which there is data."""
+        """Return the seconds between ``start`` and ``end`` for which there is data."""
         first, last = start / self.time_base, end / self.time_base
         total = Fraction(0)
         for begin, stop in self._pieces:
@@ -83,7 +83,7 @@ class Background:
         return min((s.start for s in self.streams if s.start is not None), default=None)
 
     def is_empty(self, start: Fraction, end: Fraction) -> bool:
-        """Tell whether no other stream holds data for half of a stretch."""
+        """Return whether no other stream holds data for half of a stretch."""
         return all(2 * s.within(start, end) < end - start for s in self.streams)
 
 
@@ -113,11 +113,11 @@ class Timeline:
         return bool((np.diff(self.ticks) < 0).any())
 
     def seconds(self) -> tuple[float, ...]:
-        """Give the times of all frames, in seconds after the start of the file's clock."""
+        """Return the times of all frames, in seconds after the start of the file's clock."""
         return tuple(float(self.lead + ticks * self.time_base) for ticks in self.ticks.tolist())
 
     def span(self) -> Fraction | None:
-        """Give the seconds from the first frame to the end of the last, None if unknown.
+        """Return the seconds from the first frame to the end of the last, None if unknown.
 
         A last frame of unknown length counts as long as the average of those before it.
         """
@@ -247,6 +247,6 @@ def measure(clock: Clock, container_rate: Fraction | None, ordered: bool = True)
 
 
 def _usual(steps: Ticks) -> int:
-    """Give the lower median of the steps forward, 0 without any."""
+    """Return the lower median of the steps forward, 0 without any."""
     forward = np.sort(steps[steps > 0])
     return int(forward[(len(forward) - 1) // 2]) if len(forward) else 0

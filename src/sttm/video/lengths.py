@@ -10,7 +10,7 @@ _TAG_HEADER = 11  # bytes in front of the data of an FLV tag
 
 
 def lacks_bytes(path: Path) -> bool:
-    """Tell whether a file was cut off; False where its format or its header does not say."""
+    """Return whether a file was cut off; False where its format or its header does not say."""
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(0)

@@ -51,7 +51,7 @@ def frame_orientation(frame: VideoFrame) -> Orientation:
 
 
 def _turned(degrees: int) -> Orientation:
-    """Give the orientation that turns a picture counterclockwise."""
+    """Return the orientation that turns a picture counterclockwise."""
     turns = {
         0: Orientation(),
         90: Orientation(transpose=True, flip_rows=True),

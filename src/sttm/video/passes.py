@@ -125,7 +125,7 @@ def take(
 
 
 class Album:
-    """Room for the wanted frames of a video, filled while the others pass by.
+    """Collects the wanted frames of a video while all of them are decoded.
 
     Args:
         wanted: frame numbers to keep, ascending, repeats allowed.

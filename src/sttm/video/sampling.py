@@ -139,7 +139,7 @@ def uniform_indices(total_frames: int, max_frames: int) -> tuple[int, ...]:
 
 
 def smart_resize(height: int, width: int, frames: int) -> tuple[int, int]:
-    """Give the size to which Qwen2-VL's video reader scales frames before the processor.
+    """Return the size to which Qwen2-VL's video reader scales frames before the processor.
 
     Both sides become multiples of 28 pixels, close to the aspect ratio, with an area that leaves
     at most 768 tokens per two frames, and fewer once ``frames`` frames would pass 115200 tokens.
@@ -182,7 +182,7 @@ def smart_resize(height: int, width: int, frames: int) -> tuple[int, int]:
 
 
 def nominal_times(indices: Sequence[int], source_fps: float) -> tuple[float, ...]:
-    """Give the time of each frame number on a clock that ticks ``source_fps`` times a second.
+    """Return the time of each frame number on a clock that ticks ``source_fps`` times a second.
 
     This is what the published prompts print; :attr:`sttm.video.Video.timestamps` are the times
     that the file itself gives, which differ in a variable-rate file.

@@ -103,7 +103,7 @@ def read_subtitles(
 def subtitles_at(
     subtitles: Sequence[Subtitle], timestamps: Sequence[float], *, unique: bool = True
 ) -> list[str]:
-    """Give the text that shows at each sampled frame.
+    """Return the text that shows at each sampled frame.
 
     Args:
         subtitles: what :func:`read_subtitles` gave.

@@ -61,7 +61,7 @@ def find_cells(plan: MergePlan, grid: VideoGrid) -> Cells:
 
 
 def step_of_frame(num_frames: int, steps: int) -> npt.NDArray[np.int64]:
-    """Tell which time step of the grid every frame belongs to.
+    """Return which time step of the grid every frame belongs to.
 
     Several frames share one step in models with temporal patches.
 

@@ -15,8 +15,8 @@ from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from sttm.evaluation.features import FeatureFolder
 from sttm.video import Sampling, Video
 
-from .test_pickles import DEEP, TIME, Calls, pairs
 from .test_replay import assert_same, logits
+from .test_safe_pickle import DEEP, TIME, Calls, pairs
 from .tiny import bundle, video
 
 SAMPLING = Sampling(fps=1.0, max_frames=180)

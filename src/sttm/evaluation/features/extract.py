@@ -6,7 +6,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 from sttm.attachment import attach
@@ -84,15 +83,11 @@ class ExtractPlan:
     attention: bool = False
 
     def settings(self, model: Any, processor: Any) -> dict[str, Any]:
-        """Tell what the features depend on, for the manifest."""
+        """Return what the features depend on, for the manifest."""
         return settings_of(model, processor, self.sampling, self.attention)
 
     def extractor(self, model: Any, processor: Any) -> "Extractor":
-        """Get ready to encode.
-
-        Raises:
-            UnsupportedModelError: no such model, or its tower's attention cannot be read.
-        """
+        """Get ready to encode; what `Extractor` refuses is refused here."""
         return Extractor(self, model, processor)
 
 
@@ -118,7 +113,7 @@ def ready(plan: ExtractPlan, load: Loader) -> Worker[VideoJob, Outcome]:
 
 
 class _Observer(Method):
-    """Asks for the vision tower's attention; reduces nothing."""
+    """A method that requires the vision tower's attention and keeps all tokens."""
 
     name: ClassVar[str] = "observer"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
@@ -135,6 +130,9 @@ class Extractor:
         plan: how.
         model: a supported transformers video model.
         processor: its processor.
+
+    Raises:
+        UnsupportedModelError: no such model, or its tower's attention cannot be read.
     """
 
     def __init__(self, plan: ExtractPlan, model: Any, processor: Any) -> None:
@@ -142,13 +140,6 @@ class Extractor:
         self.chat = VideoChat(model, processor)
         if plan.attention:
             attach(model, _Observer()).detach()  # refuse now what cannot be read later
-
-    def encode(self, video: Video) -> bytes:
-        """Encode a video; return its file of features."""
-        observed = attach(self.chat.model, _Observer()) if self.plan.attention else nullcontext()
-        with observed:
-            frames = record(self.chat, video)
-        return to_bytes(frames)
 
 
 def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
@@ -164,7 +155,9 @@ def extract_video(extractor: Extractor, job: VideoJob) -> StoredVideo:
         video = found
     else:
         video = read_video(found, **asdict(plan.sampling), warn=False)  # it is in the record
-    content = extractor.encode(video)
+    with attach(extractor.chat.model, _Observer()) if plan.attention else nullcontext():
+        frames = record(extractor.chat, video)
+    content = to_bytes(frames)
     file = file_name(job.video_id)
     write_bytes(plan.out / file, content, kept="The videos before it are kept.")
     status = found.stat() if isinstance(found, Path) else None
@@ -253,13 +246,8 @@ class Extraction:
     def __enter__(self) -> "Extraction":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._journal.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._journal.__exit__(*error)
 
     def _is_done(self, job: VideoJob) -> bool:
         """Whether the features are there, and of a file that is as large as it was."""

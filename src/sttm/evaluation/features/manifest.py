@@ -111,7 +111,7 @@ def file_name(video_id: str) -> str:
 
 
 def settings_of(model: Any, processor: Any, sampling: Sampling, attention: bool) -> dict[str, Any]:
-    """Tell what features depend on, as JSON values."""
+    """Return what features depend on, as JSON values."""
     return {
         **_about_model(model),
         **_about_sampling(sampling),
@@ -130,7 +130,7 @@ def _about_model(model: Any) -> dict[str, Any]:
 
 
 def _about_config(config: Any) -> dict[str, Any]:
-    """Tell what a configuration says about features, e.g. which layer they are of."""
+    """Return the settings of a configuration that change the features, e.g. their layer."""
     facts = _about_vision(json.loads(config.to_json_string(use_diff=False)))
     return {f"{_CONFIG}{name}": value for name, value in sorted(facts.items())}
 
@@ -150,7 +150,7 @@ def _about_sampling(sampling: Sampling) -> dict[str, Any]:
 
 
 def _about_processor(processor: Any) -> dict[str, Any]:
-    """Tell how frames become pixels; what a processor keeps for itself is left out."""
+    """Return the settings that turn frames into pixels, without the processor's private ones."""
     facts = json.loads(processor.video_processor.to_json_string())
     return {
         f"{_PROCESSOR}{name}": value

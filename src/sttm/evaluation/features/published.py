@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
-from sttm.evaluation.features.pickles import FAILURES, load_tensors, read_pickle
+from sttm.evaluation.features.safe_pickle import FAILURES, load_tensors, read_pickle
 from sttm.evaluation.features.stored import EncodedFrames, Processed, without_pixels
 from sttm.models.transformers_api import POOLED, VIDEO_GRID, EncoderOutput
 from sttm.video import Sampling, Video
@@ -75,7 +75,7 @@ class PublishedFeatures:
             )
 
     def check_processor(self, processor: Any) -> None:
-        """Accept any: the published files do not tell theirs."""
+        """Accept every processor: the published files do not name theirs."""
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Refuse features of other frames, where the folder's name tells.
@@ -124,7 +124,7 @@ class PublishedFeatures:
 
 
 def _load_tensor(path: Path, file: BinaryIO) -> Any:
-    """Read what torch saved; its own text about that is no help here: it tells how to trust."""
+    """Load what torch saved; torch's own errors advise to trust the file, so they are replaced."""
     try:
         return load_tensors(file)
     except (*FAILURES, OSError) as error:
@@ -135,7 +135,7 @@ def _load_tensor(path: Path, file: BinaryIO) -> Any:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether every number of a tensor is in the file: none is repeated, left out or elsewhere."""
+    """Whether the file holds every number of a tensor, each of them once."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
         return False
     held = tensor.untyped_storage().nbytes() // tensor.itemsize
@@ -224,19 +224,19 @@ def _llava(chat: VideoChat, hidden: torch.Tensor, metadata: _Metadata) -> Encode
 
 
 class _StoredTower(torch.nn.Module):
-    """Gives hidden states of which it is known what they are."""
+    """A vision tower whose output is a given tensor."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()
         self._hidden = hidden
 
     def forward(self, pixels: torch.Tensor, **_: Any) -> Any:
-        """Whichever layer is asked for: it is the one that was stored."""
+        """Return the stored hidden states for every layer."""
         return BaseModelOutputWithPooling(hidden_states=_Always(self._hidden))
 
 
 class _Always:
-    """A sequence that is the same everywhere."""
+    """A sequence with the same value at every index."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self._value = value

@@ -248,7 +248,7 @@ def _bald(text: str) -> str:
 
 
 def _meant(reply: Reply, char: str, around: str) -> frozenset[str]:
-    """Give what a letter with nothing else may mean; brackets say that it is no text."""
+    """Return what a letter with nothing else may mean; brackets say that it is no text."""
     marked = "(" in around or ")" in around or "[" in around
     found = reply.meaning(char.upper(), marked=marked)
     if marked:
@@ -257,7 +257,7 @@ def _meant(reply: Reply, char: str, around: str) -> frozenset[str]:
 
 
 def _at(reply: Reply, place: int) -> Mention | None:
-    """Give the mention at a place, if it is not denied."""
+    """Return the mention at a place, if it is not denied."""
     mention = reply.by_start.get(place)
     return None if mention is None or mention.denied else mention
 

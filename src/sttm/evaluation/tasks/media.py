@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sttm.errors import VideoError
-from sttm.files import cannot_write
+from sttm.files import cannot_write, replace_file
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip
@@ -99,7 +98,7 @@ class Media:
 
 
 def take_out(path: Path) -> Path:
-    """Give a file that `Media` found; a member of a zip is written beside it first, once.
+    """Return a file that `Media` found; a member of a zip is written beside it first, once.
 
     Raises:
         VideoError: no such file, or the zip is damaged.
@@ -120,30 +119,26 @@ def take_out(path: Path) -> Path:
 
 
 def _extract(archive: Path, member: str, target: Path) -> None:
-    """Write beside the place first: another process may want the same member."""
+    def write(place: Path) -> None:
+        with (
+            place.open("wb") as copy,
+            zipfile.ZipFile(archive) as zipped,
+            zipped.open(member) as content,
+        ):
+            shutil.copyfileobj(content, copy, 1 << 20)
+
+    if not archive.is_file():
+        raise VideoError(f"{archive}: no such file.")
+    kept = (
+        f"Videos are taken out of {archive.name} there; unpacked where there is room they need "
+        f"not be: unzip '{archive}' -d FOLDER, with the data root a folder that holds FOLDER."
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
-        try:
-            with (
-                os.fdopen(handle, "wb") as copy,
-                zipfile.ZipFile(archive) as zipped,
-                zipped.open(member) as content,
-            ):
-                shutil.copyfileobj(content, copy, 1 << 20)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except FileNotFoundError as error:
-        raise VideoError(f"{archive}: no such file.") from error
+        replace_file(target, write, kept)
     except (*_DAMAGED, RuntimeError) as error:
         raise VideoError(
             f"{archive}: {member} cannot be read ({error}). Download the zip again."
         ) from error
     except OSError as error:
-        kept = (
-            f"Videos are taken out of {archive.name} there; unpacked where there is room they need "
-            f"not be: unzip '{archive}' -d FOLDER, with the data root a folder that holds FOLDER."
-        )
         raise cannot_write(target, error, kept) from error

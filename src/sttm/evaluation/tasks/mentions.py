@@ -1,11 +1,12 @@
 """Where an answer names options, by letter or by text, and where it denies them."""
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from sttm.evaluation.tasks.denials import NEUTRAL, Denials
 from sttm.evaluation.tasks.items import LETTERS, Item
 from sttm.evaluation.tasks.spelling import JOINT, Words, is_cjk, spelt, unmarked
 
@@ -66,64 +67,6 @@ _SENTENCE = re.compile(
     r"|fits|matches|contradicts|fails|describes)\b"
 )
 
-# Not meant as denials.
-_NEUTRAL = re.compile(
-    r"\b(?:(?:none|nothing|no)\sother\sthan|nothing\s(?:but|except)|no\s(?:doubt|question)"
-    r"|without\s(?:a\s|any\s)?(?:doubt|question)|not\s(?:only|just|merely))\b",
-    re.IGNORECASE,
-)
-_NT = r"(?:n't|\b(?:is|are|was|were|do|does|did|ca|could|would|should|wo|has|have|had|must)nt)\b"
-_WRONG = (
-    r"(?:(?:in)?correct(?<=incorrect)|wrong|false|untrue|impossible|implausible|inaccurate"
-    r"|unlikely|irrelevant|eliminated|excluded|ruled\sout|discarded|rejected|dismissed)"
-)
-# In front of an option, up to the end of the clause.
-_DENIES = re.compile(
-    rf"{_NT}|\b(?:not|never|neither|nor|cannot|no|none\sof|hardly|without|except|exclud(?:e|es|ing)"
-    r"|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\sout|discard(?:s|ing)?|reject(?:s|ing)?"
-    r"|dismiss(?:es|ing)?|than|instead\sof|unlike|opposed\sto|doubt|unlikely|ignor(?:e|ing)|avoid"
-    r"|(?:all|any(?:thing|one)?|everything)\sbut|kein|keine|nicht|weder|noch|pas|ni|não|non)\b"
-    r"|\b(?:wrong|incorrect|false) (?:answer|option|choice|one|statement)s?\b"
-    rf"|\b(?:not\scorrect|{_WRONG})(?:\s(?:answer|option|choice|one)s?)?\s?(?:is|are)?:\s?"
-    r"|不是|不选|不選|不应选|并非|並非|非|不可能|不会|不會|排除|没有|沒有",
-    re.IGNORECASE,
-)
-# Behind an option, as the predicate of it.
-_DENIED = re.compile(
-    rf"{_NT}|\b(?:not|never|neither|cannot|no|hardly|nicht|pas|{_WRONG}|contradict(?:s|ed)?"
-    r"|fail(?:s|ed)?|mismatch(?:es)?|lack(?:s|ed)?|out)\b",
-    re.IGNORECASE,
-)
-_VERB = re.compile(
-    r"(?:\s?,[^,.;:\n]{1,40},)?\s(?:\w{2,15}ly\s|all\s|both\s|also\s|then\s)?"
-    r"(?:is|are|was|were|does|do|did|can|could|will|would|should|must|has|have|had|may|might|need"
-    r"|needs|seems?|appears?|looks?|sounds?|gets?|ca|wo|n'est|est|ist|sind|es|son|é|è)"
-    r"(?=n't|nt\b|\b)|\s(?=cannot\b)",
-    re.IGNORECASE,
-)
-_DENIED_AT_ONCE = re.compile(
-    rf" ?(?:[:(.-] ?)?(?:{_WRONG}|not (?:correct|right|true|supported|mentioned|shown|seen|visible"
-    rf"|present|accurate|the (?:answer|one|case))) ?(?:$|[.,;!)\n])| (?:{_WRONG})\b| (?:contradicts"
-    rf"|fails|mismatches|lacks)\b| ?[:(-]? ?[✗✘❌×]"
-    rf"|[ {JOINT}]?(?:选项|選項)?(?:是|は|が|이|가|은|는|显然|明显|肯定|也|都)?[ {JOINT}]?"
-    rf"(?:不(?!是[ {JOINT}]?[(\[]?(?:option )?[A-J])(?!选)(?!選)|错|錯|误|誤|没|沒|無"
-    r"|ではな|ではあ|じゃな|でな|でありま|違|間違|아니|아닙|아닌|틀|않)",
-    re.IGNORECASE,
-)
-_RETRACTED = re.compile(
-    r"\b(?:that|this|it|which)(?:\s(?:is|was|would\sbe|seems)|'s)\s?(?:clearly\s|actually\s)?"
-    rf"(?:{_WRONG}|not\s(?:right|correct|true|it|so|the\s(?:answer|case)))\b"
-    r"|\b(?:that|this|it|which)\s(?:isn't|wasn't|can't\sbe|cannot\sbe)\s(?:right|correct|true|it|so"
-    r"|the\s(?:answer|case))\b",
-    re.IGNORECASE,
-)
-_BREAKS = re.compile(
-    r"[.,;:!?\n()]|\s-\s|\b(?:but|so|because|since|therefore|thus|hence|however|while|whereas|although"
-    r"|though|then|and|as|leaving|leaves?|which|where|when|who|sondern|mais|sino)\b"
-    r"|而(?!不|非)|但|所以|因为|因此|因為|就选|就是",
-    re.IGNORECASE,
-)
-_BREAKS_BEHIND = re.compile(rf"{_BREAKS.pattern}|\b(?:that|for|if|with)\b|而", re.IGNORECASE)
 _SUFFIXES = re.compile(
     r"\s*(?:$|[.,;:!?)\n]|입니다|이에요|예요|이다|이며|です|だ|で|は|が|을|를|的|，)"
 )
@@ -167,7 +110,7 @@ class Reply:
 
     def __init__(self, text: str, item: Item) -> None:
         self.raw = text
-        self.text = _NEUTRAL.sub(" ", unmarked(text)).strip()
+        self.text = NEUTRAL.sub(" ", unmarked(text)).strip()
         self.item = item
         self.letters = item.letters
         self.options = [_Option(letter, text) for letter, text in zip(item.letters, item.options)]
@@ -200,7 +143,7 @@ class Reply:
         return {mention.start: mention for mention in self.mentions}
 
     def around(self, place: int) -> Mention | None:
-        """Give the mention that covers a place."""
+        """Return the mention that covers a place."""
         at = bisect_right(self._starts, place) - 1
         return self.mentions[at] if at >= 0 and place < self.mentions[at].end else None
 
@@ -210,10 +153,10 @@ class Reply:
 
     def denies(self, place: int) -> bool:
         """Whether a denial stands in front of a place, in the clause."""
-        return self._clauses.denied_before(place)
+        return self._denials.before(place)
 
     def meaning(self, letter: str, *, marked: bool) -> frozenset[str]:
-        """Give the options that a letter may stand for.
+        """Return the options that a letter may stand for.
 
         Args:
             letter: a capital one.
@@ -223,7 +166,7 @@ class Reply:
         return own | (frozenset() if marked else self.owners.get(letter, frozenset()))
 
     def denied_letters(self, after: int = 0, *, texts: bool = False) -> frozenset[str]:
-        """Give the letters that are denied from a place on.
+        """Return the letters that are denied from a place on.
 
         Args:
             after: the place.
@@ -237,7 +180,7 @@ class Reply:
         return frozenset().union(*denied)
 
     def _spans(self) -> list[Mention]:
-        """Give the places of the options' texts, without those inside longer ones."""
+        """Return the places of the options' texts, without those inside longer ones."""
         places: dict[tuple[int, int], frozenset[str]] = {}
         for option in self.options:
             if not option.is_letter:
@@ -255,7 +198,7 @@ class Reply:
 
     @cached_property
     def _places(self) -> list[Mention]:
-        """Give letters and texts, one by one, in order."""
+        """Return letters and texts, one by one, in order."""
         texts = self._spans()
         starts = [span.start for span in texts]
         found = [self._around(span) for span in texts]
@@ -312,8 +255,9 @@ class Reply:
         )
 
     @cached_property
-    def _clauses(self) -> "_Clauses":
-        return _Clauses(self.text, self._places)
+    def _denials(self) -> Denials:
+        texts = [(place.start, place.end) for place in self._places if not place.by_letter]
+        return Denials(self.text, texts)
 
     def _lists(self, places: list[Mention]) -> Iterator[Mention]:
         """Join what belongs together ("A or B"), and say what is denied."""
@@ -335,7 +279,9 @@ class Reply:
                     alone=group.alone or one.alone,
                 )
             behind = places[at].start if at < len(places) else len(self.text) + 2
-            if not group.denied and self._clauses.denied_behind(group, behind):
+            if not group.denied and self._denials.behind(
+                group.end, behind, by_letter=group.by_letter
+            ):
                 group = replace(group, denied=True)
             yield group
 
@@ -376,63 +322,8 @@ class _Option:
 _ENUMERATORS = re.compile(r"^ ?(?:[-*>•] ?)?\(?([A-Ja-j])[.):](?= ?\S)", re.MULTILINE)
 
 
-class _Clauses:
-    """Which places are denied: in front by a "not" in the same clause, behind by a predicate."""
-
-    def __init__(self, text: str, places: list[Mention]) -> None:
-        self._text = text
-        texts = [place for place in places if not place.by_letter]
-        starts = [place.start for place in texts]
-
-        def free(match: re.Match[str]) -> bool:
-            """Whether it is no part of an option's text."""
-            at = bisect_right(starts, match.start()) - 1
-            return at < 0 or match.start() >= texts[at].end
-
-        self._breaks = [m.start() for m in _BREAKS.finditer(text) if free(m)]
-        self._behind = [m.start() for m in _BREAKS_BEHIND.finditer(text) if free(m)]
-        self._denies = [m.end() for m in _DENIES.finditer(text) if free(m)]
-        self._denied = [m.span() for m in _DENIED.finditer(text) if free(m)]
-        self._retracted = [m.start() for m in _RETRACTED.finditer(text) if free(m)]
-
-    def denied_before(self, place: int) -> bool:
-        """Whether a denial stands in front, in the clause."""
-        at = bisect_right(self._denies, place) - 1
-        if at < 0:
-            return False
-        end = self._denies[at]
-        first = bisect_left(self._breaks, end)
-        return first == len(self._breaks) or self._breaks[first] >= place
-
-    def denied_behind(self, group: Mention, following: int) -> bool:
-        """Whether the clause goes on with a denial of it, or the text takes it back.
-
-        Args:
-            group: the place, or list of places.
-            following: where the next place is.
-        """
-        text, end = self._text, group.end
-        mark = _CLOSING.match(text, end)
-        after = mark.end() if mark and group.by_letter else end
-        if _DENIED_AT_ONCE.match(text, end) or _DENIED_AT_ONCE.match(text, after):
-            return True
-        at = bisect_left(self._retracted, end)
-        if at < len(self._retracted) and self._retracted[at] < following:
-            return True
-        verb = _VERB.match(text, end)
-        if verb is None:
-            return False
-        first = bisect_left(self._behind, verb.end())
-        stop = self._behind[first] if first < len(self._behind) else len(text)
-        at = bisect_left(self._denied, (verb.end(), 0))
-        if at == len(self._denied) or self._denied[at][0] >= stop:
-            return False
-        # "B is right not A" denies what comes next.
-        return not (self._denied[at][1] <= following <= self._denied[at][1] + 1)
-
-
 def _used_as_words(item: Item, options: list[_Option]) -> frozenset[str]:
-    """Give the letters that question or options use as words: "What does C do?"."""
+    """Return the letters that question or options use as words: "What does C do?"."""
     words = {word for option in options if len(option.words) > 1 for word in option.words}
     words |= set(Words(unmarked(spelt(item.question))).words)
     return frozenset(letter for letter in LETTERS if letter.casefold() in words and letter != "A")

@@ -5,12 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from sttm.errors import unknown_name
 from sttm.evaluation.tasks.items import LETTERS
-from sttm.evaluation.tasks.reading import Draft, ReaderFactory, RowReader
-from sttm.evaluation.tasks.tables import Row, RowError
+from sttm.evaluation.tasks.loader import Draft, Reader, ReaderState
+from sttm.evaluation.tasks.tables import DataError, Row
 from sttm.video.files import VIDEO_SUFFIXES
 
 SHORT, MEDIUM = 60, 120  # seconds: the authors of STTM call shorter videos "short" and "medium"
@@ -18,205 +17,163 @@ NOT_AVAILABLE = "N/A"  # pads the options of LongVideoBench's parquet files
 CUSTOM_FIELDS = ("video", "question", "options", "answer", "id", "groups")
 
 
-def vnbench(answers: Mapping[str, Any]) -> RowReader:
+def vnbench(row: Row, state: ReaderState) -> Draft:
     """VNBench: four rows per video, the same question with its options in another order."""
-
-    def draft(row: Row) -> Draft:
-        video, options = row.text("video"), row.texts("options")
-        sample, attempt = _stem(video), row.text("try")
-        groups = {"task_type": row.text("type")}
-        seconds = row.number_of("length")
-        if seconds is not None:
-            groups["duration"] = duration_group(seconds)
-        return Draft(
-            question_id=f"{sample}_try{attempt}",
-            video_id=sample,
-            video=video,
-            question=row.text("question", exact=True),
-            options=options,
-            answer=_vnbench_answer(row, options),
-            groups=groups,
-            extra={"try": attempt},
-        )
-
-    return draft
+    video, options = row.text("video"), row.texts("options")
+    sample, attempt = _stem(video), row.text("try")
+    return Draft(
+        question_id=f"{sample}_try{attempt}",
+        video_id=sample,
+        video=video,
+        question=row.text("question", exact=True),
+        options=options,
+        answer=_vnbench_answer(row, options),
+        groups=_type_and_duration(row, "type", "length"),
+        extra={"try": attempt},
+    )
 
 
-def videomme(answers: Mapping[str, Any]) -> RowReader:
+def videomme(row: Row, state: ReaderState) -> Draft:
     """Video-MME: three questions per video, options with their letters."""
-
-    def draft(row: Row) -> Draft:
-        video = row.text("videoID")
-        names = ("duration", "task_type", "domain", "sub_category")
-        return Draft(
-            question_id=row.text("question_id"),
-            video_id=video,
-            video=video,
-            question=row.text("question", exact=True),
-            options=strip_letters(row.texts("options")),
-            answer=row.text("answer"),
-            groups={name: row.text(name) for name in names},
-        )
-
-    return draft
+    video = row.text("videoID")
+    names = ("duration", "task_type", "domain", "sub_category")
+    return Draft(
+        question_id=row.text("question_id"),
+        video_id=video,
+        video=video,
+        question=row.text("question", exact=True),
+        options=strip_letters(row.texts("options")),
+        answer=row.text("answer"),
+        groups={name: row.text(name) for name in names},
+    )
 
 
-def longvideobench(answers: Mapping[str, Any]) -> RowReader:
+def longvideobench(row: Row, state: ReaderState) -> Draft:
     """LongVideoBench: options as a list (JSON) or padded columns (parquet), the answer an index."""
-
-    def draft(row: Row) -> Draft:
-        whole, question = row.text("video_id"), row.text("id")
-        # The authors of STTM call "@user-123" just "123", in the ids of questions too.
-        cut = "@" in whole
-        if "candidates" in row.values:
-            options = row.texts("candidates")
-        else:
-            last = max(
-                (i for i in range(5) if row.maybe(f"option{i}") not in (None, NOT_AVAILABLE)),
-                default=-1,
-            )
-            # In front of the last one it is a text like others: letters count all of them.
-            options = tuple(row.text(f"option{i}") for i in range(last + 1))
-        return Draft(
-            question_id=question.rpartition("-")[2] if cut else question,
-            video_id=whole.rpartition("-")[2] if cut else whole,
-            video=row.maybe("video_path") or whole,
-            question=row.text("question", exact=True),
-            options=options,
-            answer=letter_at(row, "correct_choice", options),
-            groups={
-                "duration": row.text("duration_group"),
-                "task_type": row.text("question_category"),
-            },
-        )
-
-    return draft
-
-
-def mlvu(answers: Mapping[str, Any]) -> RowReader:
-    """MLVU: a file per task, the answer as text; one row of the published files is blank."""
-    asked: Counter[str] = Counter()
-
-    def draft(row: Row) -> Draft | None:
-        if row.maybe("question") is None:
-            return None
-        folder = row.file.stem
-        video = row.text("video")
-        name = f"{folder}-{_stem(video)}"
+    whole, question = row.text("video_id"), row.text("id")
+    # The authors of STTM call "@user-123" just "123", in the ids of questions too.
+    cut = "@" in whole
+    if "candidates" in row.values:
         options = row.texts("candidates")
-        answer = row.text("answer")
-        texts = _trimmed(options)
-        if texts.count(answer) != 1:
-            raise RowError(f"got the answer {answer!r}, expected one of {options}", "answer")
-        groups = {"task_type": row.text("question_type")}
-        seconds = row.number_of("duration")
-        if seconds is not None:
-            groups["duration"] = duration_group(seconds)
-        asked[name] += 1
-        return Draft(
-            question_id=f"{name}-{asked[name] - 1}",
-            video_id=name,
-            video=f"{folder}/{video}",
-            # Names come twice, in the folders of different tasks.
-            video_parts=2,
-            question=row.text("question", exact=True),
-            options=options,
-            answer=LETTERS[texts.index(answer)],
-            groups=groups,
+    else:
+        last = max(
+            (i for i in range(5) if row.maybe(f"option{i}") not in (None, NOT_AVAILABLE)),
+            default=-1,
         )
+        # In front of the last one it is a text like others: letters count all of them.
+        options = tuple(row.text(f"option{i}") for i in range(last + 1))
+    return Draft(
+        question_id=question.rpartition("-")[2] if cut else question,
+        video_id=whole.rpartition("-")[2] if cut else whole,
+        video=row.maybe("video_path") or whole,
+        question=row.text("question", exact=True),
+        options=options,
+        answer=letter_at(row, "correct_choice", options),
+        groups={
+            "duration": row.text("duration_group"),
+            "task_type": row.text("question_category"),
+        },
+    )
 
-    return draft
+
+def mlvu(row: Row, state: ReaderState) -> Draft | None:
+    """MLVU: a file per task, the answer as text; one row of the published files is blank."""
+    if row.maybe("question") is None:
+        return None
+    folder = row.file.stem
+    video = row.text("video")
+    name = f"{folder}-{_stem(video)}"
+    options = row.texts("candidates")
+    answer = row.text("answer")
+    texts = _trimmed(options)
+    if texts.count(answer) != 1:
+        raise DataError(f"got the answer {answer!r}, expected one of {options}", "answer")
+    groups = _type_and_duration(row, "question_type", "duration")
+    number = state.number(name)
+    return Draft(
+        question_id=f"{name}-{number}",
+        video_id=name,
+        video=f"{folder}/{video}",
+        # Names come twice, in the folders of different tasks.
+        video_parts=2,
+        question=row.text("question", exact=True),
+        options=options,
+        answer=LETTERS[texts.index(answer)],
+        groups=groups,
+    )
 
 
-def nextqa(answers: Mapping[str, Any]) -> RowReader:
+def nextqa(row: Row, state: ReaderState) -> Draft:
     """NExT-QA, multiple choice: options in columns a0 to a4, the answer an index."""
-
-    def draft(row: Row) -> Draft:
-        video = row.text("video")
-        options = tuple(row.text(f"a{i}", exact=True) for i in range(5))
-        return Draft(
-            question_id=f"{video}_{row.text('qid')}",
-            video_id=video,
-            video=video,
-            question=row.text("question", exact=True),
-            options=options,
-            answer=letter_at(row, "answer", options),
-            groups={"task_type": row.text("type")},
-        )
-
-    return draft
+    video = row.text("video")
+    options = tuple(row.text(f"a{i}", exact=True) for i in range(5))
+    return Draft(
+        question_id=f"{video}_{row.text('qid')}",
+        video_id=video,
+        video=video,
+        question=row.text("question", exact=True),
+        options=options,
+        answer=letter_at(row, "answer", options),
+        groups={"task_type": row.text("type")},
+    )
 
 
-def egoschema(answers: Mapping[str, Any]) -> RowReader:
+def egoschema(row: Row, state: ReaderState) -> Draft:
     """EgoSchema: answers of 500 of the questions are published, in a file of their own."""
-
-    def draft(row: Row) -> Draft:
-        name = row.maybe("q_uid") or row.text("video_idx")
-        options = (
-            strip_letters(row.texts("option"))
-            if "option" in row.values
-            else tuple(row.text(f"option {i}", exact=True) for i in range(5))
-        )
-        own = row.values.get("answer")
-        known = Row({"answer": answers.get(name) if own is None else own}, row.file, row.number)
-        answer = letter_at(known, "answer", options) if known.maybe("answer") else None
-        return Draft(
-            question_id=name,
-            video_id=name,
-            video=name,
-            question=row.text("question", exact=True),
-            options=options,
-            answer=answer,
-        )
-
-    return draft
+    name = row.maybe("q_uid") or row.text("video_idx")
+    options = (
+        strip_letters(row.texts("option"))
+        if "option" in row.values
+        else tuple(row.text(f"option {i}", exact=True) for i in range(5))
+    )
+    own = row.values.get("answer")
+    known = Row({"answer": state.answers.get(name) if own is None else own}, row.file, row.number)
+    answer = letter_at(known, "answer", options) if known.maybe("answer") else None
+    return Draft(
+        question_id=name,
+        video_id=name,
+        video=name,
+        question=row.text("question", exact=True),
+        options=options,
+        answer=answer,
+    )
 
 
-def egoschema_subset(answers: Mapping[str, Any]) -> RowReader:
+def egoschema_subset(row: Row, state: ReaderState) -> Draft | None:
     """EgoSchema, only the questions whose answers are published."""
-    whole = egoschema(answers)
-
-    def draft(row: Row) -> Draft | None:
-        found = whole(row)
-        return found if found is not None and found.answer is not None else None
-
-    return draft
+    found = egoschema(row, state)
+    return found if found.answer is not None else None
 
 
-def custom(answers: Mapping[str, Any]) -> RowReader:
+def custom(row: Row, state: ReaderState) -> Draft:
     """Any JSONL of video, question, options, answer, and if wanted id and groups.
 
     Stricter than the others: nobody else has looked at these files.
     """
-    asked: Counter[str] = Counter()
-
-    def draft(row: Row) -> Draft:
-        for field in row.values:
-            if field not in CUSTOM_FIELDS and not str(field).startswith("_"):
-                error = unknown_name("field", str(field)[:60], CUSTOM_FIELDS)
-                raise RowError(f"{error} One that begins with '_' is left out")
-        path = _below(row.folder, row.text("video"))
-        name = "-".join((*path.parts[:-1], _stem(path.name)))
-        options = _custom_options(row)
-        groups = row.values.get("groups") or {}
-        if not isinstance(groups, Mapping):
-            raise RowError(f"got groups {groups!r}, expected an object of texts")
-        asked[name] += 1
-        return Draft(
-            question_id=row.maybe("id") or f"{name}-{asked[name] - 1}",
-            video_id=name,
-            video=str(path),
-            video_parts=len(path.parts),
-            question=row.text("question", exact=True),
-            options=options,
-            answer=_custom_answer(row, options),
-            groups={str(key): str(value) for key, value in groups.items()},
-        )
-
-    return draft
+    for field in row.values:
+        if field not in CUSTOM_FIELDS and not str(field).startswith("_"):
+            error = unknown_name("field", str(field)[:60], CUSTOM_FIELDS)
+            raise DataError(f"{error} One that begins with '_' is left out")
+    path = _below(row.folder, row.text("video"))
+    name = "-".join((*path.parts[:-1], _stem(path.name)))
+    options = _custom_options(row)
+    groups = row.values.get("groups") or {}
+    if not isinstance(groups, Mapping):
+        raise DataError(f"got groups {groups!r}, expected an object of texts")
+    number = state.number(name)
+    return Draft(
+        question_id=row.maybe("id") or f"{name}-{number}",
+        video_id=name,
+        video=str(path),
+        video_parts=len(path.parts),
+        question=row.text("question", exact=True),
+        options=options,
+        answer=_custom_answer(row, options),
+        groups={str(key): str(value) for key, value in groups.items()},
+    )
 
 
-READERS: dict[str, ReaderFactory] = {
+READERS: dict[str, Reader] = {
     "custom": custom,
     "egoschema": egoschema,
     "egoschema-subset": egoschema_subset,
@@ -233,6 +190,13 @@ def duration_group(seconds: float) -> str:
     return "short" if seconds < SHORT else "medium" if seconds < MEDIUM else "long"
 
 
+def _type_and_duration(row: Row, kind: str, seconds: str) -> dict[str, str]:
+    """Read two groups from the fields of these names; the length may be missing."""
+    groups = {"task_type": row.text(kind)}
+    length = row.number_of(seconds)
+    return groups if length is None else {**groups, "duration": duration_group(length)}
+
+
 def strip_letters(options: Sequence[str]) -> tuple[str, ...]:
     """Take "A. " off the first option, "B. " off the second..., if all have theirs."""
     found = [
@@ -247,11 +211,11 @@ def letter_at(row: Row, name: str, options: Sequence[str]) -> str:
     """Turn the index of an option, from 0, into its letter.
 
     Raises:
-        RowError: it is none.
+        DataError: it is none.
     """
     index = row.number_of(name)
     if index is None or not index.is_integer() or not 0 <= index < len(options):
-        raise RowError(
+        raise DataError(
             f"got the answer {row.values.get(name)!r}, expected a number from 0 to "
             f"{len(options) - 1}",
             "answer",
@@ -265,11 +229,11 @@ def _vnbench_answer(row: Row, options: Sequence[str]) -> str:
     letters, texts = LETTERS[: len(options)], _trimmed(options)
     if len(letter) == 1 and letter in letters:
         if text in texts and text != texts[letters.index(letter)]:
-            raise RowError(f"got the answer {text!r}, but the letter {letter!r}", "answer")
+            raise DataError(f"got the answer {text!r}, but the letter {letter!r}", "answer")
         return letter
     if text in texts:
         return letters[texts.index(text)]
-    raise RowError(f"got the answer {text!r}, expected one of {tuple(options)}", "answer")
+    raise DataError(f"got the answer {text!r}, expected one of {tuple(options)}", "answer")
 
 
 def _below(folder: Path, video: str) -> PurePosixPath:
@@ -285,11 +249,11 @@ def _custom_options(row: Row) -> tuple[str, ...]:
     if row.values.get("options") in (None, ""):
         return ()
     if not row.values["options"]:
-        raise RowError("got no options in 'options', expected two or more, or no such field")
+        raise DataError("got no options in 'options', expected two or more, or no such field")
     options = row.texts("options")
     twice = [text for text, count in Counter(_trimmed(options)).items() if count > 1]
     if twice:
-        raise RowError(f"got the option {twice[0]!r} twice, expected different ones")
+        raise DataError(f"got the option {twice[0]!r} twice, expected different ones")
     return options
 
 
@@ -305,8 +269,10 @@ def _custom_answer(row: Row, options: Sequence[str]) -> str | None:
         return meant[0]
     if meant:
         ways = " or ".join(f"'({letter})' for {choices[letter]!r}" for letter in meant)
-        raise RowError(f"got the answer {answer!r}, a letter and a text, expected {ways}", "answer")
-    raise RowError(
+        raise DataError(
+            f"got the answer {answer!r}, a letter and a text, expected {ways}", "answer"
+        )
+    raise DataError(
         f"got the answer {answer!r}, expected a letter of {''.join(choices)}, or the text of one "
         "option",
         "answer",

@@ -149,7 +149,7 @@ def final(text: str) -> str:
 
 
 def _braced(text: str, start: int) -> str:
-    """Give what stands in front of the brace that closes; the rest where none does."""
+    """Return what stands in front of the brace that closes; the rest where none does."""
     depth = 1
     for brace in re.compile("[{}]").finditer(text, start):
         depth += 1 if brace[0] == "{" else -1
@@ -194,7 +194,7 @@ class Words:
             at += len(word) + 1
 
     def find(self, words: Sequence[str]) -> list[tuple[int, int]]:
-        """Give the places in the text at which some words stand one after the other."""
+        """Return the places in the text at which some words stand one after the other."""
         wanted = f" {' '.join(words)} "
         found, at = [], self.joined.find(wanted) if words else -1
         while at >= 0:

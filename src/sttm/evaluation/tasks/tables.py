@@ -13,25 +13,34 @@ from typing import Any, Literal
 
 from sttm.errors import ConfigError
 
+ProblemKind = Literal["file", "row", "duplicate", "answer", "video"]
 DEEPEST = 20  # levels of lists and objects in a row; ours have three
 _NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")  # neither UTF-8 nor the names of files take halves
 
 
-class FileError(Exception):
-    """A file cannot be read as a table."""
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with the files.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        kind: "file" missing or unreadable, "row" malformed, "duplicate" id, "answer" missing or not
+            among the options, "video" without a file.
+        where: the file, with the row.
+        text: what was got and expected.
+    """
+
+    kind: ProblemKind
+    where: str
+    text: str
+
+
+class DataError(Exception):
+    """A file or a row cannot be used; a `Problem` whose place the caller knows."""
+
+    def __init__(self, text: str, kind: ProblemKind = "row") -> None:
         super().__init__(text)
         self.text = text
-
-
-class RowError(Exception):
-    """A row is malformed."""
-
-    def __init__(self, text: str, kind: Literal["row", "answer"] = "row") -> None:
-        super().__init__(text)
-        self.text = text
-        self.kind = kind
+        self.kind: ProblemKind = kind
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,12 @@ class Row:
         values: by field.
         file: its file, below the folder of the task.
         number: counted from 1; the line in a JSONL file.
-        broken: why it cannot be read; empty for a sound one.
         folder: of the task; names of files are relative to it.
     """
 
     values: Mapping[str, Any]
     file: Path
     number: int
-    broken: str = ""
     folder: Path = Path()
 
     @property
@@ -58,23 +65,23 @@ class Row:
         return f"{self.file}, row {self.number}"
 
     def text(self, name: str, *, exact: bool = False) -> str:
-        """Give a text that is not blank; numbers become text.
+        """Return a text that is not blank; numbers become text.
 
         Args:
             name: the field.
             exact: keep blanks around it: models read them.
 
         Raises:
-            RowError: there is none.
+            DataError: there is none.
         """
         found = self.maybe(name)
         if found is None:
-            raise RowError(f"got {self._shown(name)}, expected a text")
+            raise DataError(f"got {self._shown(name)}, expected a text")
         value = self.values[name]
         return value if exact and isinstance(value, str) else found
 
     def maybe(self, name: str) -> str | None:
-        """Give a text, None if it is not there or blank; the text "nan" is a text."""
+        """Return a text, None if it is not there or blank; the text "nan" is a text."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             return None
@@ -86,21 +93,21 @@ class Row:
         return str(value).strip() or None
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Give a list of texts, with the blanks around them.
+        """Return a list of texts, with the blanks around them.
 
         Raises:
-            RowError: there is none.
+            DataError: there is none.
         """
         value = self.values.get(name)
         if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-            raise RowError(f"got {self._shown(name)}, expected a list of texts")
+            raise DataError(f"got {self._shown(name)}, expected a list of texts")
         rows = [Row({name: one}, self.file, self.number) for one in value]
         if any(row.maybe(name) is None for row in rows):
-            raise RowError(f"got {self._shown(name)}, expected texts that are not blank")
+            raise DataError(f"got {self._shown(name)}, expected texts that are not blank")
         return tuple(row.text(name, exact=True) for row in rows)
 
     def number_of(self, name: str) -> float | None:
-        """Give a number, also one that is written as text; None if it is none."""
+        """Return a number, also one that is written as text; None if it is none."""
         text = self.maybe(name)
         try:
             return None if text is None else float(text)
@@ -113,43 +120,35 @@ class Row:
         return f"{name!r}: {str(self.values[name])[:60]!r}"
 
 
-def rows_of(path: Path, folder: Path) -> Iterator[Row]:
-    """Read a table; its kind is told by the suffix.
+def rows_of(path: Path, folder: Path, problems: list[Problem]) -> Iterator[Row]:
+    """Read the sound rows of a table; the suffix of the file tells its kind.
 
     Args:
         path: ``.json`` (a list of objects, or one object of answers), ``.jsonl``, ``.csv`` or
             ``.parquet``.
         folder: of the task; the table's name is given below it.
+        problems: what is wrong with the file and its other rows is appended.
 
     Raises:
-        FileError: it cannot be read as a whole.
         ConfigError: a parquet file, and pyarrow is not installed.
     """
     name = path.relative_to(folder) if path.is_relative_to(folder) else path
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise FileError(f"got {path.suffix!r}, expected {', '.join(readers)}")
     try:
+        if suffix not in readers:
+            raise DataError(f"got {path.suffix!r}, expected {', '.join(readers)}")
         for number, values in readers[suffix](path):
-            if isinstance(values, _Broken):
-                yield Row({}, name, number, values.text)
-            elif fault := _fault(values):
-                yield Row({}, name, number, fault)
-            elif isinstance(values, Mapping):
-                yield Row(values, name, number, folder=folder)
+            row = Row(values if isinstance(values, Mapping) else {}, name, number, folder)
+            fault = values.text if isinstance(values, DataError) else _fault(values)
+            if fault:
+                problems.append(Problem("row", row.where, fault))
             else:
-                broken = f"got {str(values).strip()[:40]!r}, expected a JSON object"
-                yield Row({}, name, number, broken)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"cannot be read ({error})") from error
-
-
-@dataclass(frozen=True)
-class _Broken:
-    """Stands for a row that cannot be read, and says why."""
-
-    text: str
+                yield row
+    except DataError as error:
+        problems.append(Problem("file", str(path), error.text))
+    except OSError as error:
+        problems.append(Problem("file", str(path), f"cannot be read ({error})"))
 
 
 class _Twice(dict[str, Any]):
@@ -160,14 +159,12 @@ class _Twice(dict[str, Any]):
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
     content = _parsed(_text_of(path))
-    if isinstance(content, _Broken):
-        raise FileError(content.text)
     if isinstance(content, _Twice):
-        raise FileError(f"got the field {content.field!r} twice, expected it once")
+        raise DataError(f"got the field {content.field!r} twice, expected it once")
     if isinstance(content, Mapping):
         content = [{"key": key, "value": value} for key, value in content.items()]
     if not isinstance(content, list):
-        raise FileError(f"got {type(content).__name__}, expected a list of objects")
+        raise DataError(f"got {type(content).__name__}, expected a list of objects")
     yield from enumerate(content, start=1)
 
 
@@ -178,9 +175,10 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
         row = line.strip("\ufeff \t")  # a mark stands inside where files were joined
         if not row.strip():
             continue
-        values = _parsed(row)
-        if isinstance(values, _Broken):
-            values = _Broken(f"got {row[:40]!r}, expected a JSON object: it {values.text}")
+        try:
+            values = _parsed(row)
+        except DataError as error:
+            values = DataError(f"got {row[:40]!r}, expected a JSON object: it {error.text}")
         yield number, values
 
 
@@ -190,17 +188,17 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
         names = lines.fieldnames or ()
         twice = [name for name in names if list(names).count(name) > 1]
         if twice:
-            raise FileError(f"got the column {twice[0][:60]!r} twice, expected it once")
+            raise DataError(f"got the column {twice[0][:60]!r} twice, expected it once")
         for number, row in enumerate(lines, start=1):
             extra = row.pop(None, None)  # what has no column
             if extra is not None:
                 got = len(names) + len(extra)
-                yield number, _Broken(f"got {got} columns, expected {len(names)}")
+                yield number, DataError(f"got {got} columns, expected {len(names)}")
             else:
                 yield number, row
     except csv.Error as error:
         begins = lines.line_num + 1  # it counts the lines of whole rows
-        raise FileError(f"cannot be read (line {begins}: {error})") from error
+        raise DataError(f"cannot be read (line {begins}: {error})") from error
 
 
 def _text_of(path: Path) -> str:
@@ -211,17 +209,16 @@ def _text_of(path: Path) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
-        raise FileError(f"cannot be read (line {line}: {error})") from error
+        raise DataError(f"cannot be read (line {line}: {error})") from error
 
 
 def _parsed(text: str) -> Any:
-    """Parse JSON; a `_Broken` where that fails."""
     try:
         return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        return _Broken("is nested too deep")
+    except RecursionError as error:
+        raise DataError("is nested too deep") from error
     except ValueError as error:  # also of a number with more digits than Python reads
-        return _Broken(f"is no JSON ({error})")
+        raise DataError(f"is no JSON ({error})") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -235,7 +232,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _fault(row: Any) -> str:
-    """Say why a row is none that a model could be asked; empty if nothing is wrong with it."""
+    """Say why a row holds no question for a model; empty if nothing is wrong with it."""
     waiting = [(row, 1)]
     while waiting:
         value, depth = waiting.pop()
@@ -251,6 +248,8 @@ def _fault(row: Any) -> str:
             waiting += [(part, depth + 1) for pair in value.items() for part in pair]
         elif isinstance(value, list | tuple):
             waiting += [(part, depth + 1) for part in value]
+    if not isinstance(row, Mapping):
+        return f"got {str(row).strip()[:40]!r}, expected a JSON object"
     return ""
 
 
@@ -266,5 +265,5 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileError(f"is no parquet file ({why})") from error
+        raise DataError(f"is no parquet file ({why})") from error
     yield from enumerate(rows, start=1)

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sttm.errors import ConfigError, VideoError, unknown_name
 from sttm.evaluation.tasks.download import Download
 from sttm.evaluation.tasks.items import LETTERS, Item
+from sttm.evaluation.tasks.loader import Layout, Reading, load
 from sttm.evaluation.tasks.media import take_out
 from sttm.evaluation.tasks.metrics import Metric, MetricRule, Scored, compute
 from sttm.evaluation.tasks.parsers import OFFICIAL_PARSERS, parse
 from sttm.evaluation.tasks.prompts import Prompt, subtitle_context
 from sttm.evaluation.tasks.readers import READERS
-from sttm.evaluation.tasks.reading import Layout, Reading, read
 from sttm.evaluation.tasks.scenes import Scenes, scene_items, scene_video
 from sttm.evaluation.tasks.submission import Submission
 from sttm.video import Sampling, Video
@@ -59,7 +59,7 @@ class Parsing(_Frozen):
 
 
 class Expected(_Frozen):
-    """How much there is in the published data; None where it was not published.
+    """How much the published data holds; None where the number was not published.
 
     Args:
         questions, videos: in all.
@@ -148,7 +148,7 @@ class Task(_Frozen):
                 f"{self.name}: got no data root, expected the folder that holds its files. "
                 f"`sttm eval validate {self.name} --data-root DIR` tells how to get them."
             )
-        return read(
+        return load(
             self.name,
             READERS[self.reader],
             self.layout,
@@ -185,7 +185,7 @@ class Task(_Frozen):
         return found.items
 
     def video(self, item: Item) -> Path | Video:
-        """Give what `VideoChat.encode` takes for an item.
+        """Return what `VideoChat.encode` takes for an item.
 
         A video inside a zip is taken out first, into ``.videos`` beside the zip, and stays there.
         A made one comes as frames.
@@ -204,7 +204,7 @@ class Task(_Frozen):
         return take_out(item.video)
 
     def context(self, item: Item, times: Sequence[float] = ()) -> str:
-        """Give the text between the video and every question about it, for `VideoChat.encode`.
+        """Return the text between the video and every question about it, for `VideoChat.encode`.
 
         Args:
             item: of this task.

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm.evaluation.tasks.reading import Problem, Reading
+from sttm.evaluation.tasks.loader import Reading
+from sttm.evaluation.tasks.tables import Problem
 from sttm.evaluation.tasks.task import Task
 
 
@@ -51,9 +52,9 @@ def validate(task: Task, data_root: Path | None, *, videos: bool = True) -> Vali
     """
     reading = task.read(data_root, videos=videos)
     looked = videos and not task.made
-    problems = [*reading.problems, *_nothing(reading)]
+    problems = [*reading.problems, *_no_questions(reading)]
     if looked:
-        problems += _silent(task, reading)
+        problems += _missing_subtitles(task, reading)
     notes = [*reading.notes, *_archives(reading)]
     own = reading.folder
     if own is None and data_root is not None:
@@ -76,14 +77,14 @@ def validate(task: Task, data_root: Path | None, *, videos: bool = True) -> Vali
     )
 
 
-def _nothing(reading: Reading) -> Iterator[Problem]:
-    """Say so if files without problems hold no question."""
+def _no_questions(reading: Reading) -> Iterator[Problem]:
+    """Report files that have no problem and no question either."""
     if not reading.items and not any(problem.kind == "file" for problem in reading.problems):
         yield Problem("file", str(reading.folder), "got no questions at all")
 
 
-def _silent(task: Task, reading: Reading) -> Iterator[Problem]:
-    """Say so if subtitles are missing: all of them, or some while all videos are there."""
+def _missing_subtitles(task: Task, reading: Reading) -> Iterator[Problem]:
+    """Report missing subtitles: all of them, or some although all videos are there."""
     wanted, videos = task.expected.subtitles, {item.video_id for item in reading.items}
     spoken = {item.video_id for item in reading.items if item.subtitles is not None}
     whole = len(videos) == task.expected.videos
@@ -112,7 +113,7 @@ def _differences(task: Task, reading: Reading) -> Iterator[str]:
 
 
 def _archives(reading: Reading) -> Iterator[str]:
-    """Tell of tar archives: only zips are read as they are."""
+    """Note tar archives, which must be unpacked: only zips are read as they are."""
     if reading.folder is None or not any(p.kind == "video" for p in reading.problems):
         return
     found = sorted(path.name for path in reading.folder.glob("*.tar*"))

@@ -10,7 +10,7 @@ _MODEL = "sttm.integrations.lmms_eval.model"
 
 
 def manifest() -> Any:
-    """Tell lmms-eval where the model is; called by it, without loading a model or torch."""
+    """Return where lmms-eval finds the model; it calls this without loading a model or torch."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

@@ -13,13 +13,13 @@ from sttm.chat.records import Encoded
 from sttm.errors import BudgetError, SttmError, VideoError
 from sttm.evaluation.runner import generate_alone
 from sttm.integrations.lmms_eval.arguments import Arguments
-from sttm.integrations.lmms_eval.ending import Ending, cut
 from sttm.integrations.lmms_eval.requests import Request, check_file
+from sttm.integrations.lmms_eval.stop_strings import StopStrings, cut_at
 from sttm.video import VideoWarning
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """One answer.
 
     Args:
@@ -37,7 +37,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Work:
+class Counts:
     """What answering took so far.
 
     Args:
@@ -63,7 +63,7 @@ class Answerer:
         ConfigError, UnsupportedModelError: as `sttm.attach`.
 
     Attributes:
-        work: what it took so far.
+        counts: what it took so far.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Answerer:
         warn: Callable[[str], None],
     ) -> None:
         method = arguments.reduction.method
-        self.work = Work()
+        self.counts = Counts()
         self._arguments = arguments
         self._where: dict[str, Any] = {"layer": layer, "positions": arguments.positions or "auto"}
         self._warn = warn
@@ -88,11 +88,11 @@ class Answerer:
         self._key: tuple[str, str | None] | None = None
         self._video: PrefilledVideo | Encoded | None = None
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
         """Answer all requests, those about one video in a row.
 
         Yields:
-            the place of a request, and the reply to it.
+            the place of a request, and the response to it.
 
         Raises:
             VideoError: a video cannot be read, unless such are to be skipped.
@@ -109,20 +109,20 @@ class Answerer:
             range(len(requests)), key=lambda i: first[requests[i].video, requests[i].system]
         )
         for place in order:
-            yield place, self._reply(requests[place])
+            yield place, self._respond(requests[place])
 
-    def _reply(self, request: Request) -> Reply:
+    def _respond(self, request: Request) -> Response:
         try:
             with _naming(request):
                 return self._try(request)
         except (VideoError, BudgetError) as error:
             if self._arguments.on_error == "stop":
                 raise
-            self.work = replace(self.work, skipped=self.work.skipped + 1)
+            self.counts = replace(self.counts, skipped=self.counts.skipped + 1)
             self._warn(f"skipped, the answer is empty: {error}")
-            return Reply("", 0, 0.0, None)
+            return Response("", 0, 0.0, None)
 
-    def _try(self, request: Request) -> Reply:
+    def _try(self, request: Request) -> Response:
         known = self._key
         video = self._open(request)
         paid = 0.0 if self._key == known else video.timings.encode + video.timings.prefill
@@ -131,7 +131,7 @@ class Answerer:
         seconds = time.perf_counter() - start
         # Not Answer.text, which is stripped: what ends an answer may be a blank line.
         text = self._chat.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        return Reply(cut(text, request.until).strip(), len(ids), paid + seconds, retention)
+        return Response(cut_at(text, request.until).strip(), len(ids), paid + seconds, retention)
 
     def _open(self, request: Request) -> PrefilledVideo | Encoded:
         """Watch the video, unless it is the one that was watched last."""
@@ -152,7 +152,7 @@ class Answerer:
         for damage in damages:
             self._warn(f"{request.where}: {damage.message}")
         if self._alone is None:
-            self.work = replace(self.work, prefills=self.work.prefills + 1)
+            self.counts = replace(self.counts, prefills=self.counts.prefills + 1)
         self._key = key
         return self._video
 
@@ -171,13 +171,13 @@ class Answerer:
         """Return the ids of the answer, and the retention."""
         generate: dict[str, Any] = {"max_new_tokens": 128, **request.generate}
         if request.until:
-            ending = Ending(self._chat.processor.tokenizer, request.until)
-            generate["stopping_criteria"] = [ending]
+            stop = StopStrings(self._chat.processor.tokenizer, request.until)
+            generate["stopping_criteria"] = [stop]
         if isinstance(video, PrefilledVideo):
             return video.ask(request.question, **generate).ids, video.retention
         with self._attached() as attachment:
             ids = generate_alone(self._chat, video, request.question, **generate)
-        self.work = replace(self.work, prefills=self.work.prefills + 1)
+        self.counts = replace(self.counts, prefills=self.counts.prefills + 1)
         kept = sum(report.tokens_out for report in attachment.reports)
         return ids.tolist(), kept / video.tokens
 

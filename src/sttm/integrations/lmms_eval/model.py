@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sttm.checkpoints import Placement
 from sttm.cli.loading import Loaded, load_model, load_nano
 from sttm.errors import ConfigError
-from sttm.integrations.lmms_eval.answering import Answerer, Reply
+from sttm.integrations.lmms_eval.answering import Answerer, Counts, Response
 from sttm.integrations.lmms_eval.arguments import Arguments, read_arguments, reworded
 from sttm.integrations.lmms_eval.requests import Request, from_messages, from_visuals
 
@@ -58,18 +58,17 @@ class Sttm(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answer; questions about one video share one prefill, whatever their order."""
         assert self._answerer is not None
-        found: dict[int, Reply] = {}
+        found: dict[int, Response] = {}
         asked = [self._read(request) for request in requests]
         unused = sorted({name for request in asked for name in request.unused})
         if unused:
             logger.warning(f"generation arguments that sttm does not use: {', '.join(unused)}")
-        before = self._answerer.work
+        before = self._answerer.counts
         with tqdm(total=len(asked), disable=self.rank != 0, desc="Model Responding") as bar:
-            for place, reply in self._answerer.answer(asked):
-                found[place] = reply
+            for place, response in self._answerer.answer(asked):
+                found[place] = response
                 bar.update(1)
-        work = self._answerer.work
-        _log(list(found.values()), work.prefills - before.prefills, work.skipped - before.skipped)
+        _log(list(found.values()), before, self._answerer.counts)
         return [_result(found[place]) for place in range(len(asked))]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
@@ -81,7 +80,7 @@ class Sttm(lmms):
         _refuse("generate_until_multi_round")
 
     def clean(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._answerer = None
         super().clean()
 
@@ -123,29 +122,30 @@ def _load(arguments: Arguments, accelerator: Any) -> Loaded:
         return replace(loaded, model=placement.settle(loaded.model))
 
 
-def _result(reply: Reply) -> GenerationResult:
-    return GenerationResult(reply.text, TokenCounts(output_tokens=reply.tokens))
+def _result(response: Response) -> GenerationResult:
+    return GenerationResult(response.text, TokenCounts(output_tokens=response.tokens))
 
 
-def _log(replies: Sequence[Reply], prefills: int, skipped: int) -> None:
+def _log(responses: Sequence[Response], before: Counts, after: Counts) -> None:
     """Put the speed and the share of tokens kept beside the scores."""
-    seconds = sum(reply.seconds for reply in replies)
-    tokens = sum(reply.tokens for reply in replies)
-    kept = [reply.retention for reply in replies if reply.retention is not None]
+    skipped = after.skipped - before.skipped
+    seconds = sum(one.seconds for one in responses)
+    tokens = sum(one.tokens for one in responses)
+    kept = [one.retention for one in responses if one.retention is not None]
     log_metrics(
         total_elapsed_time=seconds,
         total_gen_tokens=tokens,
         avg_speed=tokens / seconds if seconds else 0.0,
         additional_metrics={
             "sttm_retention": sum(kept) / len(kept) if kept else None,
-            "sttm_prefills": prefills,
+            "sttm_prefills": after.prefills - before.prefills,
             "sttm_skipped": skipped,
         },
     )
     if skipped:
         logger.warning(
-            f"{skipped} of {len(replies)} questions were skipped: their videos could not be read. "
-            "Their answers are empty, which the harness counts as wrong."
+            f"{skipped} of {len(responses)} questions were skipped: their videos could not be "
+            "read. Their answers are empty, which the harness counts as wrong."
         )
 
 

@@ -78,7 +78,8 @@ def from_messages(
     """Read a request that is a list of chat messages: one user turn, perhaps a system prompt.
 
     Raises:
-        see `from_visuals`; ConfigError also if there are more turns, or text before the video.
+        ConfigError: not exactly one video, an argument of another kind, more turns, or text in
+            front of the video.
     """
     turns = [message for message in messages if message["role"] != "system"]
     system = [_text(message["content"]) for message in messages if message["role"] == "system"]

@@ -2,16 +2,21 @@
 
 A pickle is a program for a small machine, which may name any function of any module and call it.
 Here it may name a few, and gets stand-ins of ours instead of them: a tensor with its storage,
-bytes, ordered dicts and sets. Before any of it runs, every instruction is looked at, and those that
-build objects or change their state are refused, and with them what would become too large or deep.
+bytes, ordered dicts and sets. Before any of it runs, `check_program` looks at every instruction. It
+refuses those that build objects or change their state, and counts what would be built: where memo
+places make one thing part of many others, a few bytes of pickle become a structure that nobody can
+walk (tuples in tuples deeper than the stack of Python, or two of each in the next one, thirty
+times), and Python hashes, compares and prints such things without looking.
 """
 
 import collections
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -19,30 +24,25 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from sttm.errors import VideoError
-from sttm.evaluation.features.rehearsal import rehearse
 
 _LARGEST = 2**24  # bytes; published metadata has some kilobytes
-_MACHINE = ("PROTO", "FRAME", "STOP", "MARK")
-_MEMO = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET")
-_NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1")
-_MORE_NUMBERS = ("LONG4", "FLOAT", "BINFLOAT")
-_STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE")
-_MORE_STRINGS = ("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
-_LISTS = ("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_SET", "ADDITEMS", "FROZENSET")
-_TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
-_DICTS = ("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS")
-_CALLS = ("GLOBAL", "STACK_GLOBAL", "REDUCE")
+_DEEPEST = 100  # containers in one another
+_MOST = 2**20  # things, those that are used again counted again; instructions
+_UNIT = 64  # characters or bytes that count as one thing
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+_GETS = ("GET", "BINGET", "LONG_BINGET")
 _INSTRUCTIONS = frozenset(
-    _MACHINE
-    + _MEMO
-    + _NUMBERS
-    + _MORE_NUMBERS
-    + _STRINGS
-    + _MORE_STRINGS
-    + _LISTS
-    + _TUPLES
-    + _DICTS
-    + _CALLS
+    (
+        *("PROTO", "FRAME", "STOP", "MARK", *_PUTS, *_GETS),
+        *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2"),
+        *("LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE"),
+        *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+        *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+        *("GLOBAL", "STACK_GLOBAL", "REDUCE"),
+    )
 )
 _OF_TORCH = _INSTRUCTIONS | {"BINPERSID"}  # it names storages, which lie behind the pickle
 _ZIP = b"PK\x03\x04"
@@ -101,7 +101,7 @@ def unpickle(content: bytes) -> Any:
     """
     if len(content) > _LARGEST:
         raise pickle.UnpicklingError(f"more than {_LARGEST} bytes")
-    rehearse(io.BytesIO(content), _INSTRUCTIONS)
+    check_program(io.BytesIO(content), _INSTRUCTIONS)
     return _Unpickler(io.BytesIO(content)).load()
 
 
@@ -119,13 +119,135 @@ def load_tensors(file: BinaryIO) -> Any:
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise pickle.UnpicklingError("a compressed part, which torch never writes")
                 if member.filename.casefold().endswith(".pkl"):
-                    rehearse(io.BytesIO(archive.read(member)), _OF_TORCH)
+                    check_program(io.BytesIO(archive.read(member)), _OF_TORCH)
     else:
         file.seek(0)
         for _ in range(_PICKLES):
-            rehearse(file, _OF_TORCH)
+            check_program(file, _OF_TORCH)
     file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def check_program(content: BinaryIO, admitted: Container[str]) -> None:
+    """Go through the pickle that begins here, and stop behind it; nothing is built.
+
+    Args:
+        content: where a pickle begins.
+        admitted: names of the instructions that it may have.
+
+    Raises:
+        pickle.UnpicklingError: it has another one, or builds something too large, too deep or
+            endless;
+        ValueError: it is damaged.
+    """
+    stack = _Stack()
+    for done, (instruction, argument, byte) in enumerate(pickletools.genops(content)):
+        name = instruction.name
+        if name not in admitted:
+            raise pickle.UnpicklingError(f"instruction {name} at byte {byte}")
+        if done >= _MOST:
+            raise pickle.UnpicklingError(f"more than {_MOST} instructions")
+        if name in _PUTS:
+            stack.keep(argument, latest=done)
+        elif name in _GETS:
+            stack.fetch(argument)
+        else:
+            stack.follow(instruction, argument)
+
+
+@dataclass(eq=False)
+class _Value:
+    """What an instruction would leave on the stack.
+
+    Args:
+        size: how many things it is made of, itself included.
+        depth: how many containers it is.
+        shared: whether it was taken out of the memo, so that it must not grow any more.
+    """
+
+    size: int = 1
+    depth: int = 1
+    shared: bool = False
+
+
+class _Stack:
+    """The machine's stack and memo, of sizes in place of values; None is a mark on the stack."""
+
+    def __init__(self) -> None:
+        self._stack: list[_Value | None] = []
+        self._memo: dict[int, _Value] = {}
+        self._total = 0
+
+    def keep(self, place: Any, *, latest: int) -> None:
+        """Put what is on top into the memo."""
+        place = len(self._memo) if place is None else place
+        if not 0 <= place <= latest:
+            # Real picklers count up; the machine would make a table as long as this number.
+            raise pickle.UnpicklingError(f"memo place {place}")
+        value = self._pop()
+        self._stack.append(value)
+        self._memo[place] = value
+
+    def fetch(self, place: Any) -> None:
+        """Use something again."""
+        if place not in self._memo:
+            raise pickle.UnpicklingError(f"memo place {place}, which is empty")
+        value = self._memo[place]
+        value.shared = True
+        self._push(value, value.size)
+
+    def follow(self, instruction: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Take from the stack what an instruction takes, and put there what it gives."""
+        before, after = list(instruction.stack_before), list(instruction.stack_after)
+        if after == [pickletools.markobject]:
+            self._stack.append(None)
+            return
+        taken: list[_Value] = []
+        if before[-1:] == [pickletools.stackslice]:
+            taken += self._pop_to_mark()
+            del before[-2:]
+        grows = bool(after) and before[:1] == after and after != [pickletools.anyobject]
+        taken += [self._pop() for _ in before[grows:]]
+        if grows:
+            self._grow(taken)
+        elif after:
+            # Only texts, bytes and numbers have a length in the pickle itself.
+            length = len(argument) // _UNIT if isinstance(argument, str | bytes | bytearray) else 0
+            depth = 1 + max((value.depth for value in taken), default=0)
+            value = _Value(1 + length + sum(value.size for value in taken), depth)
+            self._push(value, 1 + length)
+
+    def _grow(self, more: list[_Value]) -> None:
+        """Add to the list, dict or set on top."""
+        value = self._pop()
+        if value.shared:
+            raise pickle.UnpicklingError("a container that grows where it is used, or holds itself")
+        value.size += sum(one.size for one in more)
+        value.depth = max([value.depth, *(1 + one.depth for one in more)])
+        self._push(value, 0)
+
+    def _push(self, value: _Value, new: int) -> None:
+        self._total += new
+        if self._total > _MOST:
+            raise pickle.UnpicklingError(f"more than {_MOST} things")
+        if value.depth > _DEEPEST:
+            raise pickle.UnpicklingError(f"more than {_DEEPEST} containers in one another")
+        self._stack.append(value)
+
+    def _pop(self) -> _Value:
+        value = self._stack.pop() if self._stack else None
+        if value is None:
+            raise pickle.UnpicklingError("an instruction without what it works on")
+        return value
+
+    def _pop_to_mark(self) -> list[_Value]:
+        taken: list[_Value] = []
+        while self._stack and self._stack[-1] is not None:
+            taken.append(self._pop())
+        if not self._stack:
+            raise pickle.UnpicklingError("an instruction without a mark")
+        self._stack.pop()
+        return taken
 
 
 class _Callable:

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import LlavaOnevisionVideoProcessor
 
 from sttm import checkpoints
-from sttm.checkpoints.words import read_words
+from sttm.checkpoints.tokenizer import read_tokenizer
 from sttm.errors import ConfigError
 
 from . import original as tiny
@@ -82,10 +82,10 @@ def test_placeholders_that_are_there_are_kept(tmp_path: Path) -> None:
     words = tiny.tokenizer()
     words.add_tokens(["<image>", "<video>"])
     words.save_pretrained(given.folder)
-    found = read_words(given.folder)
+    found = read_tokenizer(given.folder)
     assert (found.image, found.video) == tuple(words.convert_tokens_to_ids(["<image>", "<video>"]))
     assert {found.image, found.video} <= {
-        index for index, token in found.tokenizer.added_tokens_decoder.items() if token.special
+        index for index, token in found.wrapped.added_tokens_decoder.items() if token.special
     }
 
 

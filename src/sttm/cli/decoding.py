@@ -1,4 +1,4 @@
-"""What several commands have in common: read a video file."""
+"""Decode the video file that a command is given."""
 
 import time
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Decoded:
 
 
 def decode(path: Path, fps: float, max_frames: int, tell: Tell) -> Decoded:
-    """Read the sampled frames; what is wrong with the file becomes a note."""
+    """Decode the sampled frames; what is wrong with the file becomes a note."""
     from sttm.video import read_video
 
     start = time.perf_counter()

@@ -1,34 +1,17 @@
 """From the published files to items; what is wrong with them is collected, not raised."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from sttm.evaluation.tasks.items import LETTERS, Item
 from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, Media
-from sttm.evaluation.tasks.tables import FileError, Row, RowError, rows_of
+from sttm.evaluation.tasks.tables import DataError, Problem, Row, rows_of
 from sttm.video.files import VIDEO_SUFFIXES
-
-ProblemKind = Literal["file", "row", "duplicate", "answer", "video"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with the files.
-
-    Args:
-        kind: "file" missing or unreadable, "row" malformed, "duplicate" id, "answer" missing or not
-            among the options, "video" without a file.
-        where: the file, with the row.
-        text: what was got and expected.
-    """
-
-    kind: ProblemKind
-    where: str
-    text: str
 
 
 @dataclass
@@ -86,13 +69,29 @@ class Draft:
     video_parts: int = 1
 
 
-RowReader = Callable[[Row], Draft | None]  # None: the row is left out, and counted
-ReaderFactory = Callable[[Mapping[str, Any]], RowReader]  # of answers in a file of their own
+@dataclass
+class ReaderState:
+    """What a reader knows besides the row.
+
+    Args:
+        answers: by question id, where they are in a file of their own.
+    """
+
+    answers: Mapping[str, Any]
+    _numbers: Counter[str] = field(default_factory=Counter)
+
+    def number(self, video_id: str) -> int:
+        """Number the questions about a video, from 0; every call takes the next number."""
+        self._numbers[video_id] += 1
+        return self._numbers[video_id] - 1
 
 
-def read(
+Reader = Callable[[Row, ReaderState], Draft | None]  # None: the row is left out, and counted
+
+
+def load(
     task: str,
-    reader: ReaderFactory,
+    reader: Reader,
     layout: Layout,
     data_root: Path,
     *,
@@ -100,65 +99,56 @@ def read(
     subtitles: bool,
     hidden_answers: bool,
 ) -> Reading:
-    """Read a task; see `Task.read`."""
+    """Read the files of a task; see `Task.read`."""
     reading = Reading()
     files = _question_files(layout, data_root, reading)
-    if not files or reading.folder is None:
+    folder = reading.folder
+    if not files or folder is None:
         return reading
-    build = _Builder(
-        task,
-        reading,
-        Media(reading.folder, VIDEO_SUFFIXES) if videos else None,
-        Media(reading.folder, SUBTITLE_SUFFIXES) if subtitles and videos else None,
-        hidden_answers,
-    )
-    draft_of = reader(_answers(layout, reading, needed=not hidden_answers))
+    found = Media(folder, VIDEO_SUFFIXES) if videos else None
+    spoken = Media(folder, SUBTITLE_SUFFIXES) if subtitles and videos else None
+    builder = _Builder(task, reading, folder, found, spoken, hidden_answers)
+    state = ReaderState(_answers(layout, folder, reading.problems, needed=not hidden_answers))
     left_out = 0
-    for row in _rows(files, reading):
+    for row in _rows(files, folder, reading.problems):
         try:
-            draft = draft_of(row)
-        except RowError as error:
+            draft = reader(row, state)
+            if draft is None:
+                left_out += 1
+            else:
+                builder.add(draft, row.where)
+        except DataError as error:
             reading.problems.append(Problem(error.kind, row.where, error.text))
-            continue
-        if draft is None:
-            left_out += 1
-        else:
-            build.add(draft, row.where)
     if left_out:
         rows = "1 row" if left_out == 1 else f"{left_out} rows"
         reading.notes.append(f"{rows} left out: blank, or of no published answer")
-    for media in (build.videos, build.subtitles):
+    for media in (found, spoken):
         for path in media.damaged if media else ():
             reading.problems.append(Problem("file", str(path), "is no zip, or is cut off"))
     return reading
 
 
+@dataclass
 class _Builder:
     """Makes items of drafts, and refuses those that are wrong."""
 
-    def __init__(
-        self,
-        task: str,
-        reading: Reading,
-        videos: Media | None,
-        subtitles: Media | None,
-        hidden_answers: bool,
-    ) -> None:
-        self.task = task
-        self.reading = reading
-        self.videos = videos
-        self.subtitles = subtitles
-        self.hidden_answers = hidden_answers
-        self._seen: dict[str, str] = {}
-        self._names: dict[str, str] = {}
-        self._paths: dict[str, Path | None] = {}
+    task: str
+    reading: Reading
+    folder: Path
+    videos: Media | None
+    subtitles: Media | None
+    hidden_answers: bool
+    _seen: dict[str, str] = field(default_factory=dict)  # where each question id stands
+    _names: dict[str, str] = field(default_factory=dict)  # file names by video id
+    _paths: dict[str, Path | None] = field(default_factory=dict)  # found files by video id
 
     def add(self, draft: Draft, where: str) -> None:
-        """Add an item, or say what is wrong."""
-        wrong = self._wrong(draft)
-        if wrong is not None:
-            self.reading.problems.append(Problem(wrong[0], where, wrong[1]))
-            return
+        """Add an item.
+
+        Raises:
+            DataError: the draft is wrong.
+        """
+        self._check(draft)
         self._seen[draft.question_id] = where
         self._names[draft.video_id] = draft.video
         self.reading.items.append(
@@ -176,31 +166,28 @@ class _Builder:
             )
         )
 
-    def _wrong(self, draft: Draft) -> tuple[ProblemKind, str] | None:
-        letters = LETTERS[: len(draft.options)]
-        if draft.question_id in self._seen:
-            first = self._seen[draft.question_id]
-            return "duplicate", f"got the id {draft.question_id!r} again, which {first} has"
+    def _check(self, draft: Draft) -> None:
+        name, count, answer = draft.question_id, len(draft.options), draft.answer
+        letters = LETTERS[:count]
+        if name in self._seen:
+            raise DataError(f"got the id {name!r} again, which {self._seen[name]} has", "duplicate")
         named = self._names.get(draft.video_id, draft.video)
         if named != draft.video:
-            return (
-                "duplicate",
-                f"got {draft.video!r} as video {draft.video_id!r}, which is {named!r}",
-            )
-        if len(draft.options) == 1 or len(draft.options) > len(LETTERS):
-            return "row", f"got {len(draft.options)} options, expected 2 to {len(LETTERS)}"
-        if draft.answer is None and not self.hidden_answers:
-            return "answer", f"got no answer to {draft.question_id!r}"
-        if draft.answer is not None and draft.options and draft.answer not in letters:
+            text = f"got {draft.video!r} as video {draft.video_id!r}, which is {named!r}"
+            raise DataError(text, "duplicate")
+        if count == 1 or count > len(LETTERS):
+            raise DataError(f"got {count} options, expected 2 to {len(LETTERS)}")
+        if answer is None and not self.hidden_answers:
+            raise DataError(f"got no answer to {name!r}", "answer")
+        if answer is not None and draft.options and answer not in letters:
             expected = f"one of {', '.join(letters)}"
-            return "answer", f"got the answer {draft.answer!r}, expected {expected}"
-        return None
+            raise DataError(f"got the answer {answer!r}, expected {expected}", "answer")
 
     def _video(self, draft: Draft, where: str) -> Path | None:
-        if self.videos is None or self.reading.folder is None:
+        if self.videos is None:
             return None
         if draft.video_id not in self._paths:
-            direct = self.reading.folder / draft.video
+            direct = self.folder / draft.video
             found = direct if _is_file(direct) else self.videos.find(draft.video, draft.video_parts)
             self._paths[draft.video_id] = found
             if found is None:
@@ -226,7 +213,7 @@ def _question_files(layout: Layout, data_root: Path, reading: Reading) -> list[P
         reading.problems.append(Problem("file", str(data_root), "is no folder and no file"))
         return []
     own = [data_root / name for name in layout.folders if (data_root / name).is_dir()]
-    nearest: tuple[int, Path, list[str]] | None = None
+    nearest: tuple[int, Path, list[str]] | None = None  # patterns that match, and the others
     for folder in [*own, data_root]:
         for patterns in layout.questions:
             found = {p: _matches(folder, p, deep=folder != data_root) for p in patterns}
@@ -262,34 +249,24 @@ def _matches(folder: Path, pattern: str, *, deep: bool) -> list[Path]:
     return sorted(path for path in folder.rglob(pattern) if path.is_file())[:1]
 
 
-def _rows(files: Iterable[Path], reading: Reading) -> Iterator[Row]:
-    for path in files:
-        try:
-            for row in rows_of(path, reading.folder or path.parent):
-                if row.broken:
-                    reading.problems.append(Problem("row", row.where, row.broken))
-                else:
-                    yield row
-        except FileError as error:
-            reading.problems.append(Problem("file", str(path), error.text))
+def _rows(files: Iterable[Path], folder: Path, problems: list[Problem]) -> Iterator[Row]:
+    return (row for path in files for row in rows_of(path, folder, problems))
 
 
-def _answers(layout: Layout, reading: Reading, *, needed: bool) -> Mapping[str, Any]:
-    """Read answers by question id, from a JSON object or a table; notes if they are missing."""
-    folder = reading.folder
-    if folder is None:
-        return {}
+def _answers(
+    layout: Layout, folder: Path, problems: list[Problem], *, needed: bool
+) -> Mapping[str, Any]:
+    """Read answers by question id, from a JSON object or a table; note if they are missing."""
     for patterns in layout.answers:
         files = [path for pattern in patterns for path in _matches(folder, pattern, deep=True)]
         if len(files) >= len(patterns):
             answers: dict[str, Any] = {}
-            for row in _rows(files, reading):
+            for row in _rows(files, folder, problems):
                 names = ("q_uid", "video_idx", "key")
                 name = next((row.values[n] for n in names if row.values.get(n)), None)
                 if name is not None:
                     answers[str(name)] = row.values.get("answer", row.values.get("value"))
             return answers
     if needed and layout.answers:
-        name = layout.answers[0][0]
-        reading.problems.append(Problem("file", str(folder / name), "missing"))
+        problems.append(Problem("file", str(folder / layout.answers[0][0]), "missing"))
     return {}

@@ -1,4 +1,4 @@
-"""End an answer at the first of some texts."""
+"""End an answer at the first of some stop strings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,12 @@ import torch
 _BYTES_PER_CHARACTER = 4
 
 
-class Ending:
-    """Stops a greedy or sampled generation of one row once one of the texts has appeared.
+class StopStrings:
+    """Stops a greedy or sampled generation of one row once a stop string has appeared.
 
     Args:
         tokenizer: the model's.
-        until: the texts.
+        until: the stop strings.
     """
 
     def __init__(self, tokenizer: Any, until: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ class Ending:
         self._prompt: int | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Tell which rows of ``(rows, tokens)`` have ended; ``generate`` asks after every token."""
+        """Return which rows of ``(rows, tokens)`` have ended; called after every token."""
         if self._prompt is None:
             self._prompt = input_ids.shape[1] - 1
         first = max(self._prompt, input_ids.shape[1] - self._window)
@@ -36,7 +36,7 @@ class Ending:
         return any(end in text for end in self._until)
 
 
-def cut(text: str, until: Sequence[str]) -> str:
-    """Drop what follows the first of the texts, and that text."""
+def cut_at(text: str, until: Sequence[str]) -> str:
+    """Drop the first stop string in a text, and what follows it."""
     ends = [place for end in until if (place := text.find(end)) >= 0]
     return text[: min(ends, default=len(text))]

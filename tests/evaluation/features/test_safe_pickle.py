@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from sttm.errors import VideoError
-from sttm.evaluation.features.pickles import read_pickle, unpickle
+from sttm.evaluation.features.safe_pickle import read_pickle, unpickle
 
 
 def _nested(value: Any, times: int) -> Any:

@@ -1,7 +1,7 @@
-"""Measure two ways of watching one video side by side, fairly."""
+"""Time several ways of watching one video side by side, and check what they did."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def measure(
         video: the sampled frames.
         questions: at least two, asked one by one on each prefill.
         repeats: timed runs of each chat.
-        tell: told about the stages of the warm-ups, then about the runs as stage "measure".
+        tell: called about the stages of the warm-ups, then about the runs as stage "measure".
 
     Returns:
         for each chat its last run, with the medians of all its runs as times.
@@ -107,12 +107,6 @@ def _ask_all(watched: "PrefilledVideo", questions: Sequence[str]) -> Run:
 
 
 def _with_medians(runs: Sequence[Run]) -> Run:
-    return Run(
-        first=median(run.first for run in runs),
-        following=median(run.following for run in runs),
-        process=median(run.process for run in runs),
-        encode=median(run.encode for run in runs),
-        answers=runs[-1].answers,
-        fed=runs[-1].fed,
-        watched=runs[-1].watched,
-    )
+    names = ("first", "following", "process", "encode")
+    medians = {name: median(getattr(run, name) for run in runs) for name in names}
+    return replace(runs[-1], **medians)

@@ -1,6 +1,5 @@
 """The tokenizer and the processor of a converted checkpoint."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from sttm.checkpoints.shards import first_line
-from sttm.errors import ConfigError
+from sttm.checkpoints.source import read_config
+from sttm.errors import ConfigError, first_line
 
 IMAGE, VIDEO = "<image>", "<video>"
 TURN_END = "<|im_end|>"
@@ -48,25 +47,25 @@ _HALF = [0.5, 0.5, 0.5]
 
 
 @dataclass(frozen=True)
-class Words:
+class Tokenizer:
     """A tokenizer that knows the placeholders.
 
     Args:
-        tokenizer: with them.
+        wrapped: the tokenizer of transformers, with them.
         image: id of the image placeholder.
         video: id of the video placeholder.
         ends: ids that end an answer; the end of a turn is the first.
         pad: id for padding.
     """
 
-    tokenizer: Any
+    wrapped: Any
     image: int
     video: int
     ends: list[int]
     pad: int | None
 
 
-def read_words(folder: Path) -> Words:
+def read_tokenizer(folder: Path) -> Tokenizer:
     """Load the tokenizer of a checkpoint and give it placeholders that no word uses.
 
     Raises:
@@ -96,10 +95,10 @@ def read_words(folder: Path) -> Words:
             f"room for {IMAGE} and {VIDEO} behind its vocabulary. Its files do not fit together."
         )
     ends = _answer_ends(folder, int(known[TURN_END]))
-    return Words(tokenizer, image, video, ends, tokenizer.pad_token_id)
+    return Tokenizer(tokenizer, image, video, ends, tokenizer.pad_token_id)
 
 
-def build_processor(words: Words, config: Any, kind: type[Any]) -> Any:
+def build_processor(tokenizer: Tokenizer, config: Any, kind: type[Any]) -> Any:
     """Build a processor of a class: frames are resized to a square, bicubic, with no crop."""
     vision = config.vision_config
     pictures = {
@@ -112,7 +111,7 @@ def build_processor(words: Words, config: Any, kind: type[Any]) -> Any:
         LlavaOnevisionImageProcessor(
             **pictures, image_grid_pinpoints=[list(pair) for pair in config.image_grid_pinpoints]
         ),
-        words.tokenizer,
+        tokenizer.wrapped,
         LlavaOnevisionVideoProcessor(**pictures),
         num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
         vision_feature_select_strategy="full",
@@ -123,13 +122,8 @@ def build_processor(words: Words, config: Any, kind: type[Any]) -> Any:
 
 def _answer_ends(folder: Path, turn_end: int) -> list[int]:
     """Read what ends an answer; the end of a turn always does."""
-    path = folder / "generation_config.json"
-    found: Any = None
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
-            raise ConfigError(f"{path}: got no JSON ({error}). Download it again.") from error
+    name = "generation_config.json"
+    found = read_config(folder, name).get("eos_token_id") if (folder / name).is_file() else None
     named = found if isinstance(found, list) else [found]
     others = (int(index) for index in named if index is not None)
     return list(dict.fromkeys([turn_end, *others]))
