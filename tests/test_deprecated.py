@@ -1,10 +1,15 @@
 """Old public names still work, and say the new ones."""
 
+from typing import Any
+
 import pytest
+import torch
 
 import sttm.chat
 import sttm.models
+from sttm import STTM, VideoGrid
 from sttm.chat import Answer
+from sttm.chat.store import method_key
 
 
 def test_old_names_give_the_same_objects_and_warn() -> None:
@@ -17,3 +22,17 @@ def test_old_names_give_the_same_objects_and_warn() -> None:
         assert answer.tokens == 7
     with pytest.raises(AttributeError, match="no attribute 'Wanted'"):
         _ = sttm.chat.Wanted
+
+
+def test_the_old_name_of_the_budgets_scope_is_no_part_of_a_method() -> None:
+    with pytest.deprecated_call(match="budget_scope"):
+        old = STTM(keep=0.3, share="joint")
+    assert old == STTM(keep=0.3, budget_scope="joint")
+    assert method_key(old) == method_key(STTM(keep=0.3, budget_scope="joint"))
+
+
+def test_plans_from_features_and_grid_alone() -> None:
+    method: Any = STTM(keep=2)
+    with pytest.deprecated_call(match="VideoFeatures"):
+        plan = method.plan(torch.ones(4, 3), VideoGrid(1, 2, 2))
+    assert plan.num_out == 2

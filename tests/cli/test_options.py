@@ -124,8 +124,8 @@ def test_other_methods() -> None:
     assert method_of("9", method="random:seed=5") == sttm.get_method("random", keep=9, seed=5)
     assert method_of("1", method="random") is None
     assert method_of(method="identity") == sttm.get_method("identity")
-    wanted = sttm.STTM(keep=0.3, linking="components")
-    assert method_of("0.3", method="sttm:linking=components") == wanted
+    wanted = sttm.STTM(keep=0.3, parent="top_left")
+    assert method_of("0.3", method="sttm:parent=top_left") == wanted
     with pytest.raises(sttm.ConfigError, match="--method random without --keep"):
         method_of(method="random")
     with pytest.raises(sttm.ConfigError, match="Did you mean 'random'"):

@@ -15,15 +15,15 @@ def test_a_name() -> None:
 
 
 def test_options_and_a_label() -> None:
-    spec = parse_spec("mine=sttm:linking=components,weighted=true,root_level=-1")
+    spec = parse_spec("mine=sttm:parent=top_left,weighted=true,root_level=-1")
     assert spec.label == "mine"
-    assert spec.text == "sttm:linking=components,root_level=-1,weighted=true"
-    wanted = sttm.STTM(keep=64, linking="components", weighted=True, root_level=-1)
+    assert spec.text == "sttm:parent=top_left,root_level=-1,weighted=true"
+    wanted = sttm.STTM(keep=64, parent="top_left", weighted=True, root_level=-1)
     assert spec.build(64) == wanted
 
 
 def test_a_label_is_made_of_the_options() -> None:
-    assert parse_spec("sttm:linking=components").label == "sttm linking components"
+    assert parse_spec("sttm:parent=top_left").label == "sttm parent top_left"
 
 
 def test_a_budget_of_its_own() -> None:

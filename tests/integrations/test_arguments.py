@@ -59,14 +59,14 @@ def test_everything_can_be_chosen() -> None:
         ({"full": True}, None),
         ({"thresholds": "0.85/none"}, STTM(spatial_threshold=0.85, temporal_threshold=None)),
         ({"max_tokens": 0.4}, STTM(max_tokens=0.4)),
-        ({"keep": 0.3, "linking": "components"}, STTM(keep=0.3, linking="components")),
-        ({"method": "sttm:linking=components", "root_level": 2, "keep": 0.5}, "both"),
+        ({"keep": 0.3, "parent": "top_left"}, STTM(keep=0.3, parent="top_left")),
+        ({"method": "sttm:parent=top_left", "root_level": 2, "keep": 0.5}, "both"),
         ({"method": "fastv", "keep": 0.5}, get_method("fastv", keep=0.5)),
     ],
 )
 def test_reductions(given: dict[str, Any], method: Any) -> None:
     if method == "both":
-        method = STTM(keep=0.5, linking="components", root_level=2)
+        method = STTM(keep=0.5, parent="top_left", root_level=2)
     assert read(**given).reduction.method == method
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, Method, VideoFeatures
-from sttm.methods.sttm import Linking, Parent
+from sttm.methods.sttm import Parent
+from sttm.ops.merge import Linking
 
 LINKINGS: tuple[Linking, ...] = ("directed", "components", "published")
 
@@ -255,7 +256,7 @@ def test_gpu_and_cpu_agree(linking: Linking, dtype: torch.dtype) -> None:
         ({"keep": 4, "max_tokens": 4}, "together with keep"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"keep": 0.5, "linking": "published"}, "linking"),
-        ({"share": "all"}, "share"),
+        ({"budget_scope": "all"}, "budget_scope"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None:
@@ -313,7 +314,7 @@ def test_a_budget_out_of_reach_of_one_step_is_refused() -> None:
 def test_a_joint_budget_needs_a_token_for_every_video() -> None:
     grid = VideoGrid(2, 4, 4)
     videos = [VideoFeatures(slow_pan(grid), grid)] * 3
-    assert [p.num_out for p in STTM(keep=3, share="joint").plan_batch(videos)] == [1, 1, 1]
+    assert [p.num_out for p in STTM(keep=3, budget_scope="joint").plan_batch(videos)] == [1, 1, 1]
     with pytest.raises(BudgetError, match="2 tokens for 3 videos"):
-        STTM(keep=2, share="joint").plan_batch(videos)
+        STTM(keep=2, budget_scope="joint").plan_batch(videos)
     assert [p.num_out for p in STTM(keep=2).plan_batch(videos)] == [2, 2, 2]

@@ -21,7 +21,7 @@ def test_a_batch_shares_its_budget(family: Family) -> None:
     model, inputs = shared_model(family.name), family.make_inputs(BUSY, STILL)
     shared = {}
     for share in ("video", "joint"):
-        method = sttm.get_method("sttm", keep=0.3, share=share)
+        method = sttm.get_method("sttm", keep=0.3, budget_scope=share)
         with sttm.attach(model, method, layer=0) as attachment:
             greedy(model, inputs, 2)
             shared[share] = [(r.tokens_in, r.tokens_out) for r in attachment.reports]

@@ -10,8 +10,8 @@ import torch
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
-from sttm.methods.sttm import Linking
 from sttm.ops import naive
+from sttm.ops.merge import Linking
 
 FOLDER = Path(__file__).parent.parent / "parity"
 CASES: list[dict[str, Any]] = json.loads((FOLDER / "shared.json").read_text())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.ops import naive
-from sttm.ops.links import CosineCache, Links, find_links, parent_links
+from sttm.ops.links import CachedSimilarity, Links, find_links, pair_cosines, parent_links
 from sttm.ops.pyramid import used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, boxes, cell_rows, cut, grow
 from tests.ops.merge_cases import make_video, videos
@@ -82,18 +82,18 @@ def test_links_equal_their_twin(
     pairs = list(zip(links.earlier.tolist(), links.later.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
     assert set(pairs) == set(expected)
-    for pair, value in zip(pairs, links.cosine.tolist(), strict=True):
+    for pair, value in zip(pairs, links.similarity.tolist(), strict=True):
         assert value == pytest.approx(expected[pair], abs=1e-5)
 
 
 def test_remembered_cosines_are_the_computed_ones() -> None:
     grid = VideoGrid(4, 9, 14)
     tree = grown(make_video("smooth", grid, 6, 0), grid)
-    memory = CosineCache(tree)
+    memory = CachedSimilarity(pair_cosines)
     for threshold in (0.95, 0.8, 0.9, 0.95, -1.0, 2.0, 0.85):
         cells = cut(tree, threshold)
         fresh, remembered = find_links(tree, cells), find_links(tree, cells, memory)
-        assert torch.equal(fresh.cosine, remembered.cosine)
+        assert torch.equal(fresh.similarity, remembered.similarity)
 
 
 def test_the_smallest_of_equally_similar_parents_is_chosen() -> None:

@@ -7,11 +7,11 @@ the previous frame therefore finds every pair once, in O(THW).
 Source: STTM, section 3.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.components import connected_components
 from sttm.ops.quadtree import Cut, Quadtree, cell_rows
 from sttm.ops.similarity import cosines, paired_products
 
@@ -23,16 +23,16 @@ class Links:
     Args:
         earlier: ``(E,)`` int64, the cell of frame t.
         later: ``(E,)`` int64, the cell of frame t + 1.
-        cosine: ``(E,)`` float32, the similarity of their features.
+        similarity: ``(E,)`` float32, the similarity of their features.
     """
 
     earlier: torch.Tensor
     later: torch.Tensor
-    cosine: torch.Tensor
+    similarity: torch.Tensor
 
     def __len__(self) -> int:
         """Pairs."""
-        return self.cosine.shape[0]
+        return self.similarity.shape[0]
 
     @classmethod
     def none(cls, device: torch.device) -> "Links":
@@ -42,11 +42,11 @@ class Links:
 
     def select(self, index: torch.Tensor) -> "Links":
         """Return the links at ``index``."""
-        return Links(self.earlier[index], self.later[index], self.cosine[index])
+        return Links(self.earlier[index], self.later[index], self.similarity[index])
 
     def at_least(self, threshold: float) -> "Links":
-        """Return the links whose cosine reaches the threshold."""
-        return self.select((self.cosine >= threshold).nonzero().squeeze(1))
+        """Return the links whose similarity is at least ``threshold``."""
+        return self.select((self.similarity >= threshold).nonzero().squeeze(1))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class CellPairs:
     Args:
         token: ``(E,)`` int64, the anchor of the finer cell.
         level: ``(E,)`` int64, its level.
-        other_token: ``(E,)`` int64, the same patch one frame earlier or later.
+        other_token: ``(E,)`` int64, the same patch one frame earlier or later, or in this frame.
         other_level: ``(E,)`` int64, the level of the cell there that contains it.
     """
 
@@ -72,6 +72,10 @@ class CellPairs:
         )
 
 
+# Compares pairs of cells of a tree: ``(E,)`` float32; higher is more similar, on any scale.
+Similarity = Callable[[Quadtree, CellPairs], torch.Tensor]
+
+
 def _contained(cut: Cut, offset: int, *, equal: bool) -> CellPairs:
     """Pair every cell with the cell ``offset`` tokens away that contains it, if there is one."""
     other = cut.anchor + offset
@@ -80,27 +84,6 @@ def _contained(cut: Cut, offset: int, *, equal: bool) -> CellPairs:
     level, other_level = cut.level[token], cut.level[other]
     pairs = CellPairs(token, level, other, other_level)
     return pairs.select(other_level >= level if equal else other_level > level)
-
-
-def find_links(tree: Quadtree, cut: Cut, memory: "CosineCache | None" = None) -> Links:
-    """Find all pairs of overlapping cells of neighbouring frames, with their cosines.
-
-    Args:
-        tree: the pyramid with features.
-        cut: the emitted cells.
-        memory: cosines already known from other cuts of the same tree.
-
-    Returns:
-        every pair once.
-    """
-    in_previous = _contained(cut, -tree.patches_per_frame, equal=True)
-    in_next = _contained(cut, tree.patches_per_frame, equal=False)
-    cosine = pair_cosines if memory is None else memory.pair_cosines
-    return Links(
-        earlier=cut.cell[torch.cat([in_previous.other_token, in_next.token])],
-        later=cut.cell[torch.cat([in_previous.token, in_next.other_token])],
-        cosine=torch.cat([cosine(tree, in_previous), cosine(tree, in_next)]),
-    )
 
 
 def pair_cosines(tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
@@ -121,26 +104,53 @@ def pair_cosines(tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
     return result
 
 
-class CosineCache:
-    """Remembers cosines between cells of one tree, for cuts at many thresholds.
+class CachedSimilarity:
+    """A similarity that computes the value of every pair once, for many cuts of the same trees.
+
+    Takes ``3 * levels**2`` float32 numbers per token of every tree.
 
     Args:
-        tree: the pyramid; the memory takes ``2 * levels**2`` numbers per token.
+        similarity: compares pairs of cells; its values are not NaN.
     """
 
-    def __init__(self, tree: Quadtree) -> None:
-        size = 2 * tree.num_levels**2 * tree.frames * tree.patches_per_frame
-        self._known = torch.full((size,), torch.nan, device=tree.squares[0].device)
+    def __init__(self, similarity: Similarity) -> None:
+        self._similarity = similarity
+        self._known: dict[Quadtree, torch.Tensor] = {}
 
-    def pair_cosines(self, tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
-        """Return what `pair_cosines` returns, computing only what is not known yet."""
-        kind = (pairs.other_token > pairs.token) * tree.num_levels + pairs.level
-        key = kind * tree.num_levels + pairs.other_level
-        key = key * (tree.frames * tree.patches_per_frame) + pairs.token
-        missing = self._known[key].isnan().nonzero().squeeze(1)
+    def __call__(self, tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
+        """Return ``(E,)`` float32: what the similarity returns."""
+        levels, tokens = tree.num_levels, tree.frames * tree.patches_per_frame
+        if tree not in self._known:
+            size = 3 * levels * levels * tokens
+            self._known[tree] = torch.full((size,), torch.nan, device=tree.scores[0].device)
+        known = self._known[tree]
+        direction = (pairs.other_token - pairs.token).sign() + 1
+        key = (direction * levels + pairs.level) * levels + pairs.other_level
+        key = key * tokens + pairs.token
+        missing = known[key].isnan().nonzero().squeeze(1)
         if missing.shape[0] > 0:
-            self._known[key[missing]] = pair_cosines(tree, pairs.select(missing))
-        return self._known[key]
+            known[key[missing]] = self._similarity(tree, pairs.select(missing))
+        return known[key]
+
+
+def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = pair_cosines) -> Links:
+    """Find all pairs of overlapping cells of neighbouring frames, and compare them.
+
+    Args:
+        tree: the pyramid with features.
+        cut: the emitted cells.
+        similarity: compares the pairs.
+
+    Returns:
+        every pair once.
+    """
+    in_previous = _contained(cut, -tree.patches_per_frame, equal=True)
+    in_next = _contained(cut, tree.patches_per_frame, equal=False)
+    return Links(
+        earlier=cut.cell[torch.cat([in_previous.other_token, in_next.token])],
+        later=cut.cell[torch.cat([in_previous.token, in_next.other_token])],
+        similarity=torch.cat([similarity(tree, in_previous), similarity(tree, in_next)]),
+    )
 
 
 def parent_links(links: Links, num_cells: int, *, first: bool = False) -> Links:
@@ -155,47 +165,14 @@ def parent_links(links: Links, num_cells: int, *, first: bool = False) -> Links:
         the chosen links, in the order of their later cells. Equally similar parents: the smallest
         index.
     """
-    device = links.cosine.device
+    device = links.similarity.device
     earlier, later = links.earlier, links.later
     if not first:
-        best = torch.full((num_cells,), -2.0, device=device)
-        best.scatter_reduce_(0, later, links.cosine, "amax")
-        chosen = links.cosine == best[later]
+        best = torch.full((num_cells,), -torch.inf, device=device)
+        best.scatter_reduce_(0, later, links.similarity, "amax")
+        chosen = links.similarity == best[later]
         earlier, later = earlier[chosen], later[chosen]
     parent = torch.full((num_cells,), num_cells, device=device)
     parent.scatter_reduce_(0, later, earlier, "amin")
     kept = (links.earlier == parent[links.later]).nonzero().squeeze(1)
     return links.select(kept[links.later[kept].argsort()])
-
-
-def spanning_forest(links: Links, num_cells: int) -> Links:
-    """Choose the most similar links that connect what all links connect, without a cycle.
-
-    Boruvka's algorithm: every tree takes its most similar link to another one, while there is one.
-
-    Args:
-        links: any links.
-        num_cells: cells of the cut.
-
-    Returns:
-        the chosen links, in the order of their later, then earlier cells. Equally similar links:
-        the first in this order.
-    """
-    order = (links.later * num_cells + links.earlier).argsort()
-    links = links.select(order)
-    size = len(links)
-    order = links.cosine.sort(descending=True, stable=True).indices
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(size, device=order.device)
-    label = torch.arange(num_cells, device=order.device)
-    used = torch.zeros(size, dtype=torch.bool, device=order.device)
-    while True:
-        a, b = label[links.earlier], label[links.later]
-        apart = (a != b).nonzero().squeeze(1)
-        if apart.shape[0] == 0:
-            return links.select(used.nonzero().squeeze(1))
-        best = torch.full((num_cells,), size, device=order.device)
-        for end in (a, b):
-            best.scatter_reduce_(0, end[apart], rank[apart], "amin")
-        used[order[best[best < size]]] = True
-        label = connected_components(links.earlier[used], links.later[used], num_cells)

@@ -1,6 +1,6 @@
 """The literal slow twin of exact budgets: plain loops, in float64, rounded to float32 cosines.
 
-It shares the definitions of `sttm.ops.naive`, and no code with `sttm.ops.path`.
+It shares the definitions of `sttm.ops.naive`, and no code with `sttm.ops.budget_search`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from sttm.ops.naive import (
     Cell,
     Link,
     Settings,
-    connected_components,
     cosine,
     find_links,
     forest_roots,
@@ -140,16 +139,9 @@ class Search:
         for a in links:
             for b in links:
                 self._watch(a[2], b[2])
-        if self.settings.linking == "directed":
-            parent = parents(links, num_cells, self.settings.parent == "top_left")
-            chosen = [link for link in links if parent[link[1]] == link[0]]
-            return sorted(chosen, key=lambda link: link[1])
-        kept: list[Link] = []
-        for link in sorted(links, key=lambda link: (-link[2], link[1], link[0])):
-            label = connected_components([(a, b) for a, b, _ in kept], num_cells)
-            if label[link[0]] != label[link[1]]:
-                kept.append(link)
-        return sorted(kept, key=lambda link: (link[1], link[0]))
+        parent = parents(links, num_cells, self.settings.parent == "top_left")
+        chosen = [link for link in links if parent[link[1]] == link[0]]
+        return sorted(chosen, key=lambda link: link[1])
 
     def tokens(self, rank: int) -> int:
         """Count the tokens at the end of a stretch."""
@@ -158,11 +150,8 @@ class Search:
 
     def reach(self, budget: int) -> list[list[int]] | None:
         """Return the groups of every video, as cells' representatives painted on tokens."""
-        if self.settings.linking == "directed":
-            ranks = range(len(self.ranked) + 1)
-            high = next((rank for rank in ranks if self.tokens(rank) <= budget), None)
-        else:
-            high = self.bisect(budget)
+        ranks = range(len(self.ranked) + 1)
+        high = next((rank for rank in ranks if self.tokens(rank) <= budget), None)
         if high is None:
             return None
         cells = self.cells(high)
@@ -176,21 +165,6 @@ class Search:
             self.paint(emitted, [link for v, link in links if v == video])
             for video, emitted in enumerate(cells)
         ]
-
-    def bisect(self, budget: int) -> int | None:
-        """Return a rank that has few enough tokens, next to one that has too many."""
-        low, high = 0, len(self.ranked)
-        if self.tokens(low) <= budget:
-            return low
-        if self.tokens(high) > budget:
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.tokens(middle) <= budget:
-                high = middle
-            else:
-                low = middle
-        return high
 
     def open_last(self, rank: int, budget: int) -> tuple[list[list[Cell]], list[tuple[int, Link]]]:
         """Open the cell merged last, and link those of its parts that are most similar to it."""
@@ -214,10 +188,7 @@ class Search:
         parent = list(range(len(cells)))
         for a, b, _ in links:
             parent[b] = a
-        if self.settings.linking == "components":
-            root = connected_components([(a, b) for a, b, _ in links], len(cells))
-        else:
-            root = forest_roots(parent)
+        root = forest_roots(parent)
         output = {r: i for i, r in enumerate(sorted(set(root)))}
         painted: dict[tuple[int, int, int], int] = {}
         for cell, r in zip(cells, root, strict=True):

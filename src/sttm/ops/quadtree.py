@@ -3,6 +3,8 @@
 Source: STTM, section 3.1. Cost O(THW): every level is read once, in pieces of a few frames.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,14 +14,13 @@ from sttm.ops.pyramid import CellTables, cell_tables, parent_index, pool
 from sttm.ops.similarity import (
     cosines,
     needs_rescaling,
-    paired_products,
     piece_rows,
     products,
     rescaled,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quadtree:
     """Pooled features and scores of all cells of a video; level 0 is the finest.
 
@@ -203,17 +204,22 @@ def cut(tree: Quadtree, threshold: float | None) -> Cut:
         tree: the scored pyramid.
         threshold: least cosine to stop at; None keeps the finest cells.
     """
+    least = math.inf if threshold is None else threshold
+    return emit_cells(tree, [scores >= least for scores in tree.scores[1:]])
+
+
+def emit_cells(tree: Quadtree, merged: Sequence[torch.Tensor]) -> Cut:
+    """Emit the coarsest merged cell around every patch, or the patch itself.
+
+    Args:
+        tree: the pyramid; its scores are not read.
+        merged: per level but the finest ``(T, h*w)`` bool.
+    """
     device = tree.scores[0].device
-    root = tree.num_levels - 1
-    level = torch.zeros((tree.frames, 1), dtype=torch.int64, device=device)
-    if threshold is not None and root > 0:
-        level = torch.where(tree.scores[root] >= threshold, root, 0)
-        for finer in range(root - 1, -1, -1):
-            level = level[:, parent_cells(tree.sizes[finer]).to(device)]
-            if finer > 0:
-                stops = (level == 0) & (tree.scores[finer] >= threshold)
-                level = torch.where(stops, finer, level)
-    level = level.expand(tree.frames, tree.patches_per_frame)
+    level = torch.zeros_like(tree.scores[-1], dtype=torch.int64)
+    for number in range(tree.num_levels - 1, 0, -1):
+        level = torch.where((level == 0) & merged[number - 1], number, level)
+        level = level[:, parent_cells(tree.sizes[number - 1]).to(device)]
     patch = torch.arange(tree.patches_per_frame, device=device)
     frame_start = torch.arange(tree.frames, device=device)[:, None] * tree.patches_per_frame
     first = (tree.tables.first[level, patch] + frame_start).flatten()
@@ -237,35 +243,6 @@ def cell_rows(tree: Quadtree, token: torch.Tensor, level: int) -> torch.Tensor:
     frame = token.div(tree.patches_per_frame, rounding_mode="floor")
     height, width = tree.sizes[level]
     return frame * (height * width) + tree.tables.cell[level, token % tree.patches_per_frame]
-
-
-def parts_of(tree: Quadtree, cut: Cut, level: int, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the emitted cells inside one cell of the pyramid.
-
-    Args:
-        tree: the pyramid.
-        cut: cells of which none is larger than the one asked for.
-        level: level of that cell.
-        row: its row in ``tree.levels[level]``.
-
-    Returns:
-        the ``(k,)`` indices of the cells in the cut, ascending, and their ``(k,)`` cosines with the
-        whole cell.
-    """
-    height, width = tree.sizes[level]
-    frame, place = divmod(row, height * width)
-    inside = (tree.tables.cell[level] == place).nonzero().squeeze(1)
-    part = torch.unique(cut.cell[inside + frame * tree.patches_per_frame])
-    token = cut.anchor[part]
-    cosine = torch.empty(part.shape, device=part.device)
-    for finer in range(level):
-        index = (cut.level[token] == finer).nonzero().squeeze(1)
-        rows = cell_rows(tree, token[index], finer)
-        dot = paired_products(
-            tree.levels[finer], rows, tree.levels[level], torch.full_like(rows, row), tree.heads
-        )
-        cosine[index] = cosines(dot, tree.squares[finer][rows], tree.squares[level][row])
-    return part, cosine
 
 
 def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

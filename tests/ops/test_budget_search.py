@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
-from sttm.methods.sttm import Linking, Parent
-from sttm.ops.links import Links, find_links, parent_links, spanning_forest
+from sttm.methods.sttm import Parent
+from sttm.ops.budget_search import cut_to, cuts_at, links_at
+from sttm.ops.links import Links, Similarity, find_links, pair_cosines, parent_links
+from sttm.ops.merge import Linking
+from sttm.ops.merge_order import MergeOrder, cosine_order, rank_cells
 from sttm.ops.naive import Settings
 from sttm.ops.naive_budget import within
-from sttm.ops.path import BudgetPath
 from sttm.ops.pyramid import used_sizes
-from sttm.ops.quadtree import Pooling, grow
+from sttm.ops.quadtree import Pooling, Quadtree, grow
+from sttm.ops.token_counts import token_counts
 from sttm.plan import MergePlan
 from tests.ops.merge_cases import make_video, videos
 
@@ -23,7 +26,6 @@ GAP = 0.2
 LINKINGS: tuple[tuple[Linking, Parent], ...] = (
     ("directed", "most_similar"),
     ("directed", "top_left"),
-    ("components", "most_similar"),
 )
 # Rounding decides the order of numbers that are closer than this.
 CLOSE = 2e-6
@@ -82,21 +84,21 @@ def test_a_joint_budget_is_met_as_the_twin_meets_it(some: list[Video], share: fl
     assume(reached is not None and reached.close > CLOSE)
     assume(all(x.shape[1] > 1 for x, _ in some))
     assert reached is not None
-    plans = STTM(keep=budget, share="joint").plan_batch([VideoFeatures(*each) for each in some])
+    plans = STTM(keep=budget, budget_scope="joint").plan_batch(
+        [VideoFeatures(*each) for each in some]
+    )
     assert sum(plan.check().num_out for plan in plans) == budget
     assert [plan.group.tolist() for plan in plans] == reached.groups
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    video=videos(), share=st.floats(0.0, 1.0), linking=st.sampled_from(["directed", "components"])
-)
-def test_every_count_is_exact(video: Video, share: float, linking: Linking) -> None:
+@given(video=videos(), share=st.floats(0.0, 1.0))
+def test_every_count_is_exact(video: Video, share: float) -> None:
     x, grid = video
     budget = max(1, round(share * grid.num_tokens))
-    plan = STTM(keep=budget, linking=linking).plan(VideoFeatures(x, grid)).check()
+    plan = STTM(keep=budget).plan(VideoFeatures(x, grid)).check()
     assert plan.num_out == budget
-    again = STTM(keep=budget, linking=linking).plan(VideoFeatures(x, grid))
+    again = STTM(keep=budget).plan(VideoFeatures(x, grid))
     assert torch.equal(plan.group, again.group)
 
 
@@ -114,7 +116,7 @@ def test_every_count_from_one_to_all(kind: str, shape: tuple[int, int, int]) -> 
 
 def similarity_of(links: Links) -> dict[tuple[int, int], float]:
     ends = zip(links.earlier.tolist(), links.later.tolist(), strict=True)
-    return dict(zip(ends, links.cosine.tolist(), strict=True))
+    return dict(zip(ends, links.similarity.tolist(), strict=True))
 
 
 @settings(deadline=None, max_examples=50)
@@ -125,11 +127,12 @@ def test_nothing_less_similar_is_merged_while_something_similar_is_left(
     x, grid = video
     budget = max(1, round(share * grid.num_tokens))
     tree = grow(x, grid.frames, used_sizes(grid.height, grid.width, 1), Pooling())
-    point = BudgetPath([tree], parent_links, GAP).reach(budget)
-    assume(point is not None)
-    assert point is not None
-    assert point.num_tokens == budget
-    cells, used = point.cuts[0], point.links[0]
+    merges = cut_to([tree], cosine_order([tree], GAP), budget)
+    assume(merges is not None)
+    assert merges is not None
+    (merge,) = merges
+    assert merge.num_tokens == budget
+    cells, used = merge.cut, merge.links
     frame = cells.anchor // grid.tokens_per_frame
     between = (frame[used.earlier] != frame[used.later]).tolist()
     if not all(between):
@@ -141,13 +144,13 @@ def test_nothing_less_similar_is_merged_while_something_similar_is_left(
     left = [value for pair, value in candidates.items() if pair not in merged]
     assert not merged or not left or min(merged.values()) >= max(left)
     # Every cell that is still open is less uniform than every cell that is merged.
-    if point.spatial is not None:
+    if merge.spatial is not None:
         levels = cells.level[cells.anchor]
         for level in range(1, tree.num_levels):
             scores = tree.scores[level].flatten()
             emitted = set(cells.anchor[levels == level].tolist())
             assert all(
-                score >= point.spatial - 1e-6 or tree.sizes[level - 1][0] % 2
+                score >= merge.spatial - 1e-6 or tree.sizes[level - 1][0] % 2
                 for score, token in zip(
                     scores.tolist(), first_tokens(tree.sizes, level, grid), strict=True
                 )
@@ -191,22 +194,13 @@ def test_a_busy_video_gets_more_of_a_joint_budget() -> None:
     busy, still = make_video("noise", grid, 16, 0), make_video("static", grid, 16, 1)
     calm = still.clone()
     each = STTM(keep=0.25).plan_batch([VideoFeatures(busy, grid)])[0].num_out
-    method = STTM(keep=0.25, share="joint")
+    method = STTM(keep=0.25, budget_scope="joint")
     first, second = method.plan_batch([VideoFeatures(busy, grid), VideoFeatures(calm, grid)])
     assert first.num_out + second.num_out == 2 * each
     assert first.num_out > second.num_out
     # One video alone is the same under both.
     alone = method.plan(VideoFeatures(busy, grid))
     assert torch.equal(alone.group, STTM(keep=0.25).plan(VideoFeatures(busy, grid)).group)
-
-
-def test_a_spanning_forest_is_the_most_similar_one() -> None:
-    cosine = torch.tensor([0.9, 0.8, 0.7, 0.7, 0.1])
-    links = Links(torch.tensor([0, 1, 0, 2, 3]), torch.tensor([1, 2, 2, 3, 4]), cosine)
-    chosen = spanning_forest(links, 6)
-    assert similarity_of(chosen) == pytest.approx(
-        {(0, 1): 0.9, (1, 2): 0.8, (2, 3): 0.7, (3, 4): 0.1}
-    )
 
 
 @pytest.mark.parametrize("max_tokens", [1.0, 0.5, 40, 16])
@@ -238,26 +232,75 @@ def test_the_counts_of_all_points_are_those_of_each(
         grow(x, grid.frames, used_sizes(grid.height, grid.width, root_level), Pooling())
         for x, grid in some
     ]
-    path = BudgetPath(trees, parent_links, gap)
-    walked = [path.at(rank).num_tokens for rank in range(len(path) + 1)]
-    assert BudgetPath(trees, parent_links, gap).counts().tolist() == walked
+    order = cosine_order(trees, gap)
+    assert token_counts(trees, order).tolist() == [walked(trees, order, r) for r in ranks(order)]
 
 
-def test_the_first_point_is_taken_where_counts_rise_again() -> None:
-    """Found by trying: a bisection over the ranks goes past the first point for some budgets."""
+def ranks(order: MergeOrder) -> range:
+    return range(order.last + 1)
+
+
+def walked(trees: list[Quadtree], order: MergeOrder, rank: int) -> int:
+    """Count the tokens of one rank by making its cells and links."""
+    cuts = cuts_at(trees, order, rank)
+    links = links_at(trees, order, cuts, rank)
+    return sum(cut.num_cells - len(some) for cut, some in zip(cuts, links, strict=True))
+
+
+def test_the_first_rank_is_taken_where_counts_rise_again() -> None:
+    """Found by trying: a bisection over the ranks goes past the first one for some budgets."""
     grid = VideoGrid(6, 5, 7)
-    x = make_video("smooth", grid, 16, 22)
-    path = BudgetPath([grow(x, 6, used_sizes(5, 7, 1), Pooling())], parent_links, GAP)
-    counts = path.counts().tolist()
+    trees = [grow(make_video("smooth", grid, 16, 22), 6, used_sizes(5, 7, 1), Pooling())]
+    order = cosine_order(trees, GAP)
+    counts = token_counts(trees, order).tolist()
     assert any(a < b for a, b in itertools.pairwise(counts))
-    passed = 0
     for budget in range(min(counts), grid.num_tokens):
         first = next(rank for rank, count in enumerate(counts) if count <= budget)
-        passed += path._bisect(budget, 0) != first
-        found = path.reach(budget)
-        assert found is not None
         # Cells that are fewer than the budget: the last one is opened again.
-        last = path.at(first)
-        opened = last.num_cells < budget
-        assert found.spatial == (path.at(first - 1) if opened else last).spatial
-    assert passed
+        opened = cuts_at(trees, order, first)[0].num_cells < budget
+        found = cut_to(trees, order, budget)
+        assert found is not None
+        merged = first - opened
+        assert found[0].spatial == (float(order.score[merged - 1]) if merged else None)
+
+
+def random_order(trees: list[Quadtree], gap: float | None) -> MergeOrder:
+    """A criterion of another kind: cells and links in an order of their own, on another scale."""
+    generator = torch.Generator().manual_seed(0)
+    own = [
+        [torch.rand(level.shape, generator=generator) for level in tree.scores[1:]]
+        for tree in trees
+    ]
+    # A cell merges after those inside it.
+    for levels, tree in zip(own, trees, strict=True):
+        for number, level in enumerate(levels):
+            level -= number
+        assert len(levels) == tree.num_levels - 1
+    cell_rank, score = rank_cells(trees, own)
+    floor = None if gap is None else torch.linspace(50.0, -50.0, score.shape[0] + 1)
+
+    def distance(tree: Quadtree, pairs: object) -> torch.Tensor:
+        return 40 * pair_cosines(tree, pairs)  # type: ignore[arg-type]
+
+    similarity: Similarity = distance
+    return MergeOrder(cell_rank, score, floor, similarity)
+
+
+@pytest.mark.parametrize("gap", [None, 0.0])
+@pytest.mark.parametrize("kind", ["noise", "smooth", "static"])
+def test_another_criterion_is_one_function(kind: str, gap: float | None) -> None:
+    """Every count from the roots' to all is met in another order too, and counted right."""
+    grids = [VideoGrid(3, 5, 6), VideoGrid(2, 4, 4)]
+    trees = [
+        grow(make_video(kind, grid, 5, 3), grid.frames, used_sizes(*size, 1), Pooling())
+        for grid in grids
+        for size in [(grid.height, grid.width)]
+    ]
+    order = random_order(trees, gap)
+    counts = token_counts(trees, order).tolist()
+    assert counts == [walked(trees, order, rank) for rank in ranks(order)]
+    for budget in range(min(counts), sum(grid.num_tokens for grid in grids) + 1):
+        merges = cut_to(trees, order, budget)
+        assert merges is not None
+        assert sum(merge.num_tokens for merge in merges) == budget
+    assert cut_to(trees, order, min(counts) - 1) is None

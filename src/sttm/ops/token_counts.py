@@ -1,9 +1,9 @@
-"""How many tokens every point of a budget's path has, all points at once.
+"""The number of tokens at every rank of a merge order, for all ranks at once.
 
-Along the path a cell is emitted from the rank at which it is merged until a cell around it is: an
-interval of ranks. So is the life of a link: from the rank whose temporal threshold its cosine
-reaches, while both of its cells are emitted. Every cell that has a link to the frame before follows
-one of them and costs no token, so a point has as many tokens as cells without such a link.
+A cell is emitted from the rank at which it merges until a cell around it merges: an interval of
+ranks. A link is usable from the rank at which the floor drops to its similarity, as long as both
+its cells are emitted. Every cell with a usable link to the previous frame merges into one cell
+there. Hence tokens(rank) = cells(rank) - cells with a usable link to the previous frame(rank).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.links import CellPairs, CosineCache
+from sttm.ops.links import CellPairs
+from sttm.ops.merge_order import MergeOrder
 from sttm.ops.quadtree import Quadtree, cell_rows, parent_cells
 
 
@@ -21,20 +22,34 @@ class Spans:
 
     Args:
         start: per level ``(T*h*w,)`` int64; 0 at the finest level.
-        end: per level ``(T*h*w,)`` int64; at or before the start for a cell that never is.
+        end: per level ``(T*h*w,)`` int64; at or before the start for a cell that is never emitted.
     """
 
     start: list[torch.Tensor]
     end: list[torch.Tensor]
 
 
+def token_counts(trees: Sequence[Quadtree], order: MergeOrder) -> torch.Tensor:
+    """Return ``(R + 1,)`` int64: the tokens of all videos together at every rank.
+
+    Args:
+        trees: the pyramids of the videos.
+        order: the order in which they merge.
+    """
+    spans = [
+        emission_spans(tree, rank, order.last)
+        for tree, rank in zip(trees, order.cell_rank, strict=True)
+    ]
+    return cell_counts(spans, order.last) - linked_counts(trees, spans, order)
+
+
 def emission_spans(tree: Quadtree, rank: Sequence[torch.Tensor], last: int) -> Spans:
-    """Find when every cell is emitted.
+    """Find the ranks at which every cell is emitted.
 
     Args:
         tree: the pyramid.
         rank: per level but the finest ``(T, h*w)`` int64: how many cells merge before this one.
-        last: the path's last rank, at which everything is merged.
+        last: the last rank, at which everything is merged.
     """
     device = tree.scores[0].device
     start = [torch.zeros_like(tree.scores[0], dtype=torch.int64), *(r + 1 for r in rank)]
@@ -46,56 +61,69 @@ def emission_spans(tree: Quadtree, rank: Sequence[torch.Tensor], last: int) -> S
 
 
 def cell_counts(spans: Sequence[Spans], last: int) -> torch.Tensor:
-    """Return ``(last + 1,)`` int64: cells that are emitted at every rank, of all trees."""
+    """Return ``(last + 1,)`` int64: the emitted cells of all trees at every rank."""
     start = torch.cat([s for tree in spans for s in tree.start])
     end = torch.cat([e for tree in spans for e in tree.end])
     emitted = start < end
-    return _alive(start[emitted], end[emitted], last)
+    return _count_intervals(start[emitted], end[emitted], last)
 
 
 def linked_counts(
-    trees: Sequence[Quadtree],
-    spans: Sequence[Spans],
-    memories: Sequence[CosineCache],
-    floors: torch.Tensor,
+    trees: Sequence[Quadtree], spans: Sequence[Spans], order: MergeOrder
 ) -> torch.Tensor:
-    """Return ``(R,)`` int64: cells that have a link to the frame before them, at every rank.
+    """Return ``(R + 1,)`` int64: cells with a usable link to the previous frame at every rank.
 
     Args:
         trees: the pyramids.
-        spans: of each of them.
-        memories: of each of them; they get to know all cosines that are needed.
-        floors: ``(R,)`` float32, not ascending: the least cosine of a link at every rank.
+        spans: those of each tree.
+        order: the order in which they merge.
     """
-    last, first_cell = floors.shape[0] - 1, 0
-    parts = [(floors.new_empty(0, dtype=torch.int64),) * 3]
-    for tree, span, memory in zip(trees, spans, memories, strict=True):
+    last, floor, first_cell = order.last, order.link_floor, 0
+    parts = [(order.score.new_empty(0, dtype=torch.int64),) * 3]
+    for tree, span in zip(trees, spans, strict=True):
+        if floor is None:
+            break
         level_cells = torch.tensor([0, *(len(level) for level in span.start)]).cumsum(0).tolist()
         for pairs, cell, start, end in _pairs(tree, span, level_cells):
-            cosine = memory.pair_cosines(tree, pairs)
-            start = torch.maximum(start, torch.searchsorted(-floors, -cosine))
-            alive = (start < end).nonzero().squeeze(1)
-            parts.append((first_cell + cell[alive], start[alive], end[alive]))
+            similarity = order.similarity(tree, pairs)
+            start = torch.maximum(start, torch.searchsorted(-floor, -similarity))
+            usable = (start < end).nonzero().squeeze(1)
+            parts.append((first_cell + cell[usable], start[usable], end[usable]))
         first_cell += level_cells[-1]
     cell, start, end = (torch.cat(kind) for kind in zip(*parts, strict=True))
-    # One time line for every cell, one behind the other: what is covered before stays behind.
+    return _count_covered(cell, start, end, last)
+
+
+def _count_covered(
+    cell: torch.Tensor, start: torch.Tensor, end: torch.Tensor, last: int
+) -> torch.Tensor:
+    """Return ``(last + 1,)`` int64: at every rank the cells that an interval of theirs covers.
+
+    Args:
+        cell: ``(E,)`` int64, the cell that each interval belongs to.
+        start: ``(E,)`` int64, the first rank of each interval.
+        end: ``(E,)`` int64, the rank behind its last one.
+        last: the last rank.
+    """
+    # The cells' axes are laid end to end, so that one sort serves all of them. What an earlier
+    # interval of a cell covers is cut off the later one.
     start, end = start + cell * (last + 2), end + cell * (last + 2)
     start, order = start.sort()
     end = end[order]
     covered = torch.cat([end.new_zeros(1), end.cummax(0).values[:-1]]) if len(end) else end
     start = torch.maximum(start, covered)
     new = start < end
-    return _alive(start[new] % (last + 2), end[new] % (last + 2), last)
+    return _count_intervals(start[new] % (last + 2), end[new] % (last + 2), last)
 
 
 def _pairs(
     tree: Quadtree, spans: Spans, level_cells: Sequence[int]
 ) -> Iterator[tuple[CellPairs, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield overlapping cells of neighbouring frames that are emitted at the same time.
+    """Yield overlapping cells of neighbouring frames that are emitted at some common rank.
 
     Yields:
-        the pairs, the number of each one's later cell among all cells, and the ranks from which and
-        before which both are emitted.
+        the pairs; ``(E,)`` int64 numbers of their later cells among all cells; ``(E,)`` int64 the
+        first rank at which both are emitted, and the rank behind the last one.
     """
     device = spans.start[0].device
     patch = torch.arange(tree.patches_per_frame, device=device)
@@ -122,7 +150,7 @@ def _pairs(
                 yield pairs, later[met], start[met], end[met]
 
 
-def _alive(start: torch.Tensor, end: torch.Tensor, last: int) -> torch.Tensor:
+def _count_intervals(start: torch.Tensor, end: torch.Tensor, last: int) -> torch.Tensor:
     """Return ``(last + 1,)`` int64: how many intervals hold each rank."""
     size = last + 2
     change = torch.bincount(start, minlength=size) - torch.bincount(end, minlength=size)

@@ -1,0 +1,101 @@
+"""Merge orders: the criterion by which a budget decides what merges first.
+
+An order ranks all cells of all videos. At rank ``r`` the first ``r`` cells are merged, and links
+between frames may be used if they are similar enough for that rank. A criterion is one function
+that returns a `MergeOrder`; counting tokens and meeting budgets is the same for all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sttm.ops.links import Similarity, pair_cosines
+from sttm.ops.quadtree import Quadtree
+
+
+@dataclass(frozen=True, eq=False)
+class MergeOrder:
+    """The order in which cells and links merge, for several videos together.
+
+    Args:
+        cell_rank: per video and level, without the finest level, ``(T, h*w)`` int64: the number of
+            cells that merge before this one.
+        score: ``(R,)`` float32, descending: the score of every cell, from the first that merges to
+            the last.
+        link_floor: ``(R + 1,)`` float32, descending: the similarity that a link needs at every
+            rank. None: frames are never linked.
+        similarity: compares two overlapping cells; the highest value merges first. Any scale.
+    """
+
+    cell_rank: list[list[torch.Tensor]]
+    score: torch.Tensor
+    link_floor: torch.Tensor | None
+    similarity: Similarity
+
+    @property
+    def last(self) -> int:
+        """The last rank ``R``, at which all cells are merged."""
+        return self.score.shape[0]
+
+    def rank_of(self, threshold: float) -> int:
+        """Return how many cells have a score of at least ``threshold``."""
+        return int((self.score.double() >= threshold).sum())
+
+
+def cosine_order(trees: Sequence[Quadtree], gap: float | None) -> MergeOrder:
+    """Order cells by their least cosine with a child, and links by the cosine of their cells.
+
+    The two thresholds come down together, ``gap`` apart, as the published settings do.
+
+    Args:
+        trees: the pyramids of the videos.
+        gap: spatial minus temporal threshold. None: frames are never linked.
+    """
+    cell_rank, score = rank_cells(trees, [_uniformity(tree) for tree in trees])
+    link_floor = None
+    if gap is not None:
+        floor = torch.cat([score.double() - gap, score.new_full((1,), -1.0)])
+        link_floor = floor.float().clamp(min=-1.0)
+    return MergeOrder(cell_rank, score, link_floor, pair_cosines)
+
+
+def rank_cells(
+    trees: Sequence[Quadtree], scores: Sequence[Sequence[torch.Tensor]]
+) -> tuple[list[list[torch.Tensor]], torch.Tensor]:
+    """Rank all cells: highest score first; equal scores by level (finest first), video and place.
+
+    Args:
+        trees: the pyramids of the videos.
+        scores: per video and level, without the finest level, ``(T, h*w)`` float32.
+
+    Returns:
+        ``cell_rank`` and ``score`` of a `MergeOrder`.
+    """
+    depth = max(tree.num_levels for tree in trees) - 1
+    levels = [(v, n) for n in range(depth) for v, own in enumerate(scores) if n < len(own)]
+    none = trees[0].scores[0].new_empty(0)
+    score, cell = torch.cat([none, *(scores[v][n].flatten() for v, n in levels)]).sort(
+        descending=True, stable=True
+    )
+    rank = torch.empty_like(cell)
+    rank[cell] = torch.arange(cell.shape[0], device=cell.device)
+    parts = torch.split(rank, [scores[v][n].numel() for v, n in levels])
+    cell_rank: list[list[torch.Tensor]] = [[] for _ in trees]
+    for (v, n), part in zip(levels, parts, strict=True):
+        cell_rank[v].append(part.view_as(scores[v][n]))
+    return cell_rank, score
+
+
+def _uniformity(tree: Quadtree) -> list[torch.Tensor]:
+    """Return the scores of all levels but the finest; a cell with one child has its child's score.
+
+    By the rule of the spatial step such a cell would score 1 and merge first, whatever it shows.
+    Only the first cell of a frame can have one child, where both sides of the finer level are odd.
+    """
+    levels: list[torch.Tensor] = []
+    for (height, width), scores in zip(tree.sizes, tree.scores[1:], strict=False):
+        if levels and height % 2 and width % 2:
+            scores = torch.cat([levels[-1][:, :1], scores[:, 1:]], dim=1)
+        levels.append(scores)
+    return levels
