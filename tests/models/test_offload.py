@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from sttm import attach
-from sttm.errors import UnreducedVideoError
 
 from .families import BY_NAME, Inputs
 from .layouts import Row, Text, Video
@@ -52,17 +51,7 @@ def _answer(model: Any, inputs: Inputs) -> torch.Tensor:
     return greedy(model, inputs, 4).logits
 
 
-GENERATE = pytest.param(
-    _answer,
-    id="generate",
-    marks=pytest.mark.xfail(
-        raises=UnreducedVideoError,
-        reason="accelerate copies the features that generate() encoded, and loses sttm_videos",
-    ),
-)
-
-
-@pytest.mark.parametrize("run", [pytest.param(_logits, id="forward"), GENERATE])
+@pytest.mark.parametrize("run", [_logits, _answer], ids=["forward", "generate"])
 @pytest.mark.parametrize(
     ("offload", "name"),
     [

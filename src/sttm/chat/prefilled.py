@@ -129,7 +129,7 @@ class Conversation:
                 cache,
                 ids=ids[None],
                 mask=torch.ones_like(ids)[None],
-                positions=positions.clamp(min=0)[None],
+                positions=positions[None],
                 known=known,
                 **arguments,
             )

@@ -63,13 +63,16 @@ class VideoLayout:
 
 
 def note_videos(features: Any, videos: Sequence[VideoLayout]) -> None:
-    """Write onto an encoder's output which videos are in it: `generate` hands over nothing else."""
-    features.sttm_videos = list(videos)
+    """Write into an encoder's output which videos are in it: `generate` hands over nothing else.
+
+    As an entry and not as an attribute, since accelerate copies the output's entries alone.
+    """
+    features["sttm_videos"] = list(videos)
 
 
 def noted_videos(features: Any) -> list[VideoLayout] | None:
     """Read what `note_videos` wrote; None if nothing did."""
-    return getattr(features, "sttm_videos", None)
+    return getattr(features, "sttm_videos", None)  # absent: encoded without the hooks
 
 
 @dataclass(frozen=True)
