@@ -15,7 +15,13 @@ from sttm.nano.clips import make_clip, write_clip
 from .original import Original
 
 COMMANDS = Path(sys.executable).parent
-TORCHRUN = ("torchrun", "--no-python", "--nproc-per-node=2", "--local-ranks-filter=0")
+TORCHRUN = (
+    "torchrun",
+    "--standalone",
+    "--no-python",
+    "--nproc-per-node=2",
+    "--local-ranks-filter=0",
+)
 QUESTION = "What happens?"
 
 
