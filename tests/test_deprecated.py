@@ -1,5 +1,6 @@
 """Old public names still work, and say the new ones."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import sttm.chat
 import sttm.models
-from sttm import STTM, VideoGrid
+from sttm import STTM, VideoGrid, get_method
 from sttm.chat import Answer
 from sttm.chat.store import method_key
 
@@ -25,10 +26,15 @@ def test_old_names_give_the_same_objects_and_warn() -> None:
 
 
 def test_the_old_name_of_the_budgets_scope_is_no_part_of_a_method() -> None:
-    with pytest.deprecated_call(match="budget_scope"):
+    with pytest.warns(DeprecationWarning, match="budget_scope") as caught:
         old = STTM(keep=0.3, share="joint")
+    # A warning that named the library's own file would not be shown.
+    assert caught[0].filename == __file__
     assert old == STTM(keep=0.3, budget_scope="joint")
-    assert method_key(old) == method_key(STTM(keep=0.3, budget_scope="joint"))
+    assert "share" not in f"{old} {method_key(old)} {asdict(old)}"
+    assert replace(old, keep=0.5) == STTM(keep=0.5, budget_scope="joint")
+    with pytest.warns(DeprecationWarning, match="budget_scope"):
+        assert get_method("sttm", keep=0.3, share="joint") == old
 
 
 def test_plans_from_features_and_grid_alone() -> None:

@@ -1,10 +1,11 @@
 """Token budgets: how many tokens ``keep`` stands for."""
 
 import re
+from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from numbers import Integral, Rational, Real
 
-from sttm.errors import ConfigError
+from sttm.errors import BudgetError, ConfigError
 
 __all__ = ["check_keep", "read_keep", "token_budget", "written_keep"]
 
@@ -58,6 +59,25 @@ def token_budget(keep: float | int, num_tokens: int) -> int:
         return min(number, num_tokens)
     allowed = (Decimal(str(number)) * num_tokens).to_integral_value(ROUND_FLOOR)
     return max(1, int(allowed))
+
+
+def joint_budget(keep: float | int, num_tokens: Sequence[int]) -> int:
+    """Return how many tokens ``keep`` allows several videos together.
+
+    Args:
+        keep: a ratio of all their tokens, or a count; see `token_budget`.
+        num_tokens: tokens of every video.
+
+    Raises:
+        BudgetError: fewer tokens than videos.
+    """
+    budget = token_budget(keep, sum(num_tokens))
+    if budget < len(num_tokens):
+        raise BudgetError(
+            f"budget_scope='joint': got a budget of {budget} tokens for {len(num_tokens)} videos, "
+            "expected at least one token for each. Allow more."
+        )
+    return budget
 
 
 def read_keep(text: str, name: str = "keep") -> float | int:

@@ -7,8 +7,13 @@ from typing import Any
 GONE_IN = "0.3"
 
 
-def warn_renamed(old: str, new: str) -> None:
+def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn the caller's caller that a name is old.
+
+    Args:
+        old: the name that was used.
+        new: the name to use.
+        stacklevel: the frame that the warning names, counted from this function as 1.
 
     Warns:
         DeprecationWarning: always.
@@ -16,7 +21,7 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(
         f"{old} is now called {new}; the old name goes in sttm {GONE_IN}.",
         DeprecationWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, Method, VideoFeatures
-from sttm.methods.sttm import Parent
+from sttm.ops.links import Parent
 from sttm.ops.merge import Linking
 
 LINKINGS: tuple[Linking, ...] = ("directed", "components", "published")

@@ -1,6 +1,7 @@
 """Exact budgets against their literal twin, and what they promise, over random videos."""
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -9,30 +10,33 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
-from sttm.methods.sttm import Parent
 from sttm.ops.budget_search import cut_to, cuts_at, links_at
-from sttm.ops.links import Links, Similarity, find_links, pair_cosines, parent_links
-from sttm.ops.merge import Linking
-from sttm.ops.merge_order import MergeOrder, cosine_order, rank_cells
+from sttm.ops.links import Links, Parent, find_links, parent_links
+from sttm.ops.merge import to_plan
+from sttm.ops.merge_order import MergeOrder, cosine_order
 from sttm.ops.naive import Settings
 from sttm.ops.naive_budget import within
-from sttm.ops.pyramid import used_sizes
+from sttm.ops.pyramid import level_sizes, used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, grow
 from sttm.ops.token_counts import token_counts
 from sttm.plan import MergePlan
+from tests.ops.criteria import distortion_order, random_order
 from tests.ops.merge_cases import make_video, videos
 
 GAP = 0.2
-LINKINGS: tuple[tuple[Linking, Parent], ...] = (
-    ("directed", "most_similar"),
-    ("directed", "top_left"),
-)
+CRITERIA: dict[str, Callable[[Sequence[Quadtree]], MergeOrder]] = {
+    "cosine": lambda trees: cosine_order(trees, GAP),
+    "cosine, no gap": lambda trees: cosine_order(trees, 0.0),
+    "cosine, space only": lambda trees: cosine_order(trees, None),
+    "distortion": distortion_order,
+    "random": random_order,
+}
 # Rounding decides the order of numbers that are closer than this.
 CLOSE = 2e-6
 Video = tuple[torch.Tensor, VideoGrid]
 
 
-@pytest.mark.parametrize(("linking", "parent"), LINKINGS)
+@pytest.mark.parametrize("parent", ["most_similar", "top_left"])
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     video=videos(),
@@ -43,7 +47,6 @@ Video = tuple[torch.Tensor, VideoGrid]
     weighted=st.booleans(),
 )
 def test_a_budget_is_met_as_the_twin_meets_it(
-    linking: Linking,
     parent: Parent,
     video: Video,
     share: float,
@@ -54,7 +57,7 @@ def test_a_budget_is_met_as_the_twin_meets_it(
 ) -> None:
     x, grid = video
     budget = max(1, round(share * grid.num_tokens))
-    twin = Settings(0.8 if spatial else None, 0.6, root_level, linking, parent, weighted)
+    twin = Settings(0.8 if spatial else None, 0.6, root_level, "directed", parent, weighted)
     shape = (grid.frames, grid.height, grid.width)
     reached = within([(x, shape)], twin, budget, GAP if temporal else None)
     # With one channel all cosines are 1 or -1, up to rounding.
@@ -65,7 +68,6 @@ def test_a_budget_is_met_as_the_twin_meets_it(
         spatial_threshold="auto" if spatial else None,
         temporal_threshold="auto" if temporal else None,
         root_level=root_level,
-        linking=linking,
         parent=parent,
         weighted=weighted,
     )
@@ -219,88 +221,79 @@ def test_a_cap_leaves_thresholds_alone_below_it(max_tokens: float | int) -> None
         assert capped.info["tokens_after_spatial"] <= free.info["tokens_after_spatial"]
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    some=st.lists(videos(), min_size=1, max_size=2),
-    gap=st.sampled_from([None, 0.0, 0.2, 0.7]),
-    root_level=st.integers(-1, 2),
-)
-def test_the_counts_of_all_points_are_those_of_each(
-    some: list[Video], gap: float | None, root_level: int
+def counted(trees: list[Quadtree], order: MergeOrder) -> list[int]:
+    """Count the tokens at every rank by merging up to it."""
+    found = []
+    for rank in range(order.last + 1):
+        cuts = cuts_at(trees, order, rank)
+        links = links_at(trees, order, cuts, rank)
+        found.append(sum(c.num_cells - len(own) for c, own in zip(cuts, links, strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=CRITERIA)
+@settings(deadline=None, max_examples=25)
+@given(some=st.lists(videos(), min_size=1, max_size=2), root_level=st.integers(-1, 2))
+def test_the_counts_of_all_ranks_are_those_of_each(
+    criterion: str, some: list[Video], root_level: int
 ) -> None:
     trees = [
-        grow(x, grid.frames, used_sizes(grid.height, grid.width, root_level), Pooling())
+        grow(x, grid.frames, used_sizes(grid.height, grid.width, root_level), Pooling(True))
         for x, grid in some
     ]
-    order = cosine_order(trees, gap)
-    assert token_counts(trees, order).tolist() == [walked(trees, order, r) for r in ranks(order)]
-
-
-def ranks(order: MergeOrder) -> range:
-    return range(order.last + 1)
-
-
-def walked(trees: list[Quadtree], order: MergeOrder, rank: int) -> int:
-    """Count the tokens of one rank by making its cells and links."""
-    cuts = cuts_at(trees, order, rank)
-    links = links_at(trees, order, cuts, rank)
-    return sum(cut.num_cells - len(some) for cut, some in zip(cuts, links, strict=True))
+    order = CRITERIA[criterion](trees)
+    assert token_counts(trees, order).tolist() == counted(trees, order)
 
 
 def test_the_first_rank_is_taken_where_counts_rise_again() -> None:
     """Found by trying: a bisection over the ranks goes past the first one for some budgets."""
     grid = VideoGrid(6, 5, 7)
-    trees = [grow(make_video("smooth", grid, 16, 22), 6, used_sizes(5, 7, 1), Pooling())]
+    x = make_video("smooth", grid, 16, 22)
+    trees = [grow(x, 6, used_sizes(5, 7, 1), Pooling())]
     order = cosine_order(trees, GAP)
-    counts = token_counts(trees, order).tolist()
+    counts = counted(trees, order)
     assert any(a < b for a, b in itertools.pairwise(counts))
     for budget in range(min(counts), grid.num_tokens):
-        first = next(rank for rank, count in enumerate(counts) if count <= budget)
+        rank = next(rank for rank, count in enumerate(counts) if count <= budget)
         # Cells that are fewer than the budget: the last one is opened again.
-        opened = cuts_at(trees, order, first)[0].num_cells < budget
-        found = cut_to(trees, order, budget)
-        assert found is not None
-        merged = first - opened
-        assert found[0].spatial == (float(order.score[merged - 1]) if merged else None)
-
-
-def random_order(trees: list[Quadtree], gap: float | None) -> MergeOrder:
-    """A criterion of another kind: cells and links in an order of their own, on another scale."""
-    generator = torch.Generator().manual_seed(0)
-    own = [
-        [torch.rand(level.shape, generator=generator) for level in tree.scores[1:]]
-        for tree in trees
-    ]
-    # A cell merges after those inside it.
-    for levels, tree in zip(own, trees, strict=True):
-        for number, level in enumerate(levels):
-            level -= number
-        assert len(levels) == tree.num_levels - 1
-    cell_rank, score = rank_cells(trees, own)
-    floor = None if gap is None else torch.linspace(50.0, -50.0, score.shape[0] + 1)
-
-    def distance(tree: Quadtree, pairs: object) -> torch.Tensor:
-        return 40 * pair_cosines(tree, pairs)  # type: ignore[arg-type]
-
-    similarity: Similarity = distance
-    return MergeOrder(cell_rank, score, floor, similarity)
-
-
-@pytest.mark.parametrize("gap", [None, 0.0])
-@pytest.mark.parametrize("kind", ["noise", "smooth", "static"])
-def test_another_criterion_is_one_function(kind: str, gap: float | None) -> None:
-    """Every count from the roots' to all is met in another order too, and counted right."""
-    grids = [VideoGrid(3, 5, 6), VideoGrid(2, 4, 4)]
-    trees = [
-        grow(make_video(kind, grid, 5, 3), grid.frames, used_sizes(*size, 1), Pooling())
-        for grid in grids
-        for size in [(grid.height, grid.width)]
-    ]
-    order = random_order(trees, gap)
-    counts = token_counts(trees, order).tolist()
-    assert counts == [walked(trees, order, rank) for rank in ranks(order)]
-    for budget in range(min(counts), sum(grid.num_tokens for grid in grids) + 1):
+        rank -= cuts_at(trees, order, rank)[0].num_cells < budget
         merges = cut_to(trees, order, budget)
         assert merges is not None
-        assert sum(merge.num_tokens for merge in merges) == budget
-    assert cut_to(trees, order, min(counts) - 1) is None
+        assert merges[0].spatial == (float(order.score[rank - 1]) if rank else None)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=CRITERIA)
+@pytest.mark.parametrize("kind", ["noise", "signs", "static"])
+@pytest.mark.parametrize("grids", [[VideoGrid(3, 4, 6)], [VideoGrid(3, 3, 5), VideoGrid(2, 4, 3)]])
+def test_every_criterion_meets_every_count(
+    grids: list[VideoGrid], kind: str, criterion: str
+) -> None:
+    trees = [
+        grow(
+            make_video(kind, grid, 5, 3),
+            grid.frames,
+            level_sizes(grid.height, grid.width, to_single=True),
+            Pooling(weighted=True),
+        )
+        for grid in grids
+    ]
+    order = CRITERIA[criterion](trees)
+    least = len(grids) if order.link_floor is not None else sum(grid.frames for grid in grids)
+    assert least == 1 or cut_to(trees, order, least - 1) is None
+    for budget in range(least, sum(grid.num_tokens for grid in grids) + 1):
+        merges = cut_to(trees, order, budget)
+        assert merges is not None
+        plans = [to_plan(tree, merge).check() for tree, merge in zip(trees, merges, strict=True)]
+        assert sum(plan.num_out for plan in plans) == budget
+
+
+def test_a_criterion_decides_what_merges() -> None:
+    """The least error counts long differences; cosines do not see them."""
+    x = torch.tensor([[1.0, 0], [9, 0], [1, 0.4], [1, 0]])[[0, 1, 2, 3, 0, 1, 2, 3]]
+    trees = [grow(x, 1, level_sizes(2, 4, to_single=True), Pooling(weighted=True))]
+    merged = {}
+    for name in ("cosine", "distortion"):
+        merges = cut_to(trees, CRITERIA[name](trees), 5)
+        assert merges is not None
+        merged[name] = to_plan(trees[0], merges[0]).group.tolist()
+    assert merged == {"cosine": [0, 0, 1, 2, 0, 0, 3, 4], "distortion": [0, 1, 2, 2, 3, 4, 2, 2]}

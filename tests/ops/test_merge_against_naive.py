@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
-from sttm.methods.sttm import Parent
 from sttm.ops import naive, similarity
+from sttm.ops.links import Parent
 from sttm.ops.merge import Linking
 from tests.ops.merge_cases import assert_same, is_close_call, make_video, settings_of, videos
 

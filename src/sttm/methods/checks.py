@@ -26,3 +26,29 @@ def check_count(name: str, value: object, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}.")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is not one of some words.
+
+    Raises:
+        ConfigError: another value.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
+
+
+def check_threshold(name: str, value: object) -> None:
+    """Refuse what is neither a cosine nor ``"auto"`` nor None.
+
+    Raises:
+        ConfigError: another value.
+    """
+    if value is None or value == "auto":
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not -1.0 <= float(str(value)) <= 1.0:
+        raise ConfigError(
+            f"{name}: got {value!r}, expected a cosine in [-1, 1], 'auto', or None to switch the "
+            "step off."
+        )

@@ -9,6 +9,7 @@ from sttm.budget import check_keep, token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods.base import Method, VideoFeatures
+from sttm.methods.checks import check_choice
 from sttm.methods.registry import register
 from sttm.plan import MergePlan
 
@@ -57,14 +58,13 @@ class SingleGranularity(Method):
             raise ConfigError(
                 f"size: got {self.size!r}, expected two integers >= 1: (rows, columns)."
             )
-        if self.mode not in get_args(Mode):
-            raise ConfigError(f"mode: got {self.mode!r}, expected one of mean, nearest.")
+        check_choice("mode", self.mode, get_args(Mode))
 
     @torch.no_grad()
     def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan ``h * w`` tokens per frame, or exactly ``floor(keep * N)`` tokens, at least one.
 
-        Only their number matters.
+        The features are not read, except for their number.
 
         Raises:
             ConfigError: ``size`` is larger than the grid.

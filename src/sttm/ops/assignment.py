@@ -1,4 +1,4 @@
-"""Tokens that go to the most similar of some chosen tokens, and even splits."""
+"""Assignment of every token to the most similar of some chosen tokens, and even splits."""
 
 from decimal import Decimal
 
@@ -37,12 +37,12 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
 
 
 def even_counts(total: int, parts: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Split ``total`` evenly: ``(parts,)`` int64; those that get one more are evenly spaced."""
+    """Split ``total`` into ``(parts,)`` int64 that differ by at most 1, larger ones spaced out."""
     counts = torch.full((parts,), total // parts, device=device)
     counts[evenly_spaced(total % parts, parts, device)] += 1
     return counts
 
 
 def part_of(total: int, ratio: float) -> int:
-    """Return ``floor(ratio * total)``, the ratio read as the decimal number that was written."""
+    """Return ``floor(ratio * total)`` in decimal arithmetic: 0.29 of 100 is 29, not 28."""
     return int(Decimal(str(float(ratio))) * total)

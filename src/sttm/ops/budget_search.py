@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from sttm.ops.links import CachedSimilarity, CellPairs, Links, find_links, parent_links
+from sttm.ops.links import CachedSimilarity, CellPairs, Links, Parent, find_links, parent_links
 from sttm.ops.merge import Merge, follow_parents
 from sttm.ops.merge_order import MergeOrder
 from sttm.ops.quadtree import Cut, Quadtree, emit_cells
@@ -23,36 +23,38 @@ def cut_to(
     trees: Sequence[Quadtree],
     order: MergeOrder,
     budget: int,
-    *,
-    first_rank: int = 0,
-    first_parent: bool = False,
+    start: float | None = None,
+    parent: Parent = "most_similar",
 ) -> list[Merge] | None:
     """Merge the videos to exactly ``budget`` tokens together.
+
+    Where even the cells are fewer than the budget, the cell that merged last is opened again, and
+    some of its parts stay together.
 
     Args:
         trees: the pyramids of the videos.
         order: the order in which they merge.
         budget: tokens of all videos together.
-        first_rank: the search begins here, unless this rank already has fewer cells than the
-            budget.
-        first_parent: a cell follows the first cell it is linked to instead of the most similar one.
+        start: cells of at least this score merge in any case, unless that alone leaves fewer cells
+            than the budget. None: no cell has to.
+        parent: which of its links a cell follows.
 
     Returns:
         one merge per video; None if no rank has so few tokens.
     """
     order = replace(order, similarity=CachedSimilarity(order.similarity))
-    if first_rank and _num_cells(cuts_at(trees, order, first_rank)) < budget:
-        first_rank = 0
-    reached = (token_counts(trees, order)[first_rank:] <= budget).nonzero()
+    first = 0 if start is None else order.rank_of(start)
+    if first and _num_cells(cuts_at(trees, order, first)) < budget:
+        first = 0
+    reached = (token_counts(trees, order)[first:] <= budget).nonzero()
     if len(reached) == 0:
         return None
-    rank = first_rank + int(reached[0])
+    rank = first + int(reached[0])
     cuts = cuts_at(trees, order, rank)
     surplus = _num_cells(cuts) - budget
     if surplus >= 0:
-        links = strongest(links_at(trees, order, cuts, rank, first_parent=first_parent), surplus)
-        weakest = [float(some.similarity.min()) for some in links if len(some)]
-        temporal = min(weakest, default=None)
+        links = strongest(links_at(trees, order, cuts, rank, parent), surplus)
+        temporal = min((float(s.similarity.min()) for s in links if len(s)), default=None)
     else:
         rank, temporal = rank - 1, None
         cuts = cuts_at(trees, order, rank)
@@ -77,8 +79,7 @@ def links_at(
     order: MergeOrder,
     cuts: Sequence[Cut],
     rank: int,
-    *,
-    first_parent: bool = False,
+    parent: Parent = "most_similar",
 ) -> list[Links]:
     """Return every video's links from cells to their parents that may be used at a rank.
 
@@ -87,7 +88,7 @@ def links_at(
         order: the order in which they merge.
         cuts: the cells at this rank, from `cuts_at`.
         rank: the rank.
-        first_parent: a cell follows the first cell it is linked to instead of the most similar one.
+        parent: which of its links a cell follows.
     """
     if order.link_floor is None:
         return [Links.none(cut.anchor.device) for cut in cuts]
@@ -97,8 +98,7 @@ def links_at(
         for tree, cut in zip(trees, cuts, strict=True)
     ]
     return [
-        parent_links(links, cut.num_cells, first=first_parent)
-        for links, cut in zip(usable, cuts, strict=True)
+        parent_links(links, cut.num_cells, parent) for links, cut in zip(usable, cuts, strict=True)
     ]
 
 

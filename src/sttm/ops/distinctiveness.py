@@ -1,4 +1,4 @@
-"""How like the means of the video and of its frame every token is.
+"""The similarity of every token to the mean of the video and to the mean of its frame.
 
 Source: VidCom2, arXiv 2505.14454; the bandwidths are those of the authors' code.
 """
@@ -12,7 +12,7 @@ BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
 def gaussian_likeness(x: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return every token's likeness to the mean of the video, and to that of its frame.
+    """Return the similarity of every token to the mean of the video and to that of its frame.
 
     ``sum over a of exp(-d**2 / (2 * a))`` for the distance ``d`` between the token's feature,
     scaled to length 1, and the mean of such features.

@@ -1,19 +1,22 @@
 """The temporal step: which cells of neighbouring frames may merge, and how similar they are.
 
-Cells come from one fixed pyramid, so two boxes that overlap contain one another, and the smaller
-one's anchor lies in the larger. Reading every frame's cell map at the anchors of the next and of
-the previous frame therefore finds every pair once, in O(THW).
+All cells come from one pyramid. So of two overlapping boxes the larger contains the smaller and its
+anchor. Every frame's cell map is read at the anchors of the next and of the previous frame: that
+finds every pair once, in O(THW).
 
 Source: STTM, section 3.2.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from sttm.ops.quadtree import Cut, Quadtree, cell_rows
 from sttm.ops.similarity import cosines, paired_products
+
+Parent = Literal["most_similar", "top_left"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ Similarity = Callable[[Quadtree, CellPairs], torch.Tensor]
 
 
 def _contained(cut: Cut, offset: int, *, equal: bool) -> CellPairs:
-    """Pair every cell with the cell ``offset`` tokens away that contains it, if there is one."""
+    """Pair every cell with the cell that contains it ``offset`` tokens away, where there is one."""
     other = cut.anchor + offset
     inside = (other >= 0) & (other < cut.level.shape[0])
     token, other = cut.anchor[inside], other[inside]
@@ -98,7 +101,7 @@ def pair_cosines(tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
             row = cell_rows(tree, pairs.token[index], level)
             other = cell_rows(tree, pairs.other_token[index], other_level)
             dot = paired_products(
-                tree.levels[level], row, tree.levels[other_level], other, tree.heads
+                tree.levels[level], row, tree.levels[other_level], other, tree.pooling.heads
             )
             result[index] = cosines(dot, tree.squares[level][row], tree.squares[other_level][other])
     return result
@@ -153,26 +156,25 @@ def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = pair_cosines) 
     )
 
 
-def parent_links(links: Links, num_cells: int, *, first: bool = False) -> Links:
+def parent_links(links: Links, num_cells: int, parent: Parent = "most_similar") -> Links:
     """Choose at most one earlier cell for every cell, its parent.
 
     Args:
         links: the links that may become merges.
         num_cells: cells of the cut.
-        first: take the smallest index instead of the most similar one.
+        parent: the most similar earlier cell, the first of equal ones; or the first (top-left) one.
 
     Returns:
-        the chosen links, in the order of their later cells. Equally similar parents: the smallest
-        index.
+        the chosen links, in the order of their later cells.
     """
     device = links.similarity.device
     earlier, later = links.earlier, links.later
-    if not first:
+    if parent == "most_similar":
         best = torch.full((num_cells,), -torch.inf, device=device)
         best.scatter_reduce_(0, later, links.similarity, "amax")
         chosen = links.similarity == best[later]
         earlier, later = earlier[chosen], later[chosen]
-    parent = torch.full((num_cells,), num_cells, device=device)
-    parent.scatter_reduce_(0, later, earlier, "amin")
-    kept = (links.earlier == parent[links.later]).nonzero().squeeze(1)
+    first = torch.full((num_cells,), num_cells, device=device)
+    first.scatter_reduce_(0, later, earlier, "amin")
+    kept = (links.earlier == first[links.later]).nonzero().squeeze(1)
     return links.select(kept[links.later[kept].argsort()])

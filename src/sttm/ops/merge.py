@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from sttm.ops.components import connected_components, forest_roots, published_groups
-from sttm.ops.links import Links, find_links, parent_links
+from sttm.ops.links import Links, Parent, find_links, parent_links
 from sttm.ops.quadtree import Cut, Quadtree, boxes, cut
 from sttm.plan import MergePlan
 
@@ -46,9 +46,8 @@ def merge_at(
     tree: Quadtree,
     spatial: float | None,
     temporal: float | None,
-    linking: Linking,
-    *,
-    first_parent: bool = False,
+    linking: Linking = "directed",
+    parent: Parent = "most_similar",
 ) -> Merge:
     """Merge one video at two thresholds.
 
@@ -57,15 +56,14 @@ def merge_at(
         spatial: least score at which a cell replaces its children; None: no spatial step.
         temporal: least cosine of a link; None: no temporal step.
         linking: which links become merges, see `sttm.STTM`.
-        first_parent: with ``"directed"``: a cell follows the first cell it is linked to instead of
-            the most similar one.
+        parent: with ``"directed"``: which of its links a cell follows.
     """
     cells = cut(tree, spatial)
     links = Links.none(cells.anchor.device)
     if temporal is not None:
         links = find_links(tree, cells).at_least(temporal)
     if linking == "directed":
-        parents = parent_links(links, cells.num_cells, first=first_parent)
+        parents = parent_links(links, cells.num_cells, parent)
         root = follow_parents(parents, cells.num_cells, tree.frames)
     else:
         label = connected_components if linking == "components" else published_groups
@@ -89,26 +87,23 @@ def follow_parents(links: Links, num_cells: int, frames: int) -> torch.Tensor:
     return forest_roots(parent, depth=frames - 1)
 
 
-def to_plan(
-    tree: Quadtree, merge: Merge, *, weighted: bool, accumulate: Literal["float32", "input"]
-) -> MergePlan:
+def to_plan(tree: Quadtree, merge: Merge) -> MergePlan:
     """Turn a merge into a plan.
 
     Args:
         tree: the pyramid.
         merge: its cells and their roots.
-        weighted: mean over patches instead of over cells.
-        accumulate: see `MergePlan`.
 
     Returns:
-        a plan with the ``info`` that `sttm.STTM.plan` names.
+        a plan of means over cells (with weighted pooling: over patches), whose ``info`` is that of
+        `sttm.STTM.plan`.
     """
     cells = merge.cut
     output = (merge.is_root.cumsum(0) - 1)[merge.root]
     num_cells = torch.bincount(output)
     anchor = cells.anchor[merge.is_root]
     group = output[cells.cell]
-    if weighted:
+    if tree.pooling.weighted:
         weight = 1.0 / torch.bincount(group)[group].float()
     else:
         patch = torch.arange(tree.patches_per_frame, device=group.device).repeat(tree.frames)
@@ -122,4 +117,4 @@ def to_plan(
         "boxes": boxes(tree, anchor, cells.level[anchor]),
         "cells": num_cells,
     }
-    return MergePlan(group, weight, anchor, info, accumulate)
+    return MergePlan(group, weight, anchor, info, "input" if tree.pooling.published else "float32")

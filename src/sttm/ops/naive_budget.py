@@ -118,8 +118,8 @@ class Search:
             for roots in self.roots
         ]
 
-    def forest(self, rank: int, cells: list[list[Cell]]) -> list[tuple[int, Link]]:
-        """List (video, link) of the links that each remove one token."""
+    def parent_links(self, rank: int, cells: list[list[Cell]]) -> list[tuple[int, Link]]:
+        """List (video, link) of the links from cells to their parents."""
         if self.gap is None:
             return []
         floor = self.ranked[rank].score - self.gap if rank < len(self.ranked) else -1.0
@@ -144,9 +144,9 @@ class Search:
         return sorted(chosen, key=lambda link: link[1])
 
     def tokens(self, rank: int) -> int:
-        """Count the tokens at the end of a stretch."""
+        """Count the tokens at a rank."""
         cells = self.cells(rank)
-        return sum(len(c) for c in cells) - len(self.forest(rank, cells))
+        return sum(len(c) for c in cells) - len(self.parent_links(rank, cells))
 
     def reach(self, budget: int) -> list[list[int]] | None:
         """Return the groups of every video, as cells' representatives painted on tokens."""
@@ -159,8 +159,8 @@ class Search:
         if surplus < 0:
             cells, links = self.open_last(high, budget)
         else:
-            forest = self.forest(high, cells)
-            links = sorted(forest, key=lambda item: (-item[1][2], item[0]))[:surplus]
+            links = self.parent_links(high, cells)
+            links = sorted(links, key=lambda item: (-item[1][2], item[0]))[:surplus]
         return [
             self.paint(emitted, [link for v, link in links if v == video])
             for video, emitted in enumerate(cells)

@@ -119,7 +119,10 @@ def opened_below(tree: Octree, threshold: float) -> list[torch.Tensor]:
 
 
 def _reaches(tree: Octree) -> list[torch.Tensor]:
-    """Return per level the largest score of a cell and the cells above it: closed at most there."""
+    """Return per level the largest score among each cell and the cells above it.
+
+    A threshold above this value opens the cell and all cells above it.
+    """
     reach = [tree.score[-1]]
     for score, parent in zip(reversed(tree.score[:-1]), reversed(tree.parent), strict=True):
         reach.append(torch.maximum(score, reach[-1][parent]))
@@ -127,7 +130,7 @@ def _reaches(tree: Octree) -> list[torch.Tensor]:
 
 
 def labels(tree: Octree, opened: list[torch.Tensor]) -> torch.Tensor:
-    """Return ``(N,)`` int64: one label per cell that is not opened though all above it are."""
+    """Return ``(N,)`` int64: the label of every token's closed cell, all cells above it open."""
     cells = [torch.arange(score.shape[0], device=score.device) for score in tree.score]
     offset = 0
     label = torch.zeros_like(cells[-1])
@@ -145,8 +148,8 @@ def labels(tree: Octree, opened: list[torch.Tensor]) -> torch.Tensor:
 def labels_of_count(tree: Octree, count: int) -> torch.Tensor:
     """Open cells, least score first, to exactly ``count`` cells.
 
-    Where opening the next cell would be too much, its children least like it stand alone and the
-    others stay together.
+    Where opening the next cell would give too many cells, only some of its children become cells of
+    their own: those least similar to it. The others stay together.
 
     Args:
         tree: the scored cells.
@@ -175,7 +178,7 @@ def labels_of_count(tree: Octree, count: int) -> torch.Tensor:
 
 
 def _split_off(tree: Octree, label: torch.Tensor, place: int, more: int) -> torch.Tensor:
-    """Let the ``more`` children of one closed cell that are least like it stand alone."""
+    """Give the ``more`` children that are least similar to a closed cell labels of their own."""
     level = len(tree.sizes) - 1
     while place >= tree.score[level].shape[0]:
         place -= tree.score[level].shape[0]
@@ -195,7 +198,8 @@ def _split_off(tree: Octree, label: torch.Tensor, place: int, more: int) -> torc
 def root_shares(tree: Octree) -> torch.Tensor:
     """Return ``(N,)`` float32: every token's weight in its root.
 
-    Its weight in any cell below is proportional: what lies above a cell is the same for all of it.
+    The weights in any other cell are in the same proportion, since all tokens of a cell have the
+    same cells above it.
     """
     share = torch.ones_like(tree.score[0])
     cell = torch.arange(share.shape[0], device=share.device)

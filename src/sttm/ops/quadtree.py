@@ -20,6 +20,22 @@ from sttm.ops.similarity import (
 )
 
 
+@dataclass(frozen=True)
+class Pooling:
+    """How cells are pooled and compared.
+
+    Args:
+        weighted: pool by patches instead of by children.
+        heads: equal parts of the channels that similarities are averaged over.
+        published: pool in the dtype of the input and fill empty child slots as the published
+            code does; otherwise pool in float32 and ignore empty slots.
+    """
+
+    weighted: bool = False
+    heads: int = 1
+    published: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Quadtree:
     """Pooled features and scores of all cells of a video; level 0 is the finest.
@@ -28,7 +44,7 @@ class Quadtree:
         frames: ``T``.
         sizes: ``(height, width)`` per level.
         tables: which cell holds which patch.
-        heads: equal parts of the channels that similarities are averaged over.
+        pooling: how its cells were pooled and compared.
         levels: per level ``(T*h*w, C)`` features; the finest is the input itself.
         squares: per level ``(T*h*w, heads)`` float64 squared norms.
         scores: per level ``(T, h*w)`` float32: the least cosine between a cell and its children;
@@ -38,7 +54,7 @@ class Quadtree:
     frames: int
     sizes: list[tuple[int, int]]
     tables: CellTables
-    heads: int
+    pooling: Pooling
     levels: list[torch.Tensor]
     squares: list[torch.Tensor]
     scores: list[torch.Tensor]
@@ -128,22 +144,6 @@ def child_scores(
     return score
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """How cells are pooled and compared.
-
-    Args:
-        weighted: pool by patches instead of by children.
-        heads: equal parts of the channels that similarities are averaged over.
-        published: pool in the dtype of the input and fill empty child slots as the published
-            code does; otherwise pool in float32 and ignore empty slots.
-    """
-
-    weighted: bool = False
-    heads: int = 1
-    published: bool = False
-
-
 def grow(x: torch.Tensor, frames: int, sizes: list[tuple[int, int]], pooling: Pooling) -> Quadtree:
     """Pool and score the whole pyramid, reading ``x`` once in pieces of a few frames.
 
@@ -170,7 +170,7 @@ def grow(x: torch.Tensor, frames: int, sizes: list[tuple[int, int]], pooling: Po
         frames=frames,
         sizes=sizes,
         tables=tables,
-        heads=pooling.heads,
+        pooling=pooling,
         levels=[x, *(level.flatten(0, 2) for level in levels)],
         squares=[square.flatten(0, 2) for square in squares],
         scores=[score.flatten(1) for score in scores],

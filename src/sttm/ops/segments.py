@@ -1,4 +1,4 @@
-"""Stretches of a video: frames clustered by their mean features, and how still each place is.
+"""Segments of a video: runs of frames with similar means, and how still each place is in them.
 
 Source: PruneVid, arXiv 2412.16117, section 3.2.
 """
@@ -39,7 +39,7 @@ def segment_starts(means: torch.Tensor, clusters: int, neighbours: int) -> torch
 
 
 def fewer_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torch.Tensor:
-    """Join neighbouring segments, those with the most similar means first, to ``count``.
+    """Join neighbouring segments until ``count`` are left, those with the most similar means first.
 
     Args:
         means: ``(T, C)`` floating, the frames' means.
@@ -60,7 +60,7 @@ def fewer_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> tor
 
 
 def more_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torch.Tensor:
-    """Cut segments further, where neighbouring frames are least alike, to ``count``.
+    """Cut segments until there are ``count``, where neighbouring frames are least similar.
 
     Args:
         means: ``(T, C)`` floating, the frames' means.
@@ -78,7 +78,7 @@ def more_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torc
 
 
 def stillness(x: torch.Tensor, frames: int, starts: torch.Tensor) -> torch.Tensor:
-    """Return how alike each place is over the frames of each segment.
+    """Return how similar the frames of each segment are at each place.
 
     Args:
         x: ``(N, C)`` floating and finite, order t, y, x. Not modified.

@@ -60,7 +60,7 @@ def apportion(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch
     to the largest remainders (equal ones by index).
 
     Args:
-        parts: ``(n,)`` >= 0, finite; if those below their limit are all zero they count as equal.
+        parts: ``(n,)`` >= 0, finite. Parts below their limit that are all zero count as equal.
         total: in [0, sum of ``most_each``].
         most_each: ``(n,)`` int64 >= 0.
 
@@ -92,7 +92,7 @@ def apportion(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch
 
 
 def evenly_spaced(count: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return ``count`` evenly spaced of ``n`` places: the middles of ``count`` equal spans.
+    """Choose ``count`` evenly spaced places out of ``n``: the middles of ``count`` equal spans.
 
     Args:
         count: in [0, n].
