@@ -268,3 +268,15 @@ def test_kept_tokens_stand_for_themselves() -> None:
     assert plan.group.tolist() == [-1, 0, -1, -1, 1]
     assert plan.anchor.tolist() == [1, 4]
     assert plan.weight.tolist() == [0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("label", [[1, 3, 2, 3], [0, 2, 2, 1], [1, 0, 2], [0, -5, 0], [0, 9]])
+def test_labels_that_name_no_anchor_are_refused(label: list[int]) -> None:
+    with pytest.raises(ConfigError, match="label"):
+        MergePlan.from_anchors(torch.tensor(label))
+
+
+def test_kept_tokens_that_are_none_are_refused() -> None:
+    for kept in (torch.tensor([0, 4]), torch.tensor([-1]), torch.tensor([True, False])):
+        with pytest.raises(ConfigError, match="kept"):
+            MergePlan.keep(kept, 4)

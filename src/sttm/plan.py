@@ -114,6 +114,7 @@ class MergePlan:
         Raises:
             ConfigError: as :meth:`check`.
         """
+        _check_places("kept", kept, 0, num_tokens)
         group = torch.full((num_tokens,), -1, device=kept.device)
         group[kept] = torch.arange(kept.shape[0], device=kept.device)
         return cls.from_groups(group, kept)
@@ -146,6 +147,13 @@ class MergePlan:
         Raises:
             ConfigError: as :meth:`check`.
         """
+        _check_places("label", label, -1, label.shape[0] if label.ndim else 0)
+        named = label[label >= 0]
+        if not torch.equal(label[named], named):
+            raise ConfigError(
+                "MergePlan.from_anchors: got labels that name a token which does not name itself, "
+                "expected the tokens that stand for the groups. Use from_labels() for others."
+            )
         leads = label == torch.arange(label.shape[0], device=label.device)
         rank = leads.cumsum(0) - 1
         group = torch.where(label >= 0, rank[label.clamp(min=0)], -1)
@@ -300,3 +308,15 @@ def _check_groups(group: torch.Tensor, anchor: torch.Tensor) -> None:
         )
     if not torch.equal(group[anchor], torch.arange(num_out, device=group.device)):
         raise ConfigError("MergePlan.anchor: expected anchor m to be a token of group m.")
+
+
+def _check_places(name: str, value: torch.Tensor, least: int, end: int) -> None:
+    """Refuse what is no row of integers from ``least`` on and below ``end``."""
+    if not isinstance(value, torch.Tensor) or value.ndim != 1 or value.dtype != torch.int64:
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else value
+        raise ConfigError(f"MergePlan, {name}: got {got!r}, expected a 1-D int64 tensor.")
+    if len(value) and not least <= int(value.min()) <= int(value.max()) < end:
+        raise ConfigError(
+            f"MergePlan, {name}: got {int(value.min())} to {int(value.max())}, expected {least} to "
+            f"{end - 1}."
+        )

@@ -1,6 +1,8 @@
 """A chat has its hooks in place for its life: once, beside others, and gone without a trace."""
 
 import gc
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -111,3 +113,60 @@ def test_an_attachment_and_a_chat_stay_apart() -> None:
                 with pytest.raises(ConfigError, match="something is attached"):
                     call()
         video.ask("Why?", max_new_tokens=2)
+
+
+def test_a_chat_that_is_closed_while_another_thread_waits_reduces_nothing_in_silence() -> None:
+    talk = chat(STTM(keep=0.3))
+    encoded, told = talk.encode(clip()), list[Exception]()
+
+    def prefill() -> None:
+        try:
+            talk.prefill(encoded)
+        except ConfigError as error:
+            told.append(error)
+
+    with talk.lock:
+        waiting = threading.Thread(target=prefill)
+        waiting.start()
+        time.sleep(0.2)
+        talk.close()
+    waiting.join()
+    assert "closed chat" in str(told[0])
+
+
+def test_a_chat_without_a_method_is_not_reduced_by_what_comes_in_between() -> None:
+    tiny, attached = bundle(FAMILY), list[Any]()
+
+    def attach_now(*_: Any) -> None:
+        if not attached:
+            attached.append(sttm.attach(tiny.model, STTM(keep=0.3), layer=1))
+
+    handle = tiny.model.register_forward_pre_hook(attach_now)
+    try:
+        with chat() as plain:
+            video = plain.watch(clip())
+            assert len(set(video.entries)) == 1
+    finally:
+        handle.remove()
+        attached[0].detach()
+
+
+def test_questions_are_counted_in_their_own_thread() -> None:
+    tiny = bundle(FAMILY)
+    ids, over = torch.arange(4, 12)[None], threading.Event()
+
+    def call() -> None:
+        with torch.no_grad():
+            while not over.is_set():
+                tiny.model(input_ids=ids)
+
+    other = threading.Thread(target=call)
+    with chat(STTM(keep=0.3)) as talk:
+        video = talk.watch(clip())
+        other.start()
+        try:
+            for _ in range(3):
+                video.ask("Why?", max_new_tokens=4)
+        finally:
+            over.set()
+            other.join()

@@ -6,7 +6,16 @@ import torch
 
 from sttm.errors import ConfigError, UnknownNameError
 from sttm.grid import VideoGrid
-from sttm.methods import STTM, Method, VideoFeatures, get_method, list_methods, register, registry
+from sttm.methods import (
+    STTM,
+    Method,
+    TokenPruner,
+    VideoFeatures,
+    get_method,
+    list_methods,
+    register,
+    registry,
+)
 from sttm.plan import MergePlan
 
 
@@ -106,3 +115,15 @@ def test_the_identity_keeps_every_token_and_checks_its_input() -> None:
     assert get_method("identity").plan(VideoFeatures(torch.zeros(4, 2), grid)).num_out == 4
     with pytest.raises(ConfigError, match="shape"):
         get_method("identity").plan(VideoFeatures(torch.zeros(3, 2), grid))
+
+
+def test_a_pruner_that_keeps_another_number_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Short(TokenPruner):
+        name: ClassVar[str] = "short"
+
+        def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
+            return torch.arange(count - 1)
+
+    with pytest.raises(ConfigError, match="as many tokens as the budget has"):
+        Short(4).plan(VideoFeatures(torch.ones(6, 2), VideoGrid(1, 2, 3)))

@@ -1,6 +1,7 @@
 """What a model is really fed, as measured at its text model, against what it was to be fed."""
 
 import copy
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class Meter:
         self._handles: list[Any] = []
 
     def __enter__(self) -> "Meter":
+        self._thread = threading.get_ident()  # others may call the model meanwhile
         for module, hook in ((self._text, self._on_text), (self._rotary, self._on_rotary)):
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return self
@@ -64,6 +66,8 @@ class Meter:
         return self.positions
 
     def _on_text(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         call = self._of_text.bind(args, kwargs)
         given = [call.get(name) for name in (api.INPUT_IDS, api.INPUTS_EMBEDS)]  # one or the other
         found = next((value for value in given if value is not None), None)
@@ -72,6 +76,8 @@ class Meter:
         self.tokens.append(found.shape[1])
 
     def _on_rotary(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         if len(self.positions) < len(self.tokens):  # once per forward
             call = self._of_rotary.bind(args, kwargs)
             self.positions.append(self._of_rotary.given(call, self._of_rotary.names[1]))

@@ -66,7 +66,11 @@ class VideoChat:
     ) -> None:
         if method is not None:
             check_method(method)
-        if method is not None and method.query_aware:
+        if method is not None and (
+            method.query_aware
+            or "prompt_attention" in method.requires
+            or method.decode_pruning is not None
+        ):
             raise ConfigError(
                 f"method: got {method.name!r}, which drops tokens by the question, expected one "
                 "that does not: a video cannot be shared by questions then. Use attach()."
@@ -94,7 +98,8 @@ class VideoChat:
 
         Harmless when called again. Other chats with the model go on.
         """
-        self._release()
+        with self.lock:  # not in the middle of another thread's call
+            self._release()
 
     def __enter__(self) -> "VideoChat":
         return self
@@ -294,13 +299,14 @@ class VideoChat:
         Raises:
             ConfigError: something is attached to the model, or the chat is closed.
         """
-        if not self._release.alive:
-            raise ConfigError("got a closed chat, expected an open one. Make a new VideoChat.")
-        config = None
-        if layer is not None:
-            config = self._hooks.configure(self.method or Identity(), layer, positions)
-        with self._hooks.reducing(config) as reduction:
-            yield reduction
+        with self.lock:
+            if not self._release.alive:
+                raise ConfigError("got a closed chat, expected an open one. Make a new VideoChat.")
+            config = None
+            if layer is not None:
+                config = self._hooks.configure(self.method or Identity(), layer, positions)
+            with self._hooks.reducing(config) as reduction:
+                yield reduction
 
     def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
         if isinstance(video, Video):

@@ -12,6 +12,7 @@ from sttm.budget import check_keep, token_budget
 from sttm.deprecated import warn_renamed
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
+from sttm.methods.checks import check_count, check_number
 from sttm.plan import MergePlan
 
 Signal = Literal["tower_attention", "prompt_attention"]
@@ -87,6 +88,10 @@ class DecodePruning:
 
     layer: int
     keep: float
+
+    def __post_init__(self) -> None:
+        check_count("DecodePruning.layer", self.layer)
+        check_number("DecodePruning.keep", self.keep, 0.0, 1.0, above=True)
 
 
 def _accepts_tensors(plan: Any) -> Any:
@@ -168,7 +173,13 @@ class TokenPruner(Method):
     def plan(self, video: VideoFeatures) -> MergePlan:
         """Plan to keep exactly ``floor(keep * N)`` tokens, at least one."""
         count = token_budget(self.keep, video.grid.num_tokens)
-        return MergePlan.keep(self.kept(video, count).to(video.device), video.grid.num_tokens)
+        kept = self.kept(video, count)
+        if kept.shape != (count,):
+            raise ConfigError(
+                f"{type(self).__name__}.kept: got shape {tuple(kept.shape)}, expected ({count},): "
+                "as many tokens as the budget has."
+            )
+        return MergePlan.keep(kept.to(video.device), video.grid.num_tokens)
 
     @abstractmethod
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
@@ -198,6 +209,11 @@ def check_method(method: object) -> None:
             "plan(video), e.g. sttm.STTM(keep=0.3)."
         )
     check_method_class(type(method))
+    pruning: object = method.decode_pruning
+    if pruning is not None and not isinstance(pruning, DecodePruning):
+        raise ConfigError(
+            f"{type(method).__name__}.decode_pruning: got {pruning!r}, expected a DecodePruning."
+        )
 
 
 def check_method_class(cls: type[Method]) -> None:

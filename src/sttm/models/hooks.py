@@ -46,11 +46,13 @@ class _State:
     """What one thread does under a reduction.
 
     Args:
-        reduction: in force in this thread alone; None if there is none.
+        own: whether what is in force is for this thread alone.
+        reduction: what is, if it is its own; None: nothing is reduced.
         forward: the forward pass that the thread is in.
         waiting: whether it has encoded a video that no forward pass was given yet.
     """
 
+    own: bool = False
     reduction: Reduction | None = None
     forward: ForwardPass | None = None
     waiting: bool = False
@@ -100,9 +102,12 @@ class ModelHooks:
         """
         with _GUARD:
             hooks: ModelHooks = getattr(adapter.base, _MARK, None) or cls(adapter)
-            if not hooks._users:
-                hooks._install()
+            first = not hooks._users
             hooks._users += 1
+            if first:
+                hooks._install()
+        if first:  # not under the guard: a compilation may be waiting for it
+            _forget_compiled_graphs()
         return hooks
 
     def release(self) -> None:
@@ -129,10 +134,12 @@ class ModelHooks:
         """
         config = ReductionConfig.of(self.adapter, method, layer, positions)
         with _GUARD:
-            if config.needs_tower and self._tower is None:
+            wanted = config.needs_tower and self._tower is None
+            if wanted:
                 self._tower = TowerRecorder(self.adapter.tower())
                 self._handles.append(_before(self._tower.tower.attention, self._tower.hook))
-                _forget_compiled_graphs()
+        if wanted:
+            _forget_compiled_graphs()
         return config
 
     def attach(self, config: ReductionConfig) -> Reduction:
@@ -179,7 +186,7 @@ class ModelHooks:
         with self.lock:
             self.refuse_attached()
             reduction = None if config is None else Reduction(config)
-            before, self._own.state = self._own.state, _State(reduction)
+            before, self._own.state = self._own.state, _State(True, reduction)
             try:
                 yield reduction
             finally:
@@ -210,8 +217,8 @@ class ModelHooks:
     def _state(self) -> _State | None:
         """Return what this thread does under the reduction in force; None if none is."""
         own = self._own.state
-        if own.reduction is not None:
-            return own
+        if own.own:
+            return None if own.reduction is None else own
         return None if self.attached is None else self._shared.state
 
     def _reduction(self, state: _State) -> Reduction | None:
@@ -238,7 +245,6 @@ class ModelHooks:
         ]
         for index, layer in enumerate(text.layers):
             self._handles.append(_before(layer, functools.partial(self._on_layer, index)))
-        _forget_compiled_graphs()
 
     def _remove(self) -> None:
         for handle in self._handles:
