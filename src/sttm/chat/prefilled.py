@@ -14,6 +14,7 @@ from sttm.chat.measured import generate_behind, generation_config, sequences
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Answer, PrefillState
 from sttm.chat.store import save_state
+from sttm.models.timing import now
 
 if TYPE_CHECKING:
     from sttm.chat.session import VideoChat
@@ -170,9 +171,7 @@ class _FirstToken:
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         if not self.at:
-            if input_ids.is_cuda:
-                torch.cuda.synchronize(input_ids.device)
-            self.at = time.perf_counter()
+            self.at = now(input_ids.device)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

@@ -24,6 +24,7 @@ from sttm.models import adapter_for
 from sttm.models import transformers_api as api
 from sttm.models.adapter import note_videos, noted_videos
 from sttm.models.hooks import ModelHooks, Reduction
+from sttm.models.timing import now
 from sttm.models.versions import warn_if_untested
 from sttm.video import Sampling, Video, read_video
 from sttm.video.decode import video_of_frames
@@ -172,7 +173,7 @@ class VideoChat:
         processed = time.perf_counter()
         tell("encode", 0, 1)
         features = self.run_encoder(inputs)
-        timings = Timings(decoded - start, processed - decoded, self._now() - processed)
+        timings = Timings(decoded - start, processed - decoded, now(self.model.device) - processed)
         tell("encode", 1, 1)
         return self.assemble(read, prefix, inputs, features, timings)
 
@@ -251,13 +252,13 @@ class VideoChat:
         tell = progress or (lambda *_: None)
         inputs = encoded.inputs
         tell("prefill", 0, 1)
-        start = self._now()
+        start = now(self.model.device)
         with self.reducing(self.layer, self.positions) as reduction:
             cache, following = prefill_prompt(
                 self.model, self.adapter, self.processor, inputs, encoded.features
             )
             reports = tuple(reduction.reports) if reduction is not None else ()
-        seconds = self._now() - start
+        seconds = now(self.model.device) - start
         tell("prefill", 1, 1)
         return PrefilledVideo(
             chat=self,
@@ -320,8 +321,3 @@ class VideoChat:
                 "numpy.stack()."
             )
         return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
-
-    def _now(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
-        return time.perf_counter()

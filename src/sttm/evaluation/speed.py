@@ -5,7 +5,6 @@ in the paper: TTFT (time to first token) is the language model's first forward, 
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from sttm.evaluation.specs import (
 )
 from sttm.methods import DecodePruning, Identity, Method, VideoFeatures
 from sttm.models import transformers_api as api
+from sttm.models.timing import now
 from sttm.plan import MergePlan
 
 DECODED = 4  # tokens that are decoded and timed after the first one
@@ -273,14 +273,14 @@ class _Bench:
             attached = attach(self.model, forced, layer=self.layer)
         device = self.model.device
         with attached as attachment, peak_memory(device) as peak:
-            start = _now(device)
+            start = now(device)
             out = self.model(
                 **self.inputs,
                 **api.features_argument("video", self.features),
                 use_cache=True,
                 logits_to_keep=1,
             )
-            first = _now(device)
+            first = now(device)
             cache, token = api.cache_of(out), out.logits[:, -1:].argmax(-1)
             assert cache is not None
             for _ in range(DECODED):
@@ -288,7 +288,7 @@ class _Bench:
                     input_ids=token, **api.cache_argument(self.model, cache), use_cache=True
                 )
                 token = step.logits[:, -1:].argmax(-1)
-            end = _now(device)
+            end = now(device)
         report = None if attachment is None else attachment.reports[0]
         if report is not None:
             self._forced[setting] = not _is_own(report.plan, setting)
@@ -353,9 +353,3 @@ def _median(runs: Sequence[Run], name: str) -> float:
 def _mib(values: Sequence[int | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(statistics.median(known) / 2**20, 1) if known else None
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -1,6 +1,5 @@
 """Shorten the sequence in front of one decoder layer: plan every video, prepare what follows."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from sttm.models.prompt import Prompt, Rows
 from sttm.models.pruning import video_entries
 from sttm.models.reduction import BatchReduction, plan_videos, sequence_plan, video_features
 from sttm.models.report import VideoReport
+from sttm.models.timing import now
 from sttm.plan import MergePlan
 
 
@@ -190,13 +190,6 @@ def refuse_unsupported(
             f"got an attention mask of shape {tuple(mask.shape)}, expected 2-D (batch, tokens) "
             "with 1 for real tokens: a 4-D mask cannot follow the reduction."
         )
-
-
-def now(device: torch.device) -> float:
-    """Wall clock in seconds, after all work on ``device``."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _plan_rows(
