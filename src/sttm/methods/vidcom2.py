@@ -41,7 +41,7 @@ class VidCom2(TokenPruner):
     name: ClassVar[str] = "vidcom2"
 
     temperature: float = 0.01
-    channel_ratio: float = 1.0
+    channel_ratio: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
