@@ -35,7 +35,7 @@ class FastVID(Method):
         interval: frames from one frame with anchors to the next.
         anchor_weight: an anchor's own weight in its group, in (0, 1]; the tokens that joined it
             have the rest in equal shares.
-        neighbours: nearest points that a density is measured on.
+        neighbours: points that a density is measured on, each point itself included.
 
     Raises:
         ConfigError: a value out of range.
@@ -54,7 +54,7 @@ class FastVID(Method):
     density: float = 0.4
     interval: int = 4
     anchor_weight: float = 0.6
-    neighbours: int = 5
+    neighbours: int = 4
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
@@ -102,41 +102,47 @@ class FastVID(Method):
         self, field: torch.Tensor, attention: torch.Tensor, count: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(P * n,)`` labels within the segment, and weights."""
-        num_anchors = part_of(count, self.density)
-        counts = even_counts(count - num_anchors, attention.shape[0], field.device)
-        salient = stable_topk_per_row(attention, counts)
-        is_anchor = self._anchors(field, ~salient, num_anchors).flatten()
+        frames = attention.shape[0]
+        of_frame = -(-count // frames)
+        anchor_frames = -(-frames // self.interval)
+        each = part_of(of_frame, self.density) * frames // anchor_frames
+        salient = stable_topk_per_row(
+            attention, even_counts(count - each * anchor_frames, frames, field.device)
+        )
+        is_anchor = self._anchors(field, ~salient, each).flatten()
+        # What could not be placed among the tokens that are not salient.
+        short = count - int(is_anchor.sum() + salient.sum())
+        if short > 0:
+            left = torch.where(is_anchor | salient.flatten(), -1.0, attention.flatten())
+            salient.view(-1)[stable_topk(left, short)] = True
         single = is_anchor | salient.flatten()
         token = torch.arange(single.shape[0], device=field.device)
         label = torch.where(single, token, -1)
-        weight = torch.where(is_anchor, self.anchor_weight, 1.0)
+        weight = torch.ones(single.shape[0], device=field.device)
         rest, anchor = (~single).nonzero().squeeze(1), is_anchor.nonzero().squeeze(1)
-        if rest.shape[0] > 0 and anchor.shape[0] > 0:
+        if anchor.shape[0] > 0:
             flat = field.flatten(0, 1)
-            chosen = most_similar(flat[rest], flat[anchor])
+            chosen = anchor.new_empty(0)
+            if rest.shape[0] > 0:
+                chosen = most_similar(flat[rest], flat[anchor])
+            size = torch.bincount(chosen, minlength=anchor.shape[0]).float() + 1.0
             label[rest] = anchor[chosen]
-            joined = torch.bincount(chosen, minlength=anchor.shape[0])
-            weight[rest] = (1.0 - self.anchor_weight) / joined[chosen].float()
+            weight[rest] = (1.0 - self.anchor_weight) / size[chosen]
+            weight[anchor] = self.anchor_weight + (1.0 - self.anchor_weight) / size
         return label, weight
 
-    def _anchors(self, field: torch.Tensor, free: torch.Tensor, count: int) -> torch.Tensor:
-        """Mark the density peaks among the free tokens of some frames, ``(P, n)`` bool.
+    def _anchors(self, field: torch.Tensor, free: torch.Tensor, each: int) -> torch.Tensor:
+        """Mark ``each`` density peaks among the free tokens of every anchor frame, ``(P, n)`` bool.
 
-        The other frames' take part only if those frames have too few.
+        Anchor frames are the segment's last frame and those ``interval``, ``2 * interval``, ...
+        before it.
         """
-        frames = free.shape[0]
-        room = free.sum(dim=1)
-        sampled = torch.arange(frames, device=room.device) % self.interval == 0
-        first = torch.where(sampled, room, 0)
-        given = apportion(torch.ones_like(room), min(count, int(first.sum())), first)
-        left = count - int(given.sum())
-        given += apportion(torch.ones_like(room), left, room - first)
         chosen = torch.zeros_like(free)
-        for frame, number in enumerate(given.tolist()):
-            if number == 0:
-                continue
+        for frame in range(free.shape[0] - 1, -1, -self.interval):
             place = free[frame].nonzero().squeeze(1)
+            if each == 0 or place.shape[0] == 0:
+                continue
             square = squared_distances(field[frame, place])
             rank = peak_rank(*density_and_separation(square, self.neighbours))
-            chosen[frame, place[rank < number]] = True
+            chosen[frame, place[rank < each]] = True
         return chosen
