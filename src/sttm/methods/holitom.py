@@ -12,7 +12,7 @@ from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.colocated import colocated_cosines
-from sttm.ops.selection import stable_topk, stable_topk_per_row
+from sttm.ops.selection import by_one_ratio, stable_topk, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
@@ -169,19 +169,7 @@ def _counts(
         wanted = (sizes * ratio).round(decimals=9)
         return torch.cat([wanted[: len(still)].round(), wanted[len(still) :].ceil()]).long()
 
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if int(counts(middle).sum()) < total:
-            low = middle
-        else:
-            high = middle
-    found = counts(high)
-    if int(found.sum()) > total:
-        found = counts(low)
-        grow = (counts(high) - found).nonzero().squeeze(1)[: total - int(found.sum())]
-        found[grow] += 1
-    found = found.to(still.device)
+    found = by_one_ratio(counts, total).to(still.device)
     return found[: len(still)], found[len(still) :]
 
 
