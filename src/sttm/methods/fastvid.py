@@ -24,14 +24,15 @@ class FastVID(Method):
     Segments end where neighbouring frames' mean features are least alike, and wherever their
     cosine is below ``similarity``. A segment's tokens are in proportion to its frames. Most are
     salient: the ones of each frame that receive the most attention in the vision tower. The others
-    are anchors: the density peaks of every ``interval``-th frame. All tokens that are neither join
-    the most similar anchor of their segment.
+    are anchors: the density peaks of every ``interval``-th frame, counted back from the segment's
+    last. All tokens that are neither join the most similar anchor of their segment.
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         segments: least number of segments (frames permitting).
         similarity: cosine in [-1, 1] of neighbouring frames below which a segment ends.
-        density: the part of a segment's tokens, rounded down, that is anchors, in [0, 1].
+        density: the part of a frame's tokens, rounded down, that is anchors, in [0, 1]; a segment's
+            anchors are shared evenly by its anchor frames.
         interval: frames from one frame with anchors to the next.
         anchor_weight: an anchor's own weight in its group, in (0, 1]; the tokens that joined it
             have the rest in equal shares.
@@ -41,8 +42,10 @@ class FastVID(Method):
         ConfigError: a value out of range.
 
     Source: FastVID, arXiv 2503.11187, section 3. Differs: attention as `VideoFeatures` has it (the
-        paper takes that of SigLIP's pooling head where there is no class token); anchors are chosen
-        among the tokens that are not salient; exact counts; ties by index.
+        paper takes that of SigLIP's pooling head where there is no class token), and means of
+        frames where that head's output is compared; exact counts; ties by index. In a segment
+        longer than ``interval`` the authors let a token join an anchor of each anchor frame; a plan
+        puts a token into one group, that of the most similar of those.
     """
 
     name: ClassVar[str] = "fastvid"
@@ -80,11 +83,13 @@ class FastVID(Method):
         lengths = torch.cat([starts, starts.new_tensor([grid.frames])]).diff()
         budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
         counts = apportion(lengths, budget, lengths * per_frame)
+        anchors = part_of(budget // grid.frames, self.density)
         field = x.view(grid.frames, per_frame, -1)
         labels, weights = [], []
         for start, length, count in zip(starts.tolist(), lengths.tolist(), counts.tolist()):
             part = slice(start, start + length)
-            label, weight = self._segment(field[part], attention[part], count)
+            each = anchors * length // -(-length // self.interval)
+            label, weight = self._segment(field[part], attention[part], count, each)
             labels.append(torch.where(label >= 0, label + start * per_frame, -1))
             weights.append(weight)
         plan = MergePlan.from_anchors(torch.cat(labels), torch.cat(weights))
@@ -99,15 +104,13 @@ class FastVID(Method):
         return torch.cat([ends.new_ones(1), ends]).nonzero().squeeze(1)
 
     def _segment(
-        self, field: torch.Tensor, attention: torch.Tensor, count: int
+        self, field: torch.Tensor, attention: torch.Tensor, count: int, each: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(P * n,)`` labels within the segment, and weights."""
+        """Return ``(P * n,)`` labels within the segment, and weights; ``each``: see `_anchors`."""
         frames = attention.shape[0]
-        of_frame = -(-count // frames)
-        anchor_frames = -(-frames // self.interval)
-        each = part_of(of_frame, self.density) * frames // anchor_frames
         salient = stable_topk_per_row(
-            attention, even_counts(count - each * anchor_frames, frames, field.device)
+            attention,
+            even_counts(count - each * -(-frames // self.interval), frames, field.device),
         )
         is_anchor = self._anchors(field, ~salient, each).flatten()
         # What could not be placed among the tokens that are not salient.

@@ -68,10 +68,10 @@ class VidCom2(TokenPruner):
         like_video, like_frame = gaussian_likeness(x, grid.frames)
         uniqueness = -like_video.mean(dim=1, dtype=torch.float64)
         lead = torch.softmax(uniqueness / self.temperature, dim=0)
-        share = (1.0 + lead - lead.mean()).cpu()
+        # Rounded, here and below, so that noise does not decide between equal frames.
+        share = (1.0 + lead - lead.mean()).round(decimals=9).cpu()
 
         def rounded(ratio: float) -> torch.Tensor:
-            # To nine decimals first, so that noise does not decide what lies halfway.
             wanted = (share * ratio * grid.tokens_per_frame).round(decimals=9).round()
             return wanted.long().clamp(max=grid.tokens_per_frame)
 
