@@ -47,9 +47,7 @@ def any_video(draw: st.DrawFn, most_frames: int = 9, most_places: int = 8) -> Vi
 any_budget = st.one_of(st.floats(0.01, 1.0), st.integers(1, 80))
 
 
-def promises(
-    build: Callable[[float | int], Method], *, leading: bool = True
-) -> Callable[[], None]:
+def promises(build: Callable[[float | int], Method], *, leading: bool = True) -> Callable[[], None]:
     """Return a test that budgets are met exactly, purely and deterministically.
 
     Args:

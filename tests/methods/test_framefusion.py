@@ -21,9 +21,7 @@ from .evidence_cases import (
 )
 
 
-def slow(
-    case: Case, keep: float, threshold: float, least: float
-) -> dict[int, dict[int, float]]:
+def slow(case: Case, keep: float, threshold: float, least: float) -> dict[int, dict[int, float]]:
     """The rounds of merging, then pruning, token by token."""
     per_frame, total = case.grid.tokens_per_frame, case.grid.num_tokens
     budget = token_budget(keep, total)

@@ -78,7 +78,9 @@ def slow(case: Case, method: HoliTom, starts: list[int]) -> dict[int, dict[int, 
             groups[token] = [token]
         groups |= {t: [t] for tokens in moving for t in tokens}
         return mean_groups(groups)
-    clusters, tokens_each = slow_counts([len(p) for _, _, p in still], list(map(len, moving)), budget)
+    clusters, tokens_each = slow_counts(
+        [len(p) for _, _, p in still], list(map(len, moving)), budget
+    )
     written: dict[int, dict[int, float]] = {}
     for (start, end, places), count in zip(still, clusters):
         if not count:
@@ -92,14 +94,18 @@ def slow(case: Case, method: HoliTom, starts: list[int]) -> dict[int, dict[int, 
         for centre in centres:
             members = [at for at in own if own[at] == centre]
             weight = method.centre_weight if len(members) > 1 else 1.0
-            parts = {at: (1 - weight) / max(1, len(members) - 1) for at in members} | {centre: weight}
+            parts = {at: (1 - weight) / max(1, len(members) - 1) for at in members} | {
+                centre: weight
+            }
             written[start * n + places[centre]] = {
                 f * n + places[at]: part / (end - start)
                 for at, part in parts.items()
                 for f in range(start, end)
             }
     for tokens, count in zip(moving, tokens_each):
-        written |= {tokens[i]: {tokens[i]: 1.0} for i in best([case.tower[t] for t in tokens], count)}
+        written |= {
+            tokens[i]: {tokens[i]: 1.0} for i in best([case.tower[t] for t in tokens], count)
+        }
     return written
 
 

@@ -11,7 +11,6 @@ from sttm.ops.merge import Linking
 from tests.parity.sttm import CASES, load, method_for
 
 
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_published_linking_reproduces_the_published_code(case: dict[str, Any]) -> None:
     x, grid, expected = load(case)

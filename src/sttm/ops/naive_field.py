@@ -125,7 +125,9 @@ def vidcom2_kept(
             counts[t] += 1
         total = keep
     kept = [
-        t * places + i for t in range(len(frames)) for i in best([-r for r in redundancy[t]], counts[t])
+        t * places + i
+        for t in range(len(frames))
+        for i in best([-r for r in redundancy[t]], counts[t])
     ]
     flat = [r for scores in redundancy for r in scores]
     while len(kept) > total:
@@ -161,7 +163,9 @@ def tome_groups(tokens: list[Vector], count: int) -> dict[int, list[int]]:
         feature = [mean([tokens[i] for i in members]) for _, members in groups]
         pairs = []
         for a in range(0, len(groups), 2):
-            similarity, b = max((cosine(feature[a], feature[b]), -b) for b in range(1, len(groups), 2))
+            similarity, b = max(
+                (cosine(feature[a], feature[b]), -b) for b in range(1, len(groups), 2)
+            )
             pairs.append((-similarity, a, -b))
         pairs.sort()
         merging = min(len(groups) - count, len(groups) // 2)
@@ -191,7 +195,7 @@ class Cube:
 
     @property
     def score(self) -> float:
-        """The least cosine with a child, or with what stands in for those that lack; 1 for a token."""
+        """The least cosine with a child or what stands in for a missing one; 1 for a token."""
         others = self.children if self.corner is None else [*self.children, self.corner]
         return min((cosine(self.feature, c.feature) for c in others), default=1.0)
 
