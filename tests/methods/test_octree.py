@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,9 +126,9 @@ def test_a_missing_child_is_scored_as_the_first_cell() -> None:
     grid = VideoGrid(1, 3, 3)
     x = torch.ones(9, 1) * torch.tensor([0.0, 1.0])
     x[0] = torch.tensor([1.0, 0.0])  # the corner is unlike the others
-    options = {"threshold": 0.5, "root_level": 0}
-    one = OctreeMerge(**options).plan(VideoFeatures(x, grid))
-    other = OctreeMerge(**options, missing="ignored").plan(VideoFeatures(x, grid))
+    method = OctreeMerge(threshold=0.5, root_level=0)
+    one = method.plan(VideoFeatures(x, grid))
+    other = replace(method, missing="ignored").plan(VideoFeatures(x, grid))
     # Of the four roots three are short of children; with a stand-in two of them fall apart.
     assert (one.num_out, other.num_out) == (6, 4)
 

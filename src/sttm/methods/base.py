@@ -124,11 +124,15 @@ class Method(ABC):
         query_aware: whether the plan depends on the question; such a plan cannot be shared by
             several questions about one video.
         requires: the attention that `plan` reads, see `VideoFeatures`; nothing else is measured.
+        default_layer: the decoder layer (0-based) in front of which its authors reduce, 0 being the
+            language model's input: where it happens if the user names none. None: the default of
+            the model's family.
     """
 
     name: ClassVar[str]
     query_aware: ClassVar[bool] = False
     requires: ClassVar[frozenset[Signal]] = frozenset()
+    default_layer: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -228,6 +232,11 @@ def check_method_class(cls: type[Method]) -> None:
         raise ConfigError(
             f"method: got {cls.__name__} with needs or plan_together, which are now called "
             "requires and plan_batch. See docs/adding-a-method.md."
+        )
+    layer = cls.default_layer
+    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 0):
+        raise ConfigError(
+            f"{cls.__name__}.default_layer: got {layer!r}, expected an integer >= 0 or None."
         )
     unknown = frozenset(cls.requires).difference(_SIGNALS)
     if unknown:

@@ -36,6 +36,7 @@ class DyCokeStage1(TokenPruner):
     """
 
     name: ClassVar[str] = "dycoke1"
+    default_layer: ClassVar[int | None] = 0
 
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
         """Choose the tokens that stay, group by group. Similarity in float32."""

@@ -30,6 +30,7 @@ class EVS(TokenPruner):
     """
 
     name: ClassVar[str] = "evs"
+    default_layer: ClassVar[int | None] = 0
 
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
         """Choose the tokens that stay, by their change. Similarity in float32."""

@@ -31,6 +31,7 @@ class FastV(TokenPruner):
     name: ClassVar[str] = "fastv"
     query_aware: ClassVar[bool] = True
     requires: ClassVar[frozenset[Signal]] = frozenset({"prompt_attention"})
+    default_layer: ClassVar[int | None] = 2
 
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
         """Choose the tokens that stay, by their attention."""

@@ -50,6 +50,7 @@ class FastVID(Method):
 
     name: ClassVar[str] = "fastvid"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int
     segments: int = 8

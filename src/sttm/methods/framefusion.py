@@ -43,6 +43,7 @@ class FrameFusion(Method):
     name: ClassVar[str] = "framefusion"
     query_aware: ClassVar[bool] = True
     requires: ClassVar[frozenset[Signal]] = frozenset({"prompt_attention"})
+    default_layer: ClassVar[int | None] = 1  # importance is the attention of layer 0
 
     keep: float | int
     threshold: float = 0.6

@@ -62,6 +62,7 @@ class HoliTom(Method):
 
     name: ClassVar[str] = "holitom"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int
     threshold: float = 0.8

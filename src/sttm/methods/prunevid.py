@@ -73,6 +73,7 @@ class PruneVidMerge(Method):
     """
 
     name: ClassVar[str] = "prunevid"
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int | None = None
     cluster_ratio: float | None = None

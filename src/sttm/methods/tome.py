@@ -34,6 +34,7 @@ class ToMe(Method):
     """
 
     name: ClassVar[str] = "tome"
+    default_layer: ClassVar[int | None] = 2
 
     keep: float | int
 

@@ -40,6 +40,7 @@ class VidCom2(TokenPruner):
     """
 
     name: ClassVar[str] = "vidcom2"
+    default_layer: ClassVar[int | None] = 0
 
     temperature: float = 0.01
     channel_ratio: float = 0.5

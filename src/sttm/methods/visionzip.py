@@ -42,6 +42,7 @@ class VisionZip(Method):
 
     name: ClassVar[str] = "visionzip"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int
     contextual: float = 10 / 64
