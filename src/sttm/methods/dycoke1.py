@@ -32,7 +32,8 @@ class DyCokeStage1(TokenPruner):
         ConfigError: a value out of range.
 
     Source: DyCoke, arXiv 2411.15024, stage 1 (token temporal merging). Differs: the ratio follows
-        from an exact count; counts below the frames that stay whole.
+        from an exact count; counts below the frames that stay whole. Checked against the authors'
+        code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "dycoke1"

@@ -26,7 +26,8 @@ class EVS(TokenPruner):
         ConfigError: a value out of range.
 
     Source: Efficient Video Sampling (NVIDIA), as in vLLM. Differs: budgets below one frame, which
-        vLLM raises to one frame; similarity in float32.
+        vLLM raises to one frame; similarity in float32. Checked against vLLM's code, see
+        docs/fairness.md.
     """
 
     name: ClassVar[str] = "evs"

@@ -26,6 +26,7 @@ class FastV(TokenPruner):
 
     Source: FastV, arXiv 2403.06764, section 4. Differs: only video tokens are pruned, not images;
         an exact count per video, where the paper prunes all image tokens of the prompt together.
+        Checked against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "fastv"

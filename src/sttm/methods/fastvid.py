@@ -45,7 +45,8 @@ class FastVID(Method):
         paper takes that of SigLIP's pooling head where there is no class token), and means of
         frames where that head's output is compared; exact counts; ties by index. In a segment
         longer than ``interval`` the authors let a token join an anchor of each anchor frame; a plan
-        puts a token into one group, that of the most similar of those.
+        puts a token into one group, that of the most similar of those. Checked against the authors'
+        code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "fastvid"

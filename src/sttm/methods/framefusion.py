@@ -38,6 +38,7 @@ class FrameFusion(Method):
         a merged token's importance is the attention that its first token gets, where the authors
         measure it after merging. An exact count replaces their cost: of 28 layers at a mean cost
         ``c``, what is reduced in front of layer ``l`` keeps ``(28 * c - l) / (28 - l)``.
+        Checked against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "framefusion"

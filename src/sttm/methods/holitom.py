@@ -56,8 +56,9 @@ class HoliTom(Method):
         ConfigError: a value out of range.
 
     Source: HoliTom, arXiv 2505.21334, section 3, "without M": no merging inside the language model.
-        Differs: exact counts, so that where too much merges over time the least similar tokens stay
-        by themselves; ties by index.
+        Differs: exact counts (the authors' are up to 5 tokens above, or below where more merges
+        over time: here the least similar tokens then stay by themselves); ties by index. Checked
+        against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "holitom"

@@ -50,6 +50,7 @@ class OctreeMerge(Method):
         ConfigError: a value out of range, or ``keep`` together with a threshold.
 
     Source: the Octree comparison of STTM, arXiv 2507.07990. Differs: ``keep``; sides of any length.
+        Checked against the code published with STTM, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "octree"

@@ -51,9 +51,9 @@ class _Split:
 class PruneVidMerge(Method):
     """Merge by PruneVid's first stage only: still places over time, then clusters of places.
 
-    Frames are clustered by their mean features into segments. Places whose mean cosine over a
-    segment's frames reaches ``still_threshold`` are averaged over it. Then the still tokens of each
-    segment, and the other tokens of each frame, are clustered by their features (DPC-KNN) and each
+    Frames are clustered by their mean features into segments, lasting runs of a cluster. Places
+    whose mean cosine over a segment's frames exceeds ``still_threshold`` are averaged over it. Then
+    the still tokens of each segment, and the other tokens of each frame, are clustered by their features (DPC-KNN) and each
     cluster becomes its mean. The paper's second stage, which prunes by the question's attention
     inside the language model, is not part of this.
 
@@ -68,8 +68,8 @@ class PruneVidMerge(Method):
     Raises:
         ConfigError: a value out of range, or ``keep`` together with ``cluster_ratio``.
 
-    Source: PruneVid, arXiv 2412.16117, section 3.2. Differs: exact counts; a cluster of frames that
-        comes back later is several segments; ties by index.
+    Source: PruneVid, arXiv 2412.16117, section 3.2. Differs: exact counts; ties by
+        index. Checked against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "prunevid"

@@ -30,7 +30,9 @@ class ToMe(Method):
         ConfigError: a value out of range.
 
     Source: ToMe, arXiv 2210.09461, over all tokens of a video as in STTM's comparison. Differs:
-        features are compared instead of attention keys; all rounds in front of one layer.
+        features are compared instead of attention keys; all rounds in front of one
+        layer; STTM counts ``ceil(keep * N)``. Checked against the code published with STTM, see
+        docs/fairness.md.
     """
 
     name: ClassVar[str] = "tome"

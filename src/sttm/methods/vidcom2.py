@@ -37,6 +37,7 @@ class VidCom2(TokenPruner):
 
     Source: VidCom2, arXiv 2505.14454. Differs: with a ratio the authors keep what rounding gives;
         the count is exact here, in the way of vLLM. With the authors' count the tokens are theirs.
+        Checked against both, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "vidcom2"

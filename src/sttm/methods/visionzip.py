@@ -38,6 +38,7 @@ class VisionZip(Method):
         language model, where they take the tower's own; exact counts per video. The authors add
         the mean to the target, so that contextual tokens are nearly twice as long as others; a
         plan's weights sum to 1, so that here they are half of that.
+        Checked against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "visionzip"
