@@ -78,16 +78,21 @@ class VideoFeatures:
 
 @dataclass(frozen=True)
 class DecodePruning:
-    """What a method hides from the upper decoder layers while answering, anew for every token.
+    """What a method hides from the upper decoder layers while answering.
+
+    It is hidden from the first new token, and from each whose attention to the video differs from
+    that of the new token before it. Any other new token sees all.
 
     Args:
         layer: first decoder layer (0-based) that sees less; the layer in front of it is asked.
-        keep: the part of a prompt's remaining video tokens, rounded down, that each new token still
+        keep: the part of a prompt's remaining video tokens, rounded down, that such a token still
             sees there: those that it attends to most. In (0, 1].
+        threshold: cosine of the attentions of two new tokens in a row below which they differ.
     """
 
     layer: int
     keep: float
+    threshold: float = 0.9
 
     def __post_init__(self) -> None:
         check_count("DecodePruning.layer", self.layer)

@@ -53,9 +53,10 @@ class PruneVidMerge(Method):
 
     Frames are clustered by their mean features into segments, lasting runs of a cluster. Places
     whose mean cosine over a segment's frames exceeds ``still_threshold`` are averaged over it. Then
-    the still tokens of each segment, and the other tokens of each frame, are clustered by their features (DPC-KNN) and each
-    cluster becomes its mean. The paper's second stage, which prunes by the question's attention
-    inside the language model, is not part of this.
+    the still tokens of each segment, and the other tokens of each frame, are clustered by their
+    features (DPC-KNN) and each cluster becomes its mean; sets of at most 14 tokens stay as they
+    are. The paper's second stage, which prunes by the question's attention inside the language
+    model, is not part of this.
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer, met exactly by the numbers of
