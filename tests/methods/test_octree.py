@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import OctreeMerge, VideoFeatures
-from sttm.ops import naive_field, octree
+from sttm.ops import naive_octree, octree
 from tests.methods.field_cases import (
     assert_leading,
     assert_same,
@@ -27,7 +27,7 @@ test_every_budget_is_met_exactly = promises(lambda keep: OctreeMerge(keep=keep))
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
 
 
-def tokens_of(cells: list[list[naive_field.Place]], grid: VideoGrid) -> list[list[int]]:
+def tokens_of(cells: list[list[naive_octree.Place]], grid: VideoGrid) -> list[list[int]]:
     """Return the groups of token places as sorted indices."""
     numbered = [[(t * grid.height + y) * grid.width + x for t, y, x in cell] for cell in cells]
     return sorted(sorted(cell) for cell in numbered)
@@ -45,7 +45,7 @@ def test_thresholds_equal_their_twin(
     )
     plan = method.plan(VideoFeatures(x, grid)).check()
     assert_leading(plan)
-    roots = naive_field.octree_roots(x, shape, len(plan.info["levels"]), corner)
+    roots = naive_octree.octree_roots(x, shape, len(plan.info["levels"]), corner)
     cells = [cell for root in roots for cell in root.cut(threshold)]
     assert groups(plan) == tokens_of([cell.tokens() for cell in cells], grid)
     features = sorted((tokens_of([c.tokens()], grid)[0][0], c.feature) for c in cells)
@@ -62,16 +62,16 @@ def test_budgets_equal_their_twin(shape: tuple[int, int, int], part: float, seed
     plan = OctreeMerge(keep=count).plan(VideoFeatures(x, grid))
     sizes = plan.info["levels"]
     whole = sizes[-1] == (1, 1, 1) and sizes[0] == shape  # the last resort
-    roots = naive_field.octree_roots(x, shape, len(sizes), corner=True, whole=whole)
-    assert groups(plan) == tokens_of(naive_field.octree_groups(roots, count), grid)
+    roots = naive_octree.octree_roots(x, shape, len(sizes), corner=True, whole=whole)
+    assert groups(plan) == tokens_of(naive_octree.octree_groups(roots, count), grid)
 
 
 def test_sides_halve_together() -> None:
-    assert octree.octree_sizes(128, 14, 14) == [
-        (128, 14, 14),
-        (64, 7, 7),
-        (32, 4, 4),
-        (16, 2, 2),
+    assert octree.octree_sizes(14, 14, 14) == [
+        (14, 14, 14),
+        (7, 7, 7),
+        (4, 4, 4),
+        (2, 2, 2),
     ]
     assert octree.octree_sizes(2, 5, 3, to_single=True)[1:] == [(1, 3, 2), (1, 2, 1), (1, 1, 1)]
 
