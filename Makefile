@@ -9,7 +9,7 @@ VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests
 TRANSFORMERS ?= transformers
 RELEASES ?=
 
-.PHONY: help setup demo test test-lowest test-latest mutants versions lock lint format docs bench release-check clean
+.PHONY: help setup demo test parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: setup  ## watch a made clip with the bundled model, with all tokens and me
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+parity: setup  ## compare with the numbers from other authors' code, and print the table
+	$(BIN)/python -m tests.parity
 
 test-lowest: .venv-lowest/.installed  ## run the tests of hooks, chat and demo with the lowest versions
 	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS) $(VERSION_TESTS)

@@ -26,8 +26,10 @@ def attach(
         model: a transformers video model, e.g. ``LlavaOnevisionForConditionalGeneration``, or one
             that PEFT or another module wraps.
         method: decides which tokens become one, e.g. ``sttm.STTM(keep=0.3)``.
-        layer: decoder layer (0-based) whose input is reduced; default 2, as published for 7B
-            models (published for 72B: 0), or the last layer of a smaller model.
+        layer: decoder layer (0-based) whose input is reduced. The default is the method's
+            ``default_layer``, where its authors reduce; for methods without one it is 2, as
+            published for 7B models (published for 72B: 0). In a smaller model it is at most the
+            last layer.
         positions: "survived" (tokens keep their rotary positions), "reassigned" (renumbered
             without gaps), "merged" (cos and sin averaged), or "auto": what the family does best.
 

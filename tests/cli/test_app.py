@@ -76,7 +76,7 @@ def test_version(run: Run) -> None:
 
 def test_methods_are_listed(run: Run) -> None:
     found = json.loads(run("methods", "--json").stdout)
-    assert {"name", "summary", "query_aware", "requires"} == set(found[0])
+    assert {"name", "summary", "query_aware", "requires", "default_layer"} == set(found[0])
     assert "sttm" in {method["name"] for method in found}
     assert "quadtree" in run("methods").stdout
 

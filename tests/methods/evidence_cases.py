@@ -157,15 +157,17 @@ def proportional(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def peaks(points: torch.Tensor, neighbours: int, count: int) -> list[int]:
-    """Density peaks (DPC-KNN), in loops: places of the centres."""
+    """Density peaks (DPC-KNN), in loops: places of the centres.
+
+    A density is measured on ``neighbours`` points, the point itself, at no distance, included.
+    """
     wide, n = points.double(), len(points)
     far = [[float((a - b).square().sum()) / points.shape[1] for b in wide] for a in wide]
-    used = min(neighbours, n - 1)
-    if used == 0:
-        return list(range(count))
-    density = [-sum(sorted(row)[1 : used + 1]) / used for row in far]
+    used = min(neighbours, n)
+    density = [-sum(sorted(row)[1:used]) / used for row in far]
     score = []
     for i in range(n):
         denser = [far[i][j] for j in range(n) if (density[j], -j) > (density[i], -i)]
-        score.append(density[i] + 0.5 * torch.tensor(min(denser or [max(far[i])])).log().item())
+        nearest = min(denser or [max(map(max, far))])
+        score.append(density[i] + 0.5 * torch.tensor(nearest).log().item())
     return best(score, count)

@@ -47,8 +47,13 @@ def any_video(draw: st.DrawFn, most_frames: int = 9, most_places: int = 8) -> Vi
 any_budget = st.one_of(st.floats(0.01, 1.0), st.integers(1, 80))
 
 
-def promises(build: Callable[[float | int], Method]) -> Callable[[], None]:
-    """Return a test that budgets are met exactly, purely and deterministically."""
+def promises(build: Callable[[float | int], Method], *, leading: bool = True) -> Callable[[], None]:
+    """Return a test that budgets are met exactly, purely and deterministically.
+
+    Args:
+        build: makes the method for a budget.
+        leading: whether the first token of a group gives it its place.
+    """
 
     @settings(deadline=None, max_examples=60)
     @given(any_video(), any_budget)
@@ -62,12 +67,14 @@ def promises(build: Callable[[float | int], Method]) -> Callable[[], None]:
         assert plan.num_out == token_budget(keep, grid.num_tokens)
         assert torch.equal(x, before)
         assert_same(plan, method.plan(VideoFeatures(x.clone(), grid)))
-        assert_leading(plan)
+        if leading:
+            assert_leading(plan)
         merged = plan.apply(x)
         assert merged.dtype == x.dtype
         assert bool(torch.isfinite(merged).all())
         everything = build(1.0).plan(VideoFeatures(x, grid))
         assert torch.equal(everything.group, torch.arange(grid.num_tokens))
+        assert torch.equal(everything.weight, torch.ones(grid.num_tokens))
         assert torch.equal(everything.apply(x), x)
 
     return test
@@ -92,12 +99,19 @@ def groups(plan: MergePlan) -> list[list[int]]:
     return [(plan.group == m).nonzero().squeeze(1).tolist() for m in range(plan.num_out)]
 
 
-def every_count(build: Callable[[float | int], Method], x: torch.Tensor, grid: VideoGrid) -> None:
+def every_count(
+    build: Callable[[float | int], Method],
+    x: torch.Tensor,
+    grid: VideoGrid,
+    *,
+    leading: bool = True,
+) -> None:
     """Check every count from 1 to N."""
     for count in range(1, grid.num_tokens + 1):
         plan = build(count).plan(VideoFeatures(x, grid)).check()
         assert plan.num_out == count
-        assert_leading(plan)
+        if leading:
+            assert_leading(plan)
 
 
 def gpu_agrees(method: Method, grid: VideoGrid, channels: int = 64) -> None:

@@ -27,8 +27,8 @@ def test_the_plan_is_that_of_the_first_stage() -> None:
 
 
 def test_options() -> None:
-    assert get_method("dycoke", keep=0.475) == DyCoke(0.475, 0.3, 3)
-    assert DyCoke(0.5, decode_keep=0.5, decode_layer=2).decode_pruning == DecodePruning(2, 0.5)
+    assert get_method("dycoke", keep=0.475) == DyCoke(0.475, 0.3, 3, 0.9)
+    assert DyCoke(0.5, decode_keep=0.5, decode_layer=2).decode_pruning == DecodePruning(2, 0.5, 0.9)
     assert DyCoke.query_aware
     bad: list[dict[str, Any]] = [
         {"keep": 0.0},
@@ -36,6 +36,7 @@ def test_options() -> None:
         {"decode_keep": 1.5},
         {"decode_layer": 0},
         {"decode_layer": 1.5},
+        {"decode_threshold": 1.5},
     ]
     for options in bad:
         with pytest.raises(ConfigError):

@@ -25,23 +25,37 @@ def test_it_equals_its_twin(frames: int, side: int, each: int, seed: int) -> Non
     grid = VideoGrid(frames, side, 3)
     x = drifting(grid, seed=seed)
     each = min(each, 3 * side)
-    expected = naive_field.dycoke_kept(naive_field.video(x, frames), [each] * frames)
+    expected = naive_field.dycoke_kept(naive_field.video(x, frames), each)
     assert DyCokeStage1(keep=len(expected)).plan(VideoFeatures(x, grid)).anchor.tolist() == expected
 
 
 def test_frames_are_compared_as_published() -> None:
-    grid = VideoGrid(4, 1, 2)
+    grid = VideoGrid(6, 1, 2)
     a, b = [1.0, 0.0], [0.0, 1.0]
     # Second against first: place 1 changed. Third against first: place 0. Fourth against third: 1.
-    x = torch.tensor([a, a, a, b, b, a, b, b])
-    assert DyCokeStage1(keep=5).plan(VideoFeatures(x, grid)).anchor.tolist() == [0, 1, 3, 4, 7]
+    x = torch.tensor([a, a, a, b, b, a, b, b, a, a, a, b])
+    kept = DyCokeStage1(keep=8).plan(VideoFeatures(x, grid)).anchor.tolist()
+    assert kept == [0, 1, 3, 4, 7, 8, 9, 11]
+
+
+def test_what_the_authors_loops_leave_out() -> None:
+    """Of eight frames the seventh stays whole, of seven the last one goes."""
+    grid = VideoGrid(8, 2, 2)
+    kept = DyCokeStage1(keep=12 + 5).plan(VideoFeatures(drifting(grid), grid)).anchor
+    assert torch.bincount(kept // 4).tolist() == [4, 1, 1, 1, 4, 1, 4, 1]
+    grid = VideoGrid(7, 2, 2)
+    kept = DyCokeStage1(keep=8 + 8).plan(VideoFeatures(drifting(grid), grid)).anchor
+    assert torch.bincount(kept // 4, minlength=7).tolist() == [4, 2, 2, 2, 4, 2, 0]
+    # Not dropped if the budget wants it.
+    kept = DyCokeStage1(keep=26).plan(VideoFeatures(drifting(grid), grid)).anchor
+    assert torch.bincount(kept // 4, minlength=7).tolist() == [4, 4, 4, 4, 4, 4, 2]
 
 
 def test_the_remainder_goes_to_the_earliest_frames() -> None:
     grid = VideoGrid(8, 2, 2)
     x = drifting(grid)
-    kept = DyCokeStage1(keep=8 + 6 * 2 + 2).plan(VideoFeatures(x, grid)).anchor
-    assert torch.bincount(kept // 4).tolist() == [4, 3, 3, 2, 4, 2, 2, 2]
+    kept = DyCokeStage1(keep=12 + 5 * 2 + 2).plan(VideoFeatures(x, grid)).anchor
+    assert torch.bincount(kept // 4).tolist() == [4, 3, 3, 2, 4, 2, 4, 2]
 
 
 def test_below_a_quarter_the_first_frames_are_reduced_alike() -> None:

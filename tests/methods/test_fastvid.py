@@ -34,25 +34,28 @@ def slow_starts(case: Case, method: FastVID) -> list[int]:
 
 
 def slow(case: Case, method: FastVID) -> dict[int, dict[int, float]]:
-    """The rule, segment by segment; anchor frames have room enough here."""
+    """The rule, segment by segment; frames have room enough here."""
     n = case.grid.tokens_per_frame
     groups: dict[int, dict[int, float]] = {}
     starts = slow_starts(case, method)
     bounds = [*starts, case.grid.frames]
     lengths = [b - a for a, b in itertools.pairwise(bounds)]
     budget = token_budget(method.keep, case.grid.num_tokens)
+    dense = int(budget // case.grid.frames * method.density + 1e-9)  # of a frame, on average
     for start, length, count in zip(starts, lengths, proportional(lengths, budget)):
-        dense = int(count * method.density + 1e-9)
         frames = [list(range(f * n, f * n + n)) for f in range(start, start + length)]
+        sampled = [length - 1 - i for i in range(0, length, method.interval)]
+        each = dense * length // len(sampled)
         salient: list[int] = []
-        for tokens, number in zip(frames, even_split(count - dense, length)):
+        for tokens, number in zip(frames, even_split(count - each * len(sampled), length)):
             salient += [tokens[i] for i in best([case.tower[t] for t in tokens], number)]
         free = [[t for t in tokens if t not in salient] for tokens in frames]
-        sampled = free[:: method.interval]
         anchors: list[int] = []
-        for tokens, number in zip(sampled, proportional([1] * len(sampled), dense)):
-            assert number <= len(tokens)
-            anchors += [tokens[i] for i in peaks(case.x[tokens], method.neighbours, number)]
+        for frame in sampled:
+            tokens = free[frame]
+            assert each <= len(tokens)
+            anchors += [tokens[i] for i in peaks(case.x[tokens], method.neighbours, each)]
+        anchors.sort()
         joined: dict[int, list[int]] = {a: [] for a in anchors}
         for token in (t for tokens in free for t in tokens if t not in anchors):
             if anchors:
@@ -60,9 +63,9 @@ def slow(case: Case, method: FastVID) -> dict[int, dict[int, float]]:
                 joined[anchors[best(likeness, 1)[0]]].append(token)
         groups |= {t: {t: 1.0} for t in salient}
         for anchor, members in joined.items():
-            own = method.anchor_weight if members else 1.0
-            others = {m: (1 - own) / len(members) for m in members}
-            groups[anchor] = {anchor: own, **others}
+            # The weight is spread over the whole group, the anchor included.
+            share = (1 - method.anchor_weight) / (len(members) + 1)
+            groups[anchor] = {anchor: method.anchor_weight + share} | dict.fromkeys(members, share)
     return groups
 
 
@@ -105,13 +108,39 @@ def test_against_the_slow_twin(method: FastVID) -> None:
 
 
 def test_by_hand() -> None:
-    """Two frames, one segment: a salient token each, one anchor for all others."""
+    """Two frames, one segment: a salient token each, two anchors in the last for all others."""
     x = torch.tensor([[0.0, 5], [1, 0], [1.1, 0], [3, 0], [0, 5], [1, 0.1], [2, 0], [1, 0]])
     attention = torch.tensor([0.7, 0.1, 0.1, 0.1] * 2)
-    method = FastVID(3, segments=1, similarity=-1.0, density=0.4, neighbours=2)
+    method = FastVID(4, segments=1, similarity=-1.0, density=0.7, neighbours=2)
     plan = method.plan(VideoFeatures(x, VideoGrid(2, 2, 2), tower_attention=attention))
-    # floor(0.4 * 3) = 1 anchor, in frame 0. Of 1, 2, 3 the densest is 1 or 2; both see each other
-    # at 0.005 and the third at 2 and 1.805: token 2, which is also the farthest from a denser one.
-    assert plan.anchor.tolist() == [0, 2, 4]
-    assert plan.group.tolist() == [0, 1, 1, 1, 2, 1, 1, 1]
-    assert plan.weight.tolist() == pytest.approx([1, 0.08, 0.6, 0.08, 1, 0.08, 0.08, 0.08])
+    # Two tokens a frame, floor(0.7 * 2) = 1 of them an anchor. Of 5, 6 and 7 the densest are 5 and
+    # 7, next to each other; 5 counts as denser, and 6 is farther from it than 7.
+    assert plan.anchor.tolist() == [0, 4, 5, 6]
+    assert plan.group.tolist() == [0, 3, 3, 3, 1, 2, 3, 3]
+    assert plan.weight.tolist() == pytest.approx([1, 0.08, 0.08, 0.08, 1, 1, 0.68, 0.08])
+
+
+def test_what_a_plan_cannot_express_is_several_groups_per_token() -> None:
+    """The authors let a token join the most similar anchor of each anchor frame.
+
+    In a segment of up to ``interval`` frames there is one; in a longer one ours joins the most
+    similar of those that they choose, and leaves out the others.
+    """
+    grid = VideoGrid(9, 4, 5)
+    case = make_case(grid, still=False)
+    plan = FastVID(0.3, segments=1, similarity=-1.0).plan(case.video)
+    assert plan.info["segments"].tolist() == [0]
+    frame = plan.anchor // grid.tokens_per_frame
+    single = plan.sizes == 1
+    anchors = {f: plan.anchor[(frame == f) & ~single].tolist() for f in (0, 4, 8)}
+    assert all(anchors.values())
+    assert not bool((~single & (frame != 0) & (frame != 4) & (frame != 8)).any())
+    for token in range(grid.num_tokens):
+        own = int(plan.anchor[plan.group[token]])
+        if own == token:
+            continue
+        theirs = [
+            max(tokens, key=lambda a: cosine(case.x[token], case.x[a]))
+            for tokens in anchors.values()
+        ]
+        assert own == max(theirs, key=lambda a: cosine(case.x[token], case.x[a]))

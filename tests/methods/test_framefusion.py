@@ -18,24 +18,39 @@ from .evidence_cases import (
     check_ties,
     cosine,
     make_case,
-    mean_groups,
 )
 
 
-def slow(case: Case, keep: float, threshold: float) -> dict[int, dict[int, float]]:
-    """The rule, token by token."""
+def slow(case: Case, keep: float, threshold: float, least: float) -> dict[int, dict[int, float]]:
+    """The rounds of merging, then pruning, token by token."""
     per_frame, total = case.grid.tokens_per_frame, case.grid.num_tokens
     budget = token_budget(keep, total)
-    pairs = {i: cosine(case.x[i], case.x[i - per_frame]) for i in range(per_frame, total)}
-    similar = [i for i in pairs if pairs[i] >= threshold]
-    joins = sorted(similar, key=lambda i: (-pairs[i], i))[: total - budget]
-    chain = list(range(total))
-    for i in sorted(joins):
-        chain[i] = chain[i - per_frame]
-    groups = {a: [i for i in range(total) if chain[i] == a] for a in sorted(set(chain))}
-    importance = [sum(case.prompt[i] for i in g) / len(g) for g in groups.values()]
-    kept = best(importance, budget)
-    return mean_groups({a: g for n, (a, g) in enumerate(groups.items()) if n in kept})
+    groups = {i: {i: 1.0} for i in range(total)}  # by first token: weights of its members
+    while len(groups) > budget:
+        feature = {
+            a: sum((w * case.x[i].double() for i, w in g.items()), torch.zeros(6).double())
+            for a, g in groups.items()
+        }
+        before: dict[int, int] = {}  # the one that stands at the same place, next earlier in time
+        for a in groups:
+            earlier = [b for b in groups if b < a and b % per_frame == a % per_frame]
+            if earlier:
+                before[a] = max(earlier)
+        pairs = {a: cosine(feature[a], feature[b]) for a, b in before.items()}
+        similar = sorted((a for a in pairs if pairs[a] >= threshold), key=lambda a: (-pairs[a], a))
+        joins = similar[: len(groups) - budget]
+        head = {a: a for a in groups}
+        for a in sorted(joins):
+            head[a] = head[before[a]]
+        merged: dict[int, dict[int, float]] = {}
+        for h in sorted(set(head.values())):
+            chain = [a for a in groups if head[a] == h]
+            merged[h] = {i: w / len(chain) for a in chain for i, w in groups[a].items()}
+        share, groups = len(joins) / len(groups), merged
+        if share < least or not joins:
+            break
+    kept = best([case.prompt[a] for a in groups], budget)
+    return {a: g for n, (a, g) in enumerate(groups.items()) if n in kept}
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.9, -1.0])
@@ -52,11 +67,12 @@ def test_refusals() -> None:
 
 @pytest.mark.parametrize("keep", [0.15, 0.4, 0.8])
 @pytest.mark.parametrize("threshold", [0.6, 0.95])
-def test_against_the_slow_twin(keep: float, threshold: float) -> None:
+@pytest.mark.parametrize("least", [0.0, 0.1, 1.0])
+def test_against_the_slow_twin(keep: float, threshold: float, least: float) -> None:
     for seed in range(4):
         case = make_case(VideoGrid(7, 2, 3), seed)
-        plan = FrameFusion(keep, threshold).plan(case.video)
-        assert_groups(plan, slow(case, keep, threshold))
+        plan = FrameFusion(keep, threshold, least).plan(case.video)
+        assert_groups(plan, slow(case, keep, threshold, least))
 
 
 def test_by_hand() -> None:

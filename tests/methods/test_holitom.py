@@ -1,6 +1,7 @@
 """HoliTom: the segments that merge the most over time, then space."""
 
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ from .evidence_cases import (
     make_case,
     mean_groups,
     peaks,
-    proportional,
 )
 
 
@@ -53,7 +53,7 @@ def test_the_best_of_all_cuts() -> None:
 
 def slow(case: Case, method: HoliTom, starts: list[int]) -> dict[int, dict[int, float]]:
     """The rule for given segments, set by set."""
-    n, frames, budget = case.grid.tokens_per_frame, case.grid.frames, 0
+    n, frames = case.grid.tokens_per_frame, case.grid.frames
     budget = token_budget(method.keep, case.grid.num_tokens)
     pair = {
         i: cosine(case.x[i], case.x[i - n]) if i >= n else 9.0 for i in range(case.grid.num_tokens)
@@ -78,18 +78,49 @@ def slow(case: Case, method: HoliTom, starts: list[int]) -> dict[int, dict[int, 
             groups[token] = [token]
         groups |= {t: [t] for tokens in moving for t in tokens}
         return mean_groups(groups)
-    counts = proportional([len(p) for _, _, p in still] + [len(m) for m in moving], budget)
-    for (start, end, places), count in zip(still, counts):
+    clusters, tokens_each = slow_counts(
+        [len(p) for _, _, p in still], list(map(len, moving)), budget
+    )
+    written: dict[int, dict[int, float]] = {}
+    for (start, end, places), count in zip(still, clusters):
+        if not count:
+            continue
         means = [case.x[[f * n + p for f in range(start, end)]].mean(0) for p in places]
-        centres = peaks(torch.stack(means), method.neighbours, count) if count else []
-        for at, place in enumerate(places if count else []):
+        centres = peaks(torch.stack(means), min(method.neighbours, count), count)
+        own = {}
+        for at in range(len(places)):
             near = [-float((means[at] - means[c]).double().square().sum()) for c in centres]
-            own = centres.index(at) if at in centres else best(near, 1)[0]
-            members = groups.setdefault(start * n + places[centres[own]], [])
-            members += [f * n + place for f in range(start, end)]
-    for tokens, count in zip(moving, counts[len(still) :]):
-        groups |= {tokens[i]: [tokens[i]] for i in best([case.tower[t] for t in tokens], count)}
-    return mean_groups(groups)
+            own[at] = at if at in centres else centres[best(near, 1)[0]]
+        for centre in centres:
+            members = [at for at in own if own[at] == centre]
+            weight = method.centre_weight if len(members) > 1 else 1.0
+            parts = {at: (1 - weight) / max(1, len(members) - 1) for at in members} | {
+                centre: weight
+            }
+            written[start * n + places[centre]] = {
+                f * n + places[at]: part / (end - start)
+                for at, part in parts.items()
+                for f in range(start, end)
+            }
+    for tokens, count in zip(moving, tokens_each):
+        written |= {
+            tokens[i]: {tokens[i]: 1.0} for i in best([case.tower[t] for t in tokens], count)
+        }
+    return written
+
+
+def slow_counts(still: list[int], moving: list[int], budget: int) -> tuple[list[int], list[int]]:
+    """Raise one ratio from 0 until the sets have grown to the budget, one cluster or token a time.
+
+    A set of still tokens grows where its part passes a half, one of a frame's moving tokens where
+    it passes a whole number.
+    """
+    steps = [(Fraction(2 * k + 1, 2 * n), s) for s, n in enumerate(still) for k in range(n)]
+    steps += [(Fraction(k, n), len(still) + f) for f, n in enumerate(moving) for k in range(n)]
+    counts = [0] * (len(still) + len(moving))
+    for _, which in sorted(steps)[:budget]:
+        counts[which] += 1
+    return counts[: len(still)], counts[len(still) :]
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.5, 0.8, 1.0])
@@ -126,10 +157,11 @@ def test_by_hand() -> None:
     assert plan.info["segments"].tolist() == [0, 2]
     assert plan.info["merged_over_time"] == 2
     assert plan.group.tolist() == [0, 1, 0, 2, 3, 4, 3, 5]
-    plan = HoliTom(3).plan(
-        VideoFeatures(x, grid, **told)
-    )  # six sets of one token each: the first three have it
-    assert plan.group.tolist() == [0, 1, 0, -1, 2, -1, 2, -1]
+    # Six sets of one token each: a small ratio gives every frame its moving token, only one above
+    # a half gives the still ones a cluster.
+    assert HoliTom(3).plan(VideoFeatures(x, grid, **told)).anchor.tolist() == [1, 3, 5]
+    plan = HoliTom(5).plan(VideoFeatures(x, grid, **told))
+    assert plan.group.tolist() == [0, 1, 0, 2, -1, 3, -1, 4]
     plan = HoliTom(7).plan(
         VideoFeatures(x, grid, **told)
     )  # one merge too many: of equally alike tokens the first

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import OctreeMerge, VideoFeatures
-from sttm.ops import naive_field, octree
+from sttm.ops import naive_octree, octree
 from tests.methods.field_cases import (
     assert_leading,
     assert_same,
@@ -26,24 +27,25 @@ test_every_budget_is_met_exactly = promises(lambda keep: OctreeMerge(keep=keep))
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
 
 
-def tokens_of(cells: list[list[naive_field.Place]], grid: VideoGrid) -> list[list[int]]:
+def tokens_of(cells: list[list[naive_octree.Place]], grid: VideoGrid) -> list[list[int]]:
     """Return the groups of token places as sorted indices."""
     numbered = [[(t * grid.height + y) * grid.width + x for t, y, x in cell] for cell in cells]
     return sorted(sorted(cell) for cell in numbered)
 
 
 @settings(deadline=None, max_examples=40)
-@given(shapes, st.floats(-1.0, 1.0), st.integers(0, 2), st.integers(0, 99))
+@given(shapes, st.floats(-1.0, 1.0), st.integers(0, 2), st.booleans(), st.integers(0, 99))
 def test_thresholds_equal_their_twin(
-    shape: tuple[int, int, int], threshold: float, root_level: int, seed: int
+    shape: tuple[int, int, int], threshold: float, root_level: int, corner: bool, seed: int
 ) -> None:
     grid = VideoGrid(*shape)
     x = drifting(grid, seed=seed)
-    plan = (
-        OctreeMerge(threshold=threshold, root_level=root_level).plan(VideoFeatures(x, grid)).check()
+    method = OctreeMerge(
+        threshold=threshold, root_level=root_level, missing="corner" if corner else "ignored"
     )
+    plan = method.plan(VideoFeatures(x, grid)).check()
     assert_leading(plan)
-    roots = naive_field.octree_roots(x, shape, len(plan.info["levels"]))
+    roots = naive_octree.octree_roots(x, shape, len(plan.info["levels"]), corner)
     cells = [cell for root in roots for cell in root.cut(threshold)]
     assert groups(plan) == tokens_of([cell.tokens() for cell in cells], grid)
     features = sorted((tokens_of([c.tokens()], grid)[0][0], c.feature) for c in cells)
@@ -58,16 +60,18 @@ def test_budgets_equal_their_twin(shape: tuple[int, int, int], part: float, seed
     x = drifting(grid, seed=seed)
     count = max(1, round(part * grid.num_tokens))
     plan = OctreeMerge(keep=count).plan(VideoFeatures(x, grid))
-    roots = naive_field.octree_roots(x, shape, len(plan.info["levels"]))
-    assert groups(plan) == tokens_of(naive_field.octree_groups(roots, count), grid)
+    sizes = plan.info["levels"]
+    whole = sizes[-1] == (1, 1, 1) and sizes[0] == shape  # the last resort
+    roots = naive_octree.octree_roots(x, shape, len(sizes), corner=True, whole=whole)
+    assert groups(plan) == tokens_of(naive_octree.octree_groups(roots, count), grid)
 
 
 def test_sides_halve_together() -> None:
-    assert octree.octree_sizes(128, 14, 14) == [
-        (128, 14, 14),
-        (64, 7, 7),
-        (32, 4, 4),
-        (16, 2, 2),
+    assert octree.octree_sizes(14, 14, 14) == [
+        (14, 14, 14),
+        (7, 7, 7),
+        (4, 4, 4),
+        (2, 2, 2),
     ]
     assert octree.octree_sizes(2, 5, 3, to_single=True)[1:] == [(1, 3, 2), (1, 2, 1), (1, 1, 1)]
 
@@ -99,8 +103,34 @@ def test_a_cube_opens_in_part() -> None:
 def test_a_small_budget_goes_on_to_one_cell() -> None:
     grid = VideoGrid(8, 14, 14)
     x = drifting(grid)
-    assert OctreeMerge(keep=32).plan(VideoFeatures(x, grid)).info["levels"][-1] == (2, 4, 4)
-    assert OctreeMerge(keep=31).plan(VideoFeatures(x, grid)).info["levels"][-1] == (1, 1, 1)
+    # Eight frames are too few for a cube of fourteen: each has a tree of its own.
+    levels = [
+        OctreeMerge(keep=keep).plan(VideoFeatures(x, grid)).info["levels"]
+        for keep in (128, 127, 8, 7)
+    ]
+    assert [sizes[0] for sizes in levels] == [(1, 14, 14)] * 3 + [(8, 14, 14)]
+    assert [sizes[-1] for sizes in levels] == [(1, 4, 4)] + [(1, 1, 1)] * 3
+
+
+def test_time_is_cut_into_cubes() -> None:
+    grid = VideoGrid(11, 4, 3)
+    x = torch.ones(grid.num_tokens, 2)
+    plan = OctreeMerge(root_level=0).plan(VideoFeatures(x, grid))
+    # Two cubes of four frames, each of 2x2x2 cells, then three frames of 2x2 cells.
+    frames = plan.group.reshape(grid.frames, -1)
+    assert [len(set(frame.tolist())) for frame in frames] == [4] * 11
+    assert plan.num_out == 2 * 8 + 3 * 4
+
+
+def test_a_missing_child_is_scored_as_the_first_cell() -> None:
+    grid = VideoGrid(1, 3, 3)
+    x = torch.ones(9, 1) * torch.tensor([0.0, 1.0])
+    x[0] = torch.tensor([1.0, 0.0])  # the corner is unlike the others
+    method = OctreeMerge(threshold=0.5, root_level=0)
+    one = method.plan(VideoFeatures(x, grid))
+    other = replace(method, missing="ignored").plan(VideoFeatures(x, grid))
+    # Of the four roots three are short of children; with a stand-in two of them fall apart.
+    assert (one.num_out, other.num_out) == (6, 4)
 
 
 def test_means_are_over_children() -> None:

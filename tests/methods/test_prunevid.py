@@ -9,7 +9,13 @@ from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import PruneVidMerge, VideoFeatures
 from sttm.ops import naive_field
-from sttm.ops.segments import fewer_segments, more_segments, segment_starts, stillness
+from sttm.ops.segments import (
+    fewer_segments,
+    lasting_runs,
+    more_segments,
+    segment_starts,
+    stillness,
+)
 from tests.methods.field_cases import (
     drifting,
     every_count,
@@ -33,17 +39,19 @@ def scenes(seed: int = 0) -> tuple[torch.Tensor, VideoGrid]:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 99), st.sampled_from([0.2, 0.5, 1.0]), st.booleans())
-def test_it_equals_its_twin(seed: int, ratio: float, still: bool) -> None:
-    x, grid = scenes(seed) if still else (drifting(VideoGrid(7, 2, 4), seed=seed), None)
-    grid = grid or VideoGrid(7, 2, 4)
+@given(st.integers(0, 99), st.sampled_from([0.2, 0.5, 1.0]), st.sampled_from([4, 15, 20, 36]))
+def test_it_equals_its_twin(seed: int, ratio: float, places: int) -> None:
+    """Sets of more than 14 tokens and smaller ones, still and moving."""
+    grid = VideoGrid(7, places, 1)
+    x = scenes(seed)[0] if places == 36 else drifting(grid, seed=seed)
+    grid = VideoGrid(8, 3, 3) if places == 36 else grid
     plan = (
         PruneVidMerge(cluster_ratio=ratio, still_threshold=0.81)
         .plan(VideoFeatures(x, grid))
         .check()
     )
     expected = naive_field.prunevid_groups(
-        naive_field.video(x, grid.frames), (0.25, ratio), 0.81, 5
+        naive_field.video(x, grid.frames), (0.25, ratio), 0.81, 7
     )
     assert groups(plan) == expected
 
@@ -95,10 +103,31 @@ def test_a_long_segment_of_few_places_is_cut_to_meet_the_budget() -> None:
     every_count(lambda keep: PruneVidMerge(keep=keep), x, VideoGrid(4, 1, 1))
 
 
-def test_a_cluster_that_comes_back_is_a_new_segment() -> None:
+def test_a_single_frame_that_comes_back_is_dissolved() -> None:
     means = torch.tensor([0.0, 0.1, 0.05, 9.0, 9.1, 9.05, 0.15])[:, None]
-    assert segment_starts(means, 2, 2).tolist() == [0, 3, 6]
-    assert segment_starts(means[:1], 1, 2).tolist() == [0]
+    assert segment_starts(means, 2, 3).tolist() == [0, 3]
+    assert segment_starts(means[:1], 1, 3).tolist() == [0]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=14))
+def test_lasting_runs_equal_their_twin(labels: list[int]) -> None:
+    assert [start for start, _ in lasting_runs(labels)] == naive_field.lasting_runs(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "starts"),
+    [
+        ("aaabbb", [0, 3]),
+        ("aabaaa", [0]),  # b is a single frame, and the first run of a is not a's longest
+        ("aabbbcdd", [0, 2, 6]),  # c joins bbb, the longer one
+        ("aabccbb", [0, 3, 5]),  # the first b joins aa, which is as long as cc
+        ("baacc", [0, 3]),  # b has no run to its left
+        ("abab", [0]),  # nothing lasts
+    ],
+)
+def test_runs_that_do_not_last_join_the_longer_one(labels: str, starts: list[int]) -> None:
+    assert [start for start, _ in lasting_runs([*map(ord, labels)])] == starts
 
 
 def test_stillness_is_the_mean_over_pairs() -> None:

@@ -127,3 +127,13 @@ def test_a_pruner_that_keeps_another_number_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="as many tokens as the budget has"):
         Short(4).plan(VideoFeatures(torch.ones(6, 2), VideoGrid(1, 2, 3)))
+
+
+@pytest.mark.parametrize("layer", [-1, 1.5, True, "first"])
+def test_a_default_layer_is_checked(layer: Any) -> None:
+    class Odd(TokenPruner):
+        name: ClassVar[str] = "odd"
+        default_layer: ClassVar[Any] = layer
+
+    with pytest.raises(ConfigError, match=r"Odd\.default_layer: got"):
+        register(Odd)

@@ -1,12 +1,13 @@
 """Attaching leaves no trace."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from sttm import attach
+from sttm import attach, get_method
 from sttm.errors import ConfigError
 from sttm.methods import Method, VideoFeatures
 from sttm.plan import MergePlan
@@ -21,6 +22,7 @@ from .running import greedy, tolerance
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 ROW: Row = (Text(4), Video(3), Text(5, seed=1))
+AT_INPUT = ("dycoke", "dycoke1", "evs", "vidcom2", "fastvid", "holitom", "prunevid", "visionzip")
 
 
 def fingerprint(model: torch.nn.Module) -> dict[str, Any]:
@@ -189,6 +191,36 @@ def test_an_unknown_policy_is_refused(unchanged: Callable[[torch.nn.Module], Non
     unchanged(model)
     with pytest.raises(ConfigError, match=r"survived.*reassigned"):
         attach(model, PairMerge(), positions="renumbered")
+
+
+@pytest.mark.parametrize(
+    ("method", "layer"),
+    [
+        (get_method("sttm", keep=0.5), 2),
+        (get_method("tome", keep=0.5), 2),
+        (get_method("fastv", keep=0.5), 2),
+        (get_method("framefusion", keep=0.5), 1),
+        (get_method("octree", keep=0.5), 2),
+        *((get_method(name, keep=0.5), 0) for name in AT_INPUT),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_default_layer_is_that_of_the_methods_authors(method: Any, layer: int) -> None:
+    model = shared_model("llava_onevision")
+    with attach(model, method) as attachment:
+        assert attachment.layer == layer
+    with attach(model, method, layer=1) as attachment:
+        assert attachment.layer == 1
+
+
+def test_a_default_layer_is_at_most_the_last() -> None:
+    @dataclass(frozen=True)
+    class Late(PairMerge):
+        default_layer: ClassVar[int | None] = 99
+
+    model = shared_model("llava_onevision")
+    with attach(model, Late()) as attachment:
+        assert attachment.layer == len(model.get_decoder().layers) - 1
 
 
 def test_the_default_layer_is_2_and_published() -> None:

@@ -1,12 +1,14 @@
 """DyCoke: while answering, upper layers see the most attended video tokens only, as by hand."""
 
+import copy
+import itertools
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from transformers import StaticCache
+from transformers import DynamicCache, StaticCache
 
 import sttm
 from sttm import attach
@@ -40,7 +42,8 @@ def by_hand(
 ) -> torch.Tensor:
     """Logits of a prompt and its ``answer`` tokens in one dense pass, without a cache.
 
-    The model has to run eager attention, whose weights choose what each answer token sees.
+    The model has to run eager attention, whose weights choose what each answer token sees: all, or
+    the most attended part if it is the first one or its weights differ from the previous one's.
     """
     text, begin, places = model.get_decoder(), decoder_inputs(model, inputs), inputs.videos[0]
     hidden, rotary = begin.hidden, _rotary(model.get_decoder(), begin.hidden, begin.ids)
@@ -62,6 +65,10 @@ def by_hand(
         if index >= pruning.layer:
             count = int(int(video.sum()) * pruning.keep)
             for row in range(size - answer, size):
+                now, before = weights[0][row][video], weights[0][row - 1][video]
+                alike = float(torch.cosine_similarity(now, before, dim=0))
+                if row > size - answer and alike >= pruning.threshold:
+                    continue
                 kept = torch.where(video, weights[0][row], -1.0).topk(count).indices
                 hidden_ones = video.clone()
                 hidden_ones[kept] = False
@@ -105,6 +112,63 @@ def test_as_by_hand(family: Family, attention: str, positions: str) -> None:
     # The prompt sees everything; the answer does not, and it matters.
     torch.testing.assert_close(got[0], unpruned.logits[0, 0], atol=bound, rtol=0)
     assert float((got[1] - unpruned.logits[0, 1]).abs().max()) > 2 * bound
+
+
+def alikes(model: Any, inputs: Inputs, method: Any, answer: int) -> list[float]:
+    """Cosines of every answer token's attention to the video with that of the one before."""
+    found: list[float] = []
+    similarity = torch.cosine_similarity
+
+    def spy(*args: Any, **kwargs: Any) -> torch.Tensor:
+        value = similarity(*args, **kwargs)
+        found.append(float(value))
+        return value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "cosine_similarity", spy)
+        by_hand(model, inputs, method, 1, "survived", answer)
+    return found[1:answer]  # of the first pruned layer; the first one's does not matter
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl", "qwen3_5"])
+def test_only_tokens_whose_attention_changed_see_less(name: str) -> None:
+    """Thresholds at which no later token, some and all of them are pruned."""
+    family, model = BY_NAME[name], shared_model(name)
+    inputs, eager = family.make_inputs(ROW), shared_model(name, "eager")
+    with attach(model, Pruned(), layer=1, positions="survived"):
+        tokens = greedy(model, inputs, STEPS).tokens
+    whole = inputs.followed_by(tokens[:, :-1])
+    between = sorted(alikes(eager, whole, Pruned(), STEPS - 1))
+    assert between[0] < between[-1]
+    answers = []
+    for threshold in (-1.0, (between[0] + between[-1]) / 2, 1.0):
+
+        @dataclass(frozen=True)
+        class Changing(PairMerge):
+            decode_pruning: ClassVar[DecodePruning] = DecodePruning(3, 0.34, threshold)
+
+        with attach(model, Changing(), layer=1, positions="survived"):
+            answers.append(teacher_forced(model, inputs, tokens))
+        hand = by_hand(eager, whole, Changing(), 1, "survived", STEPS - 1)
+        torch.testing.assert_close(answers[-1], hand[-STEPS:], atol=tolerance(name), rtol=0)
+    for one, other in itertools.pairwise(answers):
+        torch.testing.assert_close(one[1], other[1], atol=tolerance(name), rtol=0)
+        assert float((one - other).abs().max()) > 2 * tolerance(name)
+
+
+def teacher_forced(model: Any, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits ``(STEPS, vocabulary)`` of a prompt's last token and of given tokens, one by one."""
+    more = {"max_new_tokens": STEPS, "do_sample": False, "output_logits": True}
+    forced = iter(range(STEPS))
+
+    def choose(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        wanted = tokens[:, next(forced)]
+        return torch.full_like(scores, -torch.inf).scatter_(1, wanted[:, None], 0.0)
+
+    out = model.generate(
+        **inputs.tensors, **more, return_dict_in_generate=True, logits_processor=[choose]
+    )
+    return torch.stack(out.logits, 1)[0]
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -208,3 +272,44 @@ def test_the_record_of_video_entries_follows_the_cache() -> None:
             assert layer.video_mask.shape == (layer.keys.shape[0], layer.num_entries())
             counts.append(layer.video_mask.sum(1).tolist())
     assert counts == [[18, 18]] * 4 + [[18] * 4] * 4
+
+
+def test_the_record_of_attention_follows_the_cache() -> None:
+    """It lies with the layer that is asked, for the latest new token, and is never changed."""
+    family, model = BY_NAME["llava_onevision"], shared_model("llava_onevision")
+    inputs = family.make_inputs(ROW, SECOND)
+    with attach(model, Pruned(), layer=1):
+        cache = DynamicCache(config=model.config.get_text_config())
+        model(**inputs.tensors, **with_cache(cache))
+        assert all(getattr(layer, "attended", None) is None for layer in cache.layers)
+        cache = greedy(model, inputs, 4).cache
+        asked_layer = cache.layers[2]
+        assert [layer.attended is None for layer in cache.layers[1:]] == [True, False, True, True]
+        attended, video = asked_layer.attended, asked_layer.video_mask
+        assert attended.shape == (2, asked_layer.num_entries())
+        assert bool((attended[~video] == 0).all())
+        assert bool((attended.sum(1) > 0).all())
+
+        # A fork that goes on by itself leaves it alone.
+        fork, before = copy.deepcopy(cache), attended.clone()
+        shared = copy.copy(asked_layer)
+        model(input_ids=torch.tensor([[5], [7]]), **with_cache(fork))
+        assert not torch.equal(fork.layers[2].attended[:, :-1], before)
+        assert torch.equal(asked_layer.attended, before)
+        assert torch.equal(shared.attended, before)
+
+        # A turn of several tokens begins anew.
+        model(input_ids=torch.tensor([[5, 6], [7, 8]]), **with_cache(fork))
+        assert fork.layers[2].attended is None
+
+    asked_layer.batch_repeat_interleave(2)
+    assert torch.equal(asked_layer.attended, before.repeat_interleave(2, 0))
+    asked_layer.reorder_cache(torch.tensor([3, 0, 1, 2]))
+    assert torch.equal(asked_layer.attended, before[[1, 0, 0, 1]])
+    asked_layer.batch_select_indices(torch.tensor([2]))
+    assert torch.equal(asked_layer.attended, before[[0]])
+    shared.crop(-1)
+    assert shared.attended is None
+    assert asked_layer.attended is not None
+    asked_layer.reset()
+    assert asked_layer.attended is None

@@ -47,7 +47,7 @@ def test_batches_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_clouds_and_a_stray_point() -> None:
     x = torch.tensor([0.0, 0.1, 0.2, 5.0, 5.1, 5.2, 100.0])[:, None] * 0.1
-    peaks = density_peaks(x, 2, 2)
+    peaks = density_peaks(x, 3, 2)  # each point and two others
     assert peaks.label.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert peaks.centre.tolist() == [1, 4]
 

@@ -1,39 +1,14 @@
 """``linking="published"`` against numbers from the published code; see parity/README.md."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from sttm.grid import VideoGrid
-from sttm.methods import STTM, VideoFeatures
+from sttm.methods import VideoFeatures
 from sttm.ops import naive
 from sttm.ops.merge import Linking
-
-FOLDER = Path(__file__).parent.parent / "parity"
-CASES: list[dict[str, Any]] = json.loads((FOLDER / "shared.json").read_text())
-
-
-def load(case: dict[str, Any]) -> tuple[torch.Tensor, VideoGrid, dict[str, torch.Tensor]]:
-    with np.load(FOLDER / "shared.npz") as data:
-        keys = ("x", "feat", "patches", "tyxyx")
-        arrays = {key: torch.from_numpy(data[f"{case['name']}_{key}"]) for key in keys}
-    x = arrays.pop("x")
-    return x.flatten(0, 2), VideoGrid(*x.shape[:3]), arrays
-
-
-def method_for(case: dict[str, Any], linking: Linking) -> STTM:
-    temporal = case["temporal_threshold"]
-    return STTM(
-        spatial_threshold=case["spatial_threshold"],
-        temporal_threshold=temporal if temporal > 0 else None,
-        root_level=case["root_level"],
-        weighted=case["weighted"],
-        linking=linking,
-    )
+from tests.parity.sttm import CASES, load, method_for
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -78,16 +78,21 @@ class VideoFeatures:
 
 @dataclass(frozen=True)
 class DecodePruning:
-    """What a method hides from the upper decoder layers while answering, anew for every token.
+    """What a method hides from the upper decoder layers while answering.
+
+    It is hidden from the first new token, and from each whose attention to the video differs from
+    that of the new token before it. Any other new token sees all.
 
     Args:
         layer: first decoder layer (0-based) that sees less; the layer in front of it is asked.
-        keep: the part of a prompt's remaining video tokens, rounded down, that each new token still
+        keep: the part of a prompt's remaining video tokens, rounded down, that such a token still
             sees there: those that it attends to most. In (0, 1].
+        threshold: cosine of the attentions of two new tokens in a row below which they differ.
     """
 
     layer: int
     keep: float
+    threshold: float = 0.9
 
     def __post_init__(self) -> None:
         check_count("DecodePruning.layer", self.layer)
@@ -124,11 +129,15 @@ class Method(ABC):
         query_aware: whether the plan depends on the question; such a plan cannot be shared by
             several questions about one video.
         requires: the attention that `plan` reads, see `VideoFeatures`; nothing else is measured.
+        default_layer: the decoder layer (0-based) in front of which its authors reduce, 0 being the
+            language model's input: where it happens if the user names none. None: the default of
+            the model's family.
     """
 
     name: ClassVar[str]
     query_aware: ClassVar[bool] = False
     requires: ClassVar[frozenset[Signal]] = frozenset()
+    default_layer: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -228,6 +237,11 @@ def check_method_class(cls: type[Method]) -> None:
         raise ConfigError(
             f"method: got {cls.__name__} with needs or plan_together, which are now called "
             "requires and plan_batch. See docs/adding-a-method.md."
+        )
+    layer = cls.default_layer
+    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 0):
+        raise ConfigError(
+            f"{cls.__name__}.default_layer: got {layer!r}, expected an integer >= 0 or None."
         )
     unknown = frozenset(cls.requires).difference(_SIGNALS)
     if unknown:

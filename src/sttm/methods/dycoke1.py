@@ -20,7 +20,9 @@ class DyCokeStage1(TokenPruner):
 
     The second frame is compared with the first, the fourth with the third and the third with the
     first, place by place; every one of the three keeps the same number of tokens (or one more).
-    The others are dropped.
+    The others are dropped. As in the authors' code, the third frame of the last group stays whole
+    where the frames are a multiple of four, and the last of an odd number of frames is dropped
+    (both where the budget allows it).
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer. The published rule reaches
@@ -30,10 +32,12 @@ class DyCokeStage1(TokenPruner):
         ConfigError: a value out of range.
 
     Source: DyCoke, arXiv 2411.15024, stage 1 (token temporal merging). Differs: the ratio follows
-        from an exact count; counts below the first frames; a last group of fewer frames.
+        from an exact count; counts below the frames that stay whole. Checked against the authors'
+        code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "dycoke1"
+    default_layer: ClassVar[int | None] = 0
 
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
         """Choose the tokens that stay, group by group. Similarity in float32."""
@@ -46,20 +50,44 @@ class DyCokeStage1(TokenPruner):
                 return evenly_spaced(count, per_frame, video.device)
         frame = torch.arange(0, frames, stride, device=video.device)
         place = torch.arange(frame.shape[0], device=video.device)
-        is_first = place % _GROUP == 0
+        whole, last = _roles(len(place), count // per_frame if stride == 1 else 0)
         # The second, third and fourth frame look at the first, first and third.
-        later = place[~is_first]
-        reference = later - 1 - (later % _GROUP == 2).long()
-        similarity = colocated_cosines(video.x, frames, frame[later], frame[reference])
-        kept = is_first[:, None].expand(-1, per_frame).clone()
-        left = count - int(is_first.sum()) * per_frame
-        room = torch.full(later.shape, per_frame, device=video.device)
-        chosen = apportion(torch.ones_like(room), left, room)
-        kept[later] = stable_topk_per_row(-similarity, chosen)
+        reference = (place - 1 - (place % _GROUP == 2).long()).clamp(min=0)
+        unlike = torch.ones(len(place), per_frame, device=video.device)
+        unlike[1:] = -colocated_cosines(video.x, frames, frame[1:], frame[reference[1:]])
+        counts = torch.where(whole, per_frame, 0).to(video.device)
+        for part in (~whole & ~last, last):
+            room = torch.where(part, per_frame, 0).to(video.device)
+            left = min(count - int(counts.sum()), int(room.sum()))
+            counts += apportion(part.to(video.device), left, room)
         token = frame[:, None] * per_frame + torch.arange(per_frame, device=video.device)
-        return token[kept]
+        return token[stable_topk_per_row(unlike, counts)]
+
+
+def _roles(frames: int, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mark the frames that stay whole, and those that are left out before any other loses more.
+
+    The authors' code never comes to the last group's third frame, nor to the last frame of an odd
+    number.
+
+    Args:
+        frames: how many there are.
+        room: whole frames that the budget has room for.
+    """
+    place = torch.arange(frames)
+    last = (place == frames - 1) & (frames % 2 == 1) & (frames > 1) & (room > 0)
+    whole = (place % _GROUP == 0) & ~last
+    third = (place == frames - 2) & (frames % _GROUP == 0)
+    if int((whole | third).sum()) <= room:
+        whole = whole | third
+    return whole, last
 
 
 def _first_frames(frames: int, stride: int) -> int:
-    """Count the frames that are the first of their group, among those ``stride`` apart."""
-    return -(-frames // (stride * _GROUP))
+    """Count the frames that are the first of their group, among those ``stride`` apart.
+
+    Next to each other, a group of the last frame alone does not count: see `_roles`.
+    """
+    groups = -(-frames // (stride * _GROUP))
+    alone = stride == 1 and frames > 1 and frames % _GROUP == 1
+    return groups - 1 if alone else groups

@@ -26,10 +26,12 @@ class EVS(TokenPruner):
         ConfigError: a value out of range.
 
     Source: Efficient Video Sampling (NVIDIA), as in vLLM. Differs: budgets below one frame, which
-        vLLM raises to one frame; similarity in float32.
+        vLLM raises to one frame; similarity in float32. Checked against vLLM's code, see
+        docs/fairness.md.
     """
 
     name: ClassVar[str] = "evs"
+    default_layer: ClassVar[int | None] = 0
 
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
         """Choose the tokens that stay, by their change. Similarity in float32."""

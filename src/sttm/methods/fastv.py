@@ -26,11 +26,13 @@ class FastV(TokenPruner):
 
     Source: FastV, arXiv 2403.06764, section 4. Differs: only video tokens are pruned, not images;
         an exact count per video, where the paper prunes all image tokens of the prompt together.
+        Checked against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "fastv"
     query_aware: ClassVar[bool] = True
     requires: ClassVar[frozenset[Signal]] = frozenset({"prompt_attention"})
+    default_layer: ClassVar[int | None] = 2
 
     def kept(self, video: VideoFeatures, count: int) -> torch.Tensor:
         """Choose the tokens that stay, by their attention."""

@@ -24,29 +24,34 @@ class FastVID(Method):
     Segments end where neighbouring frames' mean features are least alike, and wherever their
     cosine is below ``similarity``. A segment's tokens are in proportion to its frames. Most are
     salient: the ones of each frame that receive the most attention in the vision tower. The others
-    are anchors: the density peaks of every ``interval``-th frame. All tokens that are neither join
-    the most similar anchor of their segment.
+    are anchors: the density peaks of every ``interval``-th frame, counted back from the segment's
+    last. All tokens that are neither join the most similar anchor of their segment.
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         segments: least number of segments (frames permitting).
         similarity: cosine in [-1, 1] of neighbouring frames below which a segment ends.
-        density: the part of a segment's tokens, rounded down, that is anchors, in [0, 1].
+        density: the part of a frame's tokens, rounded down, that is anchors, in [0, 1]; a segment's
+            anchors are shared evenly by its anchor frames.
         interval: frames from one frame with anchors to the next.
         anchor_weight: an anchor's own weight in its group, in (0, 1]; the tokens that joined it
             have the rest in equal shares.
-        neighbours: nearest points that a density is measured on.
+        neighbours: points that a density is measured on, each point itself included.
 
     Raises:
         ConfigError: a value out of range.
 
     Source: FastVID, arXiv 2503.11187, section 3. Differs: attention as `VideoFeatures` has it (the
-        paper takes that of SigLIP's pooling head where there is no class token); anchors are chosen
-        among the tokens that are not salient; exact counts; ties by index.
+        paper takes that of SigLIP's pooling head where there is no class token), and means of
+        frames where that head's output is compared; exact counts; ties by index. In a segment
+        longer than ``interval`` the authors let a token join an anchor of each anchor frame; a plan
+        puts a token into one group, that of the most similar of those. Checked against the authors'
+        code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "fastvid"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int
     segments: int = 8
@@ -54,7 +59,7 @@ class FastVID(Method):
     density: float = 0.4
     interval: int = 4
     anchor_weight: float = 0.6
-    neighbours: int = 5
+    neighbours: int = 4
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
@@ -80,11 +85,13 @@ class FastVID(Method):
         lengths = torch.cat([starts, starts.new_tensor([grid.frames])]).diff()
         budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
         counts = apportion(lengths, budget, lengths * per_frame)
+        anchors = part_of(budget // grid.frames, self.density)
         field = x.view(grid.frames, per_frame, -1)
         labels, weights = [], []
         for start, length, count in zip(starts.tolist(), lengths.tolist(), counts.tolist()):
             part = slice(start, start + length)
-            label, weight = self._segment(field[part], attention[part], count)
+            each = anchors * length // -(-length // self.interval)
+            label, weight = self._segment(field[part], attention[part], count, each)
             labels.append(torch.where(label >= 0, label + start * per_frame, -1))
             weights.append(weight)
         plan = MergePlan.from_anchors(torch.cat(labels), torch.cat(weights))
@@ -99,44 +106,48 @@ class FastVID(Method):
         return torch.cat([ends.new_ones(1), ends]).nonzero().squeeze(1)
 
     def _segment(
-        self, field: torch.Tensor, attention: torch.Tensor, count: int
+        self, field: torch.Tensor, attention: torch.Tensor, count: int, each: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(P * n,)`` labels within the segment, and weights."""
-        num_anchors = part_of(count, self.density)
-        counts = even_counts(count - num_anchors, attention.shape[0], field.device)
-        salient = stable_topk_per_row(attention, counts)
-        is_anchor = self._anchors(field, ~salient, num_anchors).flatten()
+        """Return ``(P * n,)`` labels within the segment, and weights; ``each``: see `_anchors`."""
+        frames = attention.shape[0]
+        salient = stable_topk_per_row(
+            attention,
+            even_counts(count - each * -(-frames // self.interval), frames, field.device),
+        )
+        is_anchor = self._anchors(field, ~salient, each).flatten()
+        # What could not be placed among the tokens that are not salient.
+        short = count - int(is_anchor.sum() + salient.sum())
+        if short > 0:
+            left = torch.where(is_anchor | salient.flatten(), -1.0, attention.flatten())
+            salient.view(-1)[stable_topk(left, short)] = True
         single = is_anchor | salient.flatten()
         token = torch.arange(single.shape[0], device=field.device)
         label = torch.where(single, token, -1)
-        weight = torch.where(is_anchor, self.anchor_weight, 1.0)
+        weight = torch.ones(single.shape[0], device=field.device)
         rest, anchor = (~single).nonzero().squeeze(1), is_anchor.nonzero().squeeze(1)
-        if rest.shape[0] > 0 and anchor.shape[0] > 0:
+        if anchor.shape[0] > 0:
             flat = field.flatten(0, 1)
-            chosen = most_similar(flat[rest], flat[anchor])
+            chosen = anchor.new_empty(0)
+            if rest.shape[0] > 0:
+                chosen = most_similar(flat[rest], flat[anchor])
+            size = torch.bincount(chosen, minlength=anchor.shape[0]).float() + 1.0
             label[rest] = anchor[chosen]
-            joined = torch.bincount(chosen, minlength=anchor.shape[0])
-            weight[rest] = (1.0 - self.anchor_weight) / joined[chosen].float()
+            weight[rest] = (1.0 - self.anchor_weight) / size[chosen]
+            weight[anchor] = self.anchor_weight + (1.0 - self.anchor_weight) / size
         return label, weight
 
-    def _anchors(self, field: torch.Tensor, free: torch.Tensor, count: int) -> torch.Tensor:
-        """Mark the density peaks among the free tokens of some frames, ``(P, n)`` bool.
+    def _anchors(self, field: torch.Tensor, free: torch.Tensor, each: int) -> torch.Tensor:
+        """Mark ``each`` density peaks among the free tokens of every anchor frame, ``(P, n)`` bool.
 
-        The other frames' take part only if those frames have too few.
+        Anchor frames are the segment's last frame and those ``interval``, ``2 * interval``, ...
+        before it.
         """
-        frames = free.shape[0]
-        room = free.sum(dim=1)
-        sampled = torch.arange(frames, device=room.device) % self.interval == 0
-        first = torch.where(sampled, room, 0)
-        given = apportion(torch.ones_like(room), min(count, int(first.sum())), first)
-        left = count - int(given.sum())
-        given += apportion(torch.ones_like(room), left, room - first)
         chosen = torch.zeros_like(free)
-        for frame, number in enumerate(given.tolist()):
-            if number == 0:
-                continue
+        for frame in range(free.shape[0] - 1, -1, -self.interval):
             place = free[frame].nonzero().squeeze(1)
+            if each == 0 or place.shape[0] == 0:
+                continue
             square = squared_distances(field[frame, place])
             rank = peak_rank(*density_and_separation(square, self.neighbours))
-            chosen[frame, place[rank < number]] = True
+            chosen[frame, place[rank < each]] = True
         return chosen

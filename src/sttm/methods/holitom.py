@@ -12,7 +12,7 @@ from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.colocated import colocated_cosines
-from sttm.ops.selection import apportion, stable_topk, stable_topk_per_row
+from sttm.ops.selection import by_one_ratio, stable_topk, stable_topk_per_row
 from sttm.plan import MergePlan
 
 
@@ -47,27 +47,34 @@ class HoliTom(Method):
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
         threshold: cosine in [-1, 1] that tokens of a still place exceed.
-        neighbours: nearest points that a density is measured on.
+        neighbours: points that a density is measured on, each point itself included; at most as
+            many as there are clusters.
+        centre_weight: the weight of a cluster's centre in its token, in (0, 1]; the others share
+            the rest.
 
     Raises:
         ConfigError: a value out of range.
 
     Source: HoliTom, arXiv 2505.21334, section 3, "without M": no merging inside the language model.
-        Differs: exact counts, so that where too much merges over time the least similar tokens stay
-        by themselves; ties by index.
+        Differs: exact counts (the authors' are up to 5 tokens above, or below where more merges
+        over time: here the least similar tokens then stay by themselves); ties by index. Checked
+        against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "holitom"
     requires: ClassVar[frozenset[Signal]] = frozenset({"tower_attention"})
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int
     threshold: float = 0.8
-    neighbours: int = 5
+    neighbours: int = 7
+    centre_weight: float = 0.6
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
         check_number("threshold", self.threshold, -1.0, 1.0)
         check_count("neighbours", self.neighbours)
+        check_number("centre_weight", self.centre_weight, 0.0, 1.0, above=True)
 
     @torch.no_grad()
     def plan(self, video: VideoFeatures) -> MergePlan:
@@ -84,15 +91,16 @@ class HoliTom(Method):
         budget = token_budget(self.keep, grid.num_tokens)
         merged = self._over_time(x, grid)
         left = int(merged.first.sum())
+        weight = torch.ones_like(attention)
         if left <= budget:
             label = _with_singles(merged, budget - left)
         else:
-            label = self._in_space(x, grid, merged, attention, budget)
+            label, weight = self._in_space(x, grid, merged, attention, budget)
         info = {
             "segments": torch.tensor(merged.starts, device=x.device),
             "merged_over_time": grid.num_tokens - left,
         }
-        return replace(MergePlan.from_anchors(label.flatten()), info=info)
+        return replace(MergePlan.from_anchors(label.flatten(), weight.flatten()), info=info)
 
     def _over_time(self, x: torch.Tensor, grid: VideoGrid) -> _Merged:
         shape = (grid.frames, grid.tokens_per_frame)
@@ -117,16 +125,17 @@ class HoliTom(Method):
         merged: _Merged,
         attention: torch.Tensor,
         budget: int,
-    ) -> torch.Tensor:
-        """Return ``(T, P)`` int64 labels of exactly ``budget`` groups."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(T, P)`` labels of exactly ``budget`` groups, and weights."""
         starts = torch.tensor(merged.starts, device=x.device)
-        sizes = torch.cat([merged.still[starts].sum(dim=1), (~merged.still).sum(dim=1)])
-        counts = apportion(sizes, budget, sizes)
-        clusters, moving = counts[: starts.shape[0]], counts[starts.shape[0] :]
+        clusters, moving = _counts(
+            merged.still[starts].sum(dim=1), (~merged.still).sum(dim=1), budget
+        )
         token = torch.arange(grid.num_tokens, device=x.device).view(grid.frames, -1)
         # Still tokens are below every other one, and never counted in.
         score = torch.where(merged.still, -1.0, attention)
         label = torch.where(stable_topk_per_row(score, moving), token, -1)
+        weight = torch.ones_like(attention)
         field = x.view(*token.shape, -1)
         ends = [*merged.starts[1:], grid.frames]
         for start, end, count in zip(merged.starts, ends, clusters.tolist()):
@@ -134,9 +143,36 @@ class HoliTom(Method):
             if count == 0:
                 continue
             mean = field[start:end, place].mean(dim=0, dtype=torch.float32)
-            centre = cluster_centres(mean[None], self.neighbours, [count])[0]
+            centre = cluster_centres(mean[None], min(self.neighbours, count), [count])[0]
             label[start:end, place] = token[start, place[centre]]
-        return label
+            others = torch.bincount(centre, minlength=place.shape[0])[centre] - 1
+            is_centre = centre == torch.arange(place.shape[0], device=x.device)
+            share = torch.where(is_centre, self.centre_weight, (1 - self.centre_weight) / others)
+            weight[start:end, place] = torch.where(others > 0, share, 1.0)
+        return label, weight
+
+
+def _counts(
+    still: torch.Tensor, moving: torch.Tensor, total: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split ``total`` in proportion: clusters of the still tokens, and tokens of each frame.
+
+    With one ratio ``r`` for all, a set of ``n`` gets ``round(n * r)`` clusters or ``ceil(n * r)``
+    tokens. Where no ratio gives the total, the first of the sets that grow next grow.
+
+    Args:
+        still: ``(S,)`` int64, still tokens of each segment.
+        moving: ``(T,)`` int64, other tokens of each frame.
+        total: in [1, sum of both].
+    """
+    sizes = torch.cat([still, moving]).double().cpu()
+
+    def counts(ratio: float) -> torch.Tensor:
+        wanted = (sizes * ratio).round(decimals=9)
+        return torch.cat([wanted[: len(still)].round(), wanted[len(still) :].ceil()]).long()
+
+    found = by_one_ratio(counts, total).to(still.device)
+    return found[: len(still)], found[len(still) :]
 
 
 def best_segments(alike: torch.Tensor) -> list[int]:
@@ -150,7 +186,7 @@ def best_segments(alike: torch.Tensor) -> list[int]:
 
     Returns:
         the first frames of the segments, ascending, from 0; of equally good cuts the one whose last
-        segments start earliest.
+        segments start latest.
     """
     frames = alike.shape[0]
     gain = torch.zeros(frames, frames, dtype=torch.int64)
@@ -162,7 +198,7 @@ def best_segments(alike: torch.Tensor) -> list[int]:
     for end in range(frames):
         options = total[: end + 1] + gain[: end + 1, end]
         total[end + 1] = options.max()
-        origin[end] = int((options == total[end + 1]).nonzero()[0])
+        origin[end] = int((options == total[end + 1]).nonzero()[-1])
     starts, end = [], frames
     while end > 0:
         end = origin[end - 1]

@@ -11,10 +11,13 @@ from sttm.grid import VideoGrid
 from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.checks import check_count, check_number
 from sttm.methods.registry import register
+from sttm.ops.assignment import part_of
 from sttm.ops.clustering import cluster_centres
 from sttm.ops.segments import fewer_segments, frame_means, more_segments, segment_starts, stillness
-from sttm.ops.selection import apportion, descending_rank
+from sttm.ops.selection import apportion, by_one_ratio, descending_rank
 from sttm.plan import MergePlan
+
+_SMALL = 14  # sets of at most so many tokens stay as they are, if the budget allows it
 
 
 @dataclass(frozen=True)
@@ -48,34 +51,36 @@ class _Split:
 class PruneVidMerge(Method):
     """Merge by PruneVid's first stage only: still places over time, then clusters of places.
 
-    Frames are clustered by their mean features into segments. Places whose mean cosine over a
-    segment's frames reaches ``still_threshold`` are averaged over it. Then the still tokens of each
-    segment, and the other tokens of each frame, are clustered by their features (DPC-KNN) and each
-    cluster becomes its mean. The paper's second stage, which prunes by the question's attention
-    inside the language model, is not part of this.
+    Frames are clustered by their mean features into segments, lasting runs of a cluster. Places
+    whose mean cosine over a segment's frames exceeds ``still_threshold`` are averaged over it. Then
+    the still tokens of each segment, and the other tokens of each frame, are clustered by their
+    features (DPC-KNN) and each cluster becomes its mean; sets of at most 14 tokens stay as they
+    are. The paper's second stage, which prunes by the question's attention inside the language
+    model, is not part of this.
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer, met exactly by the numbers of
             clusters.
         cluster_ratio: clusters per token of a set, in (0, 1]; None: 0.5, or what ``keep`` leads to.
-        still_threshold: least mean cosine of a still place, in [-1, 1].
+        still_threshold: mean cosine in [-1, 1] that a still place exceeds.
         segment_ratio: clusters of frames per frame, in (0, 1].
-        neighbours: nearest points that a density is measured on.
+        neighbours: points that a density is measured on, each point itself included.
 
     Raises:
         ConfigError: a value out of range, or ``keep`` together with ``cluster_ratio``.
 
-    Source: PruneVid, arXiv 2412.16117, section 3.2. Differs: exact counts; a cluster of frames that
-        comes back later is several segments; ties by index.
+    Source: PruneVid, arXiv 2412.16117, section 3.2. Differs: exact counts; ties by
+        index. Checked against the authors' code, see docs/fairness.md.
     """
 
     name: ClassVar[str] = "prunevid"
+    default_layer: ClassVar[int | None] = 0
 
     keep: float | int | None = None
     cluster_ratio: float | None = None
     still_threshold: float = 0.8
     segment_ratio: float = 0.25
-    neighbours: int = 5
+    neighbours: int = 7
 
     def __post_init__(self) -> None:
         if self.keep is not None:
@@ -115,7 +120,7 @@ class PruneVidMerge(Method):
         clusters = token_budget(self.segment_ratio, grid.frames)
         starts = segment_starts(means, clusters, self.neighbours)
         likeness = stillness(x, grid.frames, starts)
-        split = _Split(starts, _lengths(starts, grid.frames), likeness >= self.still_threshold)
+        split = _Split(starts, _lengths(starts, grid.frames), likeness > self.still_threshold)
         if budget is None:
             return split
         split = _Split(starts, split.lengths, _still_within(split, likeness, budget))
@@ -169,10 +174,16 @@ def _still_within(split: _Split, likeness: torch.Tensor, budget: int) -> torch.T
 def _cluster_counts(split: _Split, budget: int | None, ratio: float | None) -> list[list[int]]:
     """Return the clusters of every segment's still set, and of each of its frames' moving sets."""
     copies = split.copies.flatten()
-    sizes = split.sets.flatten().repeat_interleave(copies)
+    sizes = split.sets.flatten().repeat_interleave(copies).cpu()
+
+    def counts(part: float) -> torch.Tensor:
+        wanted = [part_of(n, part) for n in sizes.tolist()]
+        return torch.where(sizes <= _SMALL, sizes, torch.tensor(wanted).clamp(min=1))
+
     if budget is None:
-        per_set = [token_budget(float(ratio or 0.5), n) if n > 0 else 0 for n in sizes.tolist()]
-        clusters = torch.tensor(per_set)
+        clusters = counts(0.5 if ratio is None else ratio)
+    elif int(counts(0.0).sum()) <= budget:
+        clusters = by_one_ratio(counts, budget)
     else:
         # One for every set, the others in proportion.
         least = sizes.clamp(max=1)

@@ -26,12 +26,14 @@ class MethodInfo:
         summary: one sentence.
         query_aware: whether plans depend on the question.
         requires: the attention it reads, see `sttm.methods.VideoFeatures`.
+        default_layer: the decoder layer of its authors, see `sttm.Method`; None if it has none.
     """
 
     name: str
     summary: str
     query_aware: bool
     requires: tuple[str, ...]
+    default_layer: int | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ def list_methods() -> tuple[MethodInfo, ...]:
             summary=(inspect.getdoc(cls) or "").split("\n", 1)[0],
             query_aware=cls.query_aware,
             requires=tuple(sorted(cls.requires)),
+            default_layer=cls.default_layer,
         )
         for name, cls in sorted(_METHODS.items())
     )

@@ -98,7 +98,8 @@ class Adapter:
         modality: which encoder output holds the frames, "video" or "image".
         encoder_arguments: what tells the grids, beside the pixels, in a call of the encoder.
         deepstack: whether features of several layers of the vision tower enter the decoder.
-        layer: recommended merging layer for models of the usual size.
+        layer: recommended merging layer for models of the usual size, for methods without a
+            default of their own.
         checkpoints: some published models, for ``sttm models``.
     """
 

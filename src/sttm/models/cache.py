@@ -6,7 +6,7 @@ the mask factories the physical length with an offset, as sliding-window layers 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Staged:
         video_mask: ``(B, entries)`` bool, True for entries that stem from video tokens; None unless
             a method prunes them while decoding.
         num_after_video: entries behind the video that the update brings; None if it brings none.
+        attended: ``(B, entries)`` float32 >= 0, the attention that the new token of the update pays
+            to video tokens in this layer, 0 for other entries; None unless it was asked for.
     """
 
     removed: int
@@ -41,6 +43,11 @@ class Staged:
     shift: torch.Tensor | None
     video_mask: torch.Tensor | None = None
     num_after_video: int | None = None
+    attended: torch.Tensor | None = None
+
+
+# What is kept for every row of the batch.
+_PER_ROW = ("valid", "shift", "video_mask", "attended")
 
 
 class ReducedLayer:
@@ -54,6 +61,7 @@ class ReducedLayer:
         valid: see `Staged`.
         shift: see `Staged`.
         video_mask: see `Staged`.
+        attended: see `Staged`; of the latest update, if that was one new token.
         crop_limit: entries at the end of the last video; crop() leaves at least these.
     """
 
@@ -62,6 +70,7 @@ class ReducedLayer:
     valid: torch.Tensor | None = None
     shift: torch.Tensor | None = None
     video_mask: torch.Tensor | None = None
+    attended: torch.Tensor | None = None
     crop_limit: int = 0
     _staged: Staged | None = None
 
@@ -76,6 +85,11 @@ class ReducedLayer:
         """Say what holds once the next :meth:`update` has appended its entries."""
         self._staged = staged
 
+    def remember(self, attended: torch.Tensor) -> None:
+        """Add to what the next :meth:`update` brings how its token attends to the video."""
+        assert self._staged is not None
+        self._staged = replace(self._staged, attended=attended)
+
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Append keys and values; refused unless the attached hooks prepared it."""
         if self._staged is None and not self.active:
@@ -87,7 +101,7 @@ class ReducedLayer:
             )
         staged, self._staged = self._staged, None
         self.active, self.valid, self.shift = True, staged.valid, staged.shift
-        self.video_mask = staged.video_mask
+        self.video_mask, self.attended = staged.video_mask, staged.attended
         result = super().update(*args, **kwargs)  # type: ignore[misc]
         self.removed = staged.removed
         if staged.num_after_video is not None:
@@ -129,12 +143,15 @@ class ReducedLayer:
             value = getattr(self, name)
             if value is not None and tokens_to_remove:
                 setattr(self, name, value[:, : -abs(tokens_to_remove)])
+        if tokens_to_remove:
+            self.attended = None  # it was a forgotten token's
 
     def reset(self) -> None:
         """Empty the layer, its record of reductions included."""
         super().reset()  # type: ignore[misc]
         self.active, self.removed, self.crop_limit = False, 0, 0
-        self.valid, self.shift, self.video_mask, self._staged = None, None, None, None
+        self.valid, self.shift, self.video_mask = None, None, None
+        self.attended, self._staged = None, None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
@@ -144,7 +161,7 @@ class ReducedLayer:
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        for name in ("valid", "shift", "video_mask"):
+        for name in _PER_ROW:
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.repeat_interleave(repeats, 0))
 
@@ -154,7 +171,7 @@ class ReducedLayer:
         self._select(indices)
 
     def _select(self, rows: torch.Tensor) -> None:
-        for name in ("valid", "shift", "video_mask"):
+        for name in _PER_ROW:
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[rows.to(value.device)])
 

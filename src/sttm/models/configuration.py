@@ -49,7 +49,9 @@ class ReductionConfig:
         """
         check_method(method)
         layers = len(adapter.text.layers)
-        layer = min(adapter.layer, layers - 1) if layer is None else layer
+        if layer is None:
+            wanted = adapter.layer if method.default_layer is None else method.default_layer
+            layer = min(wanted, layers - 1)
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < layers:
             raise ConfigError(f"layer: got {layer!r}, expected an integer from 0 to {layers - 1}.")
         if positions not in _POLICIES:
@@ -57,12 +59,12 @@ class ReductionConfig:
                 f"positions: got {positions!r}, expected one of {', '.join(_POLICIES)}."
             )
         policy = adapter.positions if positions == "auto" else positions
-        wanted, pruning = "prompt_attention" in method.requires, method.decode_pruning
+        reads, pruning = "prompt_attention" in method.requires, method.decode_pruning
         return cls(
             method,
             layer,
             policy,  # type: ignore[arg-type]
-            adapter.attention_layer(layer) if wanted else None,
+            adapter.attention_layer(layer) if reads else None,
             None if pruning is None else _decode_score_layer(adapter, layer, pruning),
         )
 

@@ -20,7 +20,7 @@ from sttm.models.prompt import (
     refuse_bare_placeholders,
     split_deepstack,
 )
-from sttm.models.pruning import seen_entries
+from sttm.models.pruning import seen_entries, video_attention
 from sttm.models.report import VideoReport
 from sttm.models.shortening import (
     PromptScores,
@@ -219,15 +219,19 @@ class ForwardPass:
         assert pruning is not None
         assert cache is not None
         assert short.video_mask is not None
-        visible = seen_entries(
+        held: Any = cache.layers[index]
+        attention = video_attention(
             self.adapter.text.layers[index],
             hidden,
             call[api.POSITION_EMBEDDINGS],
-            cache.layers[index],
+            held,
             valid=short.valid,
             video=short.video_mask,
-            keep=pruning.keep,
         )
+        visible = seen_entries(
+            attention, held.attended, pruning, valid=short.valid, video=short.video_mask
+        )
+        held.remember(attention)
         return replace(short, visible=visible, pruned_from=pruning.layer)
 
     def _check(self, short: ShortInputs, output: Any) -> None:

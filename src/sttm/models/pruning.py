@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from sttm.methods.base import DecodePruning
 from sttm.models.attention_scores import Past, last_token_attention
 from sttm.models.cache import ReducedLayer
 from sttm.ops.selection import stable_topk_per_row
@@ -28,7 +29,7 @@ def video_entries(kept: ReducedLayer | None, chunk: torch.Tensor) -> torch.Tenso
 
 
 @torch.no_grad()
-def seen_entries(
+def video_attention(
     layer: Any,
     hidden: torch.Tensor,
     rotary: Any,
@@ -36,9 +37,8 @@ def seen_entries(
     *,
     valid: torch.Tensor | None,
     video: torch.Tensor,
-    keep: float,
 ) -> torch.Tensor:
-    """Choose what one new token per row still sees of the videos: what it attends to most.
+    """Return how much one new token per row attends to the videos.
 
     Args:
         layer: the decoder layer that is asked.
@@ -47,16 +47,43 @@ def seen_entries(
         held: its layer of the cache, as it was before this forward.
         valid: ``(B, entries)`` bool, False for padding; None if there is none.
         video: ``(B, entries)`` bool.
-        keep: the part of each row's video entries to keep, rounded down.
 
     Returns:
-        ``(B, entries)`` bool, False for hidden entries and padding.
+        ``(B, entries)`` float32, mean over heads; 0 for entries that are no video's.
     """
     count = held.num_entries()
     past = Past(held.keys[:, :, :count], None if valid is None else valid[:, :-1])  # type: ignore[attr-defined]
     attention = last_token_attention(layer, hidden, rotary, past=past)
+    return torch.where(video.to(attention.device), attention, 0.0)
+
+
+@torch.no_grad()
+def seen_entries(
+    attention: torch.Tensor,
+    before: torch.Tensor | None,
+    pruning: DecodePruning,
+    *,
+    valid: torch.Tensor | None,
+    video: torch.Tensor,
+) -> torch.Tensor:
+    """Choose what one new token per row still sees of the videos: what it attends to most, or all.
+
+    Args:
+        attention: ``(B, entries)`` from `video_attention`.
+        before: ``(B, entries - 1)``, that of the new token before; None if this is the first one.
+        pruning: what is hidden, and when.
+        valid: ``(B, entries)`` bool, False for padding; None if there is none.
+        video: ``(B, entries)`` bool.
+
+    Returns:
+        ``(B, entries)`` bool, False for hidden entries and padding.
+    """
     video = video.to(attention.device)
-    counts = (video.sum(1).double() * keep + 1e-9).long()
+    counts = (video.sum(1).double() * pruning.keep + 1e-9).long()
     chosen = stable_topk_per_row(torch.where(video, attention, -1.0), counts)
+    if before is not None:
+        now = attention[:, :-1].double()  # the new token itself is no video's
+        alike = torch.cosine_similarity(now, before.to(now), dim=1)
+        chosen = chosen | (alike >= pruning.threshold)[:, None]
     real = torch.ones_like(video) if valid is None else valid.to(video.device)
     return real & (~video | chosen)

@@ -28,7 +28,7 @@ class Peaks:
             ``centre``. A centre is always in its own cluster.
         log_density: ``(..., n)`` float64: minus the mean squared distance to the neighbours.
         separation: ``(..., n)`` float64: the distance to the nearest denser point; for the densest
-            one the distance to the farthest point.
+            one the largest distance of all.
     """
 
     centre: torch.Tensor
@@ -43,7 +43,7 @@ def density_peaks(x: torch.Tensor, neighbours: int, count: int) -> Peaks:
     Args:
         x: ``(..., n, C)`` floating and finite; leading axes are independent problems. Takes
             ``n * n`` float64 numbers for each of them.
-        neighbours: nearest other points that the density is measured on; at most ``n - 1`` count.
+        neighbours: points that the density is measured on, each point itself included.
         count: clusters, in [1, n].
 
     Returns:
@@ -83,25 +83,21 @@ def density_and_separation(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logarithm of every point's density, and its separation.
 
-    Density: ``exp(-mean of d**2 over the nearest other points)``. Separation: the least distance
-    to a denser point, for the densest the largest distance. Of equally dense points the one with
-    the smaller index counts as denser.
+    Density: ``exp(-mean of d**2 over the nearest points)``, the point itself, at distance 0, being
+    one of them. Separation: the least distance to a denser point, for the densest the largest
+    distance of all. Of equally dense points the one with the smaller index counts as denser.
 
     Args:
         square: ``(..., n, n)`` squared distances.
-        neighbours: points that the density is measured on; at most ``n - 1`` count.
+        neighbours: points that the density is measured on, each point itself included; at most
+            ``n`` count.
     """
-    n = square.shape[-1]
-    used = min(neighbours, n - 1)
-    if used < 1:
-        return square.new_zeros(square.shape[:-1]), square.new_zeros(square.shape[:-1])
-    near = square.topk(used + 1, dim=-1, largest=False).values
-    # A point is among its own nearest at distance 0, so the sum over all is that over the others.
-    log_density = -near.sum(dim=-1) / used
+    used = min(neighbours, square.shape[-1])
+    log_density = -square.topk(used, dim=-1, largest=False).values.mean(dim=-1)
     rank = descending_rank(log_density)
     denser = rank[..., None, :] < rank[..., :, None]
     least = torch.where(denser, square, torch.inf).amin(dim=-1)
-    separation = torch.where(rank == 0, square.amax(dim=-1), least).sqrt()
+    separation = torch.where(rank == 0, square.amax(dim=(-1, -2))[..., None], least).sqrt()
     return log_density, separation
 
 

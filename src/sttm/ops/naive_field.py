@@ -1,19 +1,17 @@
 """Literal slow twins of the comparison methods: the oracle of their tests.
 
-Plain loops over tokens in Python floats, written from the papers' formulas and sharing no code
-with the fast path. A video is a list of frames, a frame a list of vectors; token ``i`` is place
-``i % P`` of frame ``i // P``.
+Plain loops over tokens in Python floats, written from the papers' formulas and from what their
+authors' code does with them, sharing no code with the fast path. A video is a list of frames, a
+frame a list of vectors; token ``i`` is place ``i % P`` of frame ``i // P``.
 """
 
 import math
-from dataclasses import dataclass, field
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise
 
 import torch
 
 Vector = list[float]
 Frame = list[Vector]
-Place = tuple[int, int, int]
 
 
 def video(x: torch.Tensor, frames: int) -> list[Frame]:
@@ -57,23 +55,25 @@ def evs_kept(frames: list[Frame], count: int) -> list[int]:
     return best(change, count)
 
 
-def dycoke_kept(frames: list[Frame], per_frame: list[int]) -> list[int]:
-    """Return the tokens that DyCoke's first stage keeps.
+def dycoke_kept(frames: list[Frame], each: int) -> list[int]:
+    """Return the tokens that DyCoke's first stage keeps, ``each`` of every frame that is reduced.
 
-    Args:
-        frames: the video.
-        per_frame: tokens that each frame keeps; ignored for the first frame of a group.
+    Frames come in groups of four. The first stays whole; the second is compared with the first, the
+    fourth with the third, the third with the first. The loops of the authors' code end in front of
+    the last group's third frame if the frames are a multiple of four: it stays whole. An odd number
+    of frames loses its last one.
     """
-    places = len(frames[0])
+    total, places = len(frames), len(frames[0])
+    against = {1: 0, 2: 0, 3: 2}
     kept = []
-    for t, frame in enumerate(frames):
-        first = t - t % 4
-        reference = {0: None, 1: first, 2: first, 3: first + 2}[t % 4]
-        if reference is None:
+    for t in range(total - 1 if total % 2 == 1 and total > 1 else total):
+        alone = total % 4 == 0 and t == total - 2
+        if t % 4 == 0 or alone:
             kept += [t * places + i for i in range(places)]
             continue
-        unlike = [-cosine(a, b) for a, b in zip(frame, frames[reference], strict=True)]
-        kept += [t * places + i for i in best(unlike, per_frame[t])]
+        other = frames[t - t % 4 + against[t % 4]]
+        unlike = [-cosine(a, b) for a, b in zip(frames[t], other, strict=True)]
+        kept += [t * places + i for i in best(unlike, each)]
     return kept
 
 
@@ -97,6 +97,49 @@ def vidcom2_scores(
     return budget, both
 
 
+def vidcom2_kept(
+    frames: list[Frame], keep: float | int, temperature: float, channels: int
+) -> list[int]:
+    """Return the tokens that VidCom2 keeps.
+
+    A ratio gives every frame its rounded share, and what the total misses is settled token by token
+    over all frames. A count is reached by raising the ratio until the shares, which grow by one
+    where they pass a half, have grown so often.
+    """
+    every = [token for frame in frames for token in frame]
+    spread = [_variance([token[c] for token in every]) for c in range(len(every[0]))]
+    steady = best([-v for v in spread], channels)
+    frames = [[[token[c] for c in steady] for token in frame] for frame in frames]
+    share, redundancy = vidcom2_scores(frames, temperature)
+    share = [round(s, 9) for s in share]
+    places = len(frames[0])
+    if isinstance(keep, float):
+        counts = [min(places, round(round(s * keep * places, 9))) for s in share]
+        total = max(1, math.floor(keep * len(every)))
+    else:
+        steps = [((k + 0.5) / (s * places), t) for t, s in enumerate(share) for k in range(places)]
+        counts = [0] * len(frames)
+        for _, t in sorted((round(ratio, 9), t) for ratio, t in steps)[:keep]:
+            counts[t] += 1
+        total = keep
+    kept = [
+        t * places + i
+        for t in range(len(frames))
+        for i in best([-r for r in redundancy[t]], counts[t])
+    ]
+    flat = [r for scores in redundancy for r in scores]
+    while len(kept) > total:
+        kept.remove(max(kept, key=lambda i: (flat[i], i)))
+    while len(kept) < total:
+        kept.append(min((i for i in range(len(flat)) if i not in kept), key=lambda i: (flat[i], i)))
+    return sorted(kept)
+
+
+def _variance(values: list[float]) -> float:
+    centre = sum(values) / len(values)
+    return sum((v - centre) ** 2 for v in values) / len(values)
+
+
 def _unit(a: Vector) -> Vector:
     norm = math.sqrt(dot(a, a))
     return [p / norm for p in a] if norm > 0 else a
@@ -107,111 +150,39 @@ def _likeness(a: Vector, centre: Vector) -> float:
     return sum(math.exp(-square / (2 * 2.0**k)) for k in range(-3, 2))
 
 
-def tome_groups(tokens: list[Vector], count: int) -> list[list[int]]:
-    """Return the tokens of every group after ToMe's rounds, in the order of their first tokens."""
-    groups = [[i] for i in range(len(tokens))]
+def tome_groups(tokens: list[Vector], count: int) -> dict[int, list[int]]:
+    """Return the tokens of every group after ToMe's rounds, by the token whose place it has.
+
+    Between rounds the groups are in the order in which the authors' code puts them together: what
+    is left of set A by falling similarity, then set B.
+    """
+    groups = [(i, [i]) for i in range(len(tokens))]
     while len(groups) > count:
-        feature = [mean([tokens[i] for i in group]) for group in groups]
-        odd = range(1, len(groups), 2)
+        feature = [mean([tokens[i] for i in members]) for _, members in groups]
         pairs = []
         for a in range(0, len(groups), 2):
-            similarity, b = max((cosine(feature[a], feature[b]), -b) for b in odd)
+            similarity, b = max(
+                (cosine(feature[a], feature[b]), -b) for b in range(1, len(groups), 2)
+            )
             pairs.append((-similarity, a, -b))
-        for _, a, b in sorted(pairs)[: min(len(groups) - count, len(groups) // 2)]:
-            groups[b] += groups[a]
-            groups[a] = []
-        groups = sorted(sorted(group) for group in groups if group)
-    return groups
-
-
-@dataclass(eq=False)
-class Cube:
-    """A cell of the octree.
-
-    Args:
-        level: 0 for a token.
-        place: its t, y, x in its level.
-        feature: the mean over its children.
-        children: cells of the level below, in raster order.
-    """
-
-    level: int
-    place: Place
-    feature: Vector
-    children: list["Cube"] = field(default_factory=list)
-
-    @property
-    def score(self) -> float:
-        """The least cosine with a child; 1 for a token."""
-        return min((cosine(self.feature, c.feature) for c in self.children), default=1.0)
-
-    def tokens(self) -> list[Place]:
-        """Return the places of the tokens inside."""
-        if not self.children:
-            return [self.place]
-        return [token for child in self.children for token in child.tokens()]
-
-    def cut(self, threshold: float) -> list["Cube"]:
-        """Return the largest cells inside whose score reaches the threshold."""
-        if self.score >= threshold or not self.children:
-            return [self]
-        return [cell for child in self.children for cell in child.cut(threshold)]
-
-
-def octree_roots(x: torch.Tensor, size: Place, levels: int) -> list[Cube]:
-    """Build the octree of ``(N, C)`` features up to a number of levels; return the roots."""
-    frames, rows, columns = size
-    places = list(product(range(frames), range(rows), range(columns)))
-    cells = [Cube(0, p, f) for p, f in zip(places, x.double().tolist(), strict=True)]
-    for level in range(1, levels):
-        parents: dict[Place, list[Cube]] = {}
-        for cell in cells:
-            parents.setdefault(_above(cell.place, size), []).append(cell)
-        cells = [
-            Cube(level, place, mean([c.feature for c in inside]), inside)
-            for place, inside in sorted(parents.items())
-        ]
-        size = ((size[0] + 1) // 2, (size[1] + 1) // 2, (size[2] + 1) // 2)
-    return cells
-
-
-def _above(place: Place, size: Place) -> Place:
-    """Return where a cell's parent stands; an odd side leaves its first row alone."""
-    t, y, x = ((p + n % 2) // 2 for p, n in zip(place, size, strict=True))
-    return t, y, x
-
-
-def octree_groups(roots: list[Cube], count: int) -> list[list[Place]]:
-    """Open cells, least score first, to a count; return the places of every group's tokens."""
-    closed = [(root, root.score) for root in roots]
-    while True:
-        # What keeps a cell closed is its own score or that of a cell above it.
-        candidates = [(reach, -c.level, c.place, i) for i, (c, reach) in enumerate(closed)]
-        candidates = [c for c in candidates if closed[c[3]][0].children]
-        if not candidates:
-            return [cell.tokens() for cell, _ in closed]
-        index = min(candidates)[3]
-        cell, reach = closed[index]
-        more = count - len(closed)
-        if len(cell.children) - 1 > more:
-            break
-        closed.pop(index)
-        closed += [(child, max(reach, child.score)) for child in cell.children]
-    groups = [other.tokens() for other, _ in closed if other is not cell]
-    unlike = best([-cosine(cell.feature, child.feature) for child in cell.children], more)
-    groups += [cell.children[i].tokens() for i in unlike]
-    rest = [c for i, c in enumerate(cell.children) if i not in unlike]
-    return [*groups, [token for child in rest for token in child.tokens()]]
+        pairs.sort()
+        merging = min(len(groups) - count, len(groups) // 2)
+        for _, a, b in pairs[:merging]:
+            groups[b] = (groups[b][0], groups[b][1] + groups[a][1])
+        groups = [groups[a] for _, a, _ in pairs[merging:]] + groups[1::2]
+    return {place: sorted(members) for place, members in sorted(groups)}
 
 
 def density_peaks(points: list[Vector], neighbours: int, count: int) -> list[int]:
-    """Return the centre (a point) of every point's DPC-KNN cluster."""
+    """Return the centre (a point) of every point's DPC-KNN cluster.
+
+    Density is measured on ``neighbours`` points, the point itself, at no distance, included.
+    """
     n, channels = len(points), len(points[0])
     square = [[squared_distance(a, b) / channels for b in points] for a in points]
-    density = []
-    for i in range(n):
-        near = sorted(square[i][j] for j in range(n) if j != i)[:neighbours]
-        density.append(math.exp(-sum(near) / len(near)) if near else 1.0)
+    used = min(neighbours, n)
+    near = [sorted(square[i][j] for j in range(n) if j != i)[: used - 1] for i in range(n)]
+    density = [math.exp(-sum(distances) / used) for distances in near]
     separation = []
     for i in range(n):
         denser = [
@@ -219,10 +190,39 @@ def density_peaks(points: list[Vector], neighbours: int, count: int) -> list[int
             for j in range(n)
             if density[j] > density[i] or (density[j] == density[i] and j < i)
         ]
-        separation.append(min(denser) if denser else math.sqrt(max(square[i])))
+        separation.append(min(denser) if denser else math.sqrt(max(map(max, square))))
     centres = best([d * s for d, s in zip(density, separation, strict=True)], count)
     nearest = [min(centres, key=lambda c: (square[i][c], c)) for i in range(n)]
     return [i if i in centres else nearest[i] for i in range(n)]
+
+
+def lasting_runs(labels: list[int]) -> list[int]:
+    """Return the first frames of PruneVid's segments, from the frames' clusters.
+
+    Clusters whose longest run is one frame are dissolved, and runs shorter than their cluster's
+    longest. A dissolved stretch takes the label of the longer of the runs beside it, of equally
+    long ones of the left.
+    """
+    runs: list[list[int]] = []  # frames of each
+    for t, label in enumerate(labels):
+        if t > 0 and labels[t - 1] == label:
+            runs[-1].append(t)
+        else:
+            runs.append([t])
+    kept: dict[int, int] = {}  # run -> label
+    for number, run in enumerate(runs):
+        longest = max(len(other) for other in runs if labels[other[0]] == labels[run[0]])
+        if len(run) == longest and longest > 1:
+            kept[number] = labels[run[0]]
+    final = dict(kept)
+    for number in range(len(runs)):
+        if number not in kept and kept:
+            left = max((k for k in kept if k < number), default=None)
+            right = min((k for k in kept if k > number), default=None)
+            beside = [k for k in (left, right) if k is not None]
+            final[number] = kept[max(beside, key=lambda k: (len(runs[k]), -k))]
+    label_of = {t: final.get(number, 0) for number, run in enumerate(runs) for t in run}
+    return [t for t in label_of if t == 0 or label_of[t] != label_of[t - 1]]
 
 
 def prunevid_groups(
@@ -233,17 +233,16 @@ def prunevid_groups(
     Args:
         frames: the video.
         ratios: clusters of frames per frame, clusters of tokens per token of a set.
-        threshold: least mean cosine of a still place.
-        neighbours: points that a density is measured on.
+        threshold: the mean cosine that a still place exceeds.
+        neighbours: points that a density is measured on, each point itself included.
     """
     places = len(frames[0])
     clusters = max(1, math.floor(ratios[0] * len(frames)))
-    label = density_peaks([mean(frame) for frame in frames], neighbours, clusters)
-    starts = [t for t in range(len(frames)) if t == 0 or label[t] != label[t - 1]]
+    starts = lasting_runs(density_peaks([mean(frame) for frame in frames], neighbours, clusters))
     groups = []
     for start, end in zip(starts, [*starts[1:], len(frames)], strict=True):
         span = range(start, end)
-        still = [p for p in range(places) if _stillness([frames[t][p] for t in span]) >= threshold]
+        still = [p for p in range(places) if _stillness([frames[t][p] for t in span]) > threshold]
         moving = [p for p in range(places) if p not in still]
         sets = [[([t * places + p for t in span], [frames[t][p] for t in span]) for p in still]]
         sets += [[([t * places + p], [frames[t][p]]) for p in moving] for t in span]
@@ -251,6 +250,8 @@ def prunevid_groups(
             if not members:
                 continue
             count = max(1, math.floor(ratios[1] * len(members)))
+            if len(members) <= 14:
+                count = len(members)
             centre = density_peaks([mean(vectors) for _, vectors in members], neighbours, count)
             for own in set(centre):
                 inside = [members[i][0] for i in range(len(members)) if centre[i] == own]

@@ -1,11 +1,13 @@
 """Cubes of tokens in time, rows and columns jointly, scored against their children.
 
 All three sides halve together, each by the rule of `sttm.ops.pyramid`: an odd side leaves its
-first row alone. A cube is the plain mean over its (up to eight) children.
+first row alone. A cube is the plain mean over its (up to eight) children. A video is cut into boxes
+of frames, each with a tree of its own.
 
 Source: the Octree comparison of STTM, arXiv 2507.07990.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +21,10 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Octree:
-    """All cells of a video; level 0 holds the tokens.
+    """All cells of a video, box by box; level 0 holds the tokens.
 
     Args:
-        sizes: ``(frames, height, width)`` per level.
+        sizes: ``(frames, height, width)`` of the first box, per level.
         parent: per level but the last ``(cells,)`` int64: the cell of the next level.
         cosine: per level but the last ``(cells,)`` float32: the cosine with the parent.
         score: per level ``(cells,)`` float32: the least cosine with a child; 1 at level 0.
@@ -50,23 +52,51 @@ def octree_sizes(frames: int, height: int, width: int, *, to_single: bool = Fals
     return sizes
 
 
-def grow_octree(x: torch.Tensor, sizes: list[Size]) -> Octree:
+def grow_octree(x: torch.Tensor, boxes: list[list[Size]], *, corner: bool = False) -> Octree:
     """Pool and score all levels, reading ``x`` once.
 
     Args:
         x: ``(N, C)`` floating and finite, order t, y, x. Not modified.
-        sizes: from `octree_sizes`, or its first entries.
+        boxes: for each box, in order of time, the sizes of its levels from `octree_sizes`, or its
+            first entries; all of the same number.
+        corner: compare each child that an odd side lacks as if it were the box's first cell, as the
+            published code does.
     """
+    tokens = [frames * height * width for frames, height, width in (box[0] for box in boxes)]
+    grown = [_grow(part, box, corner) for part, box in zip(torch.split(x, tokens), boxes)]
+    if any(tree is None for tree in grown):
+        return grow_octree(rescaled(x), boxes, corner=corner)
+    trees = [tree for tree in grown if tree is not None]
+    parents = []
+    for level in range(len(boxes[0]) - 1):
+        counts = [tree.score[level + 1].shape[0] for tree in trees]
+        offsets = [0, *itertools.accumulate(counts)]
+        parents.append(torch.cat([t.parent[level] + at for t, at in zip(trees, offsets)]))
+    cosine = [torch.cat(parts) for parts in zip(*(tree.cosine for tree in trees))]
+    score = [torch.cat(parts) for parts in zip(*(tree.score for tree in trees))]
+    return Octree(list(boxes[0]), parents, cosine, score)
+
+
+def _grow(x: torch.Tensor, sizes: list[Size], corner: bool) -> Octree | None:
+    """Grow the tree of one box; None if its features need another scale."""
     level = x.reshape(*sizes[0], -1)
     parents, cosine = [], []
     score = [torch.ones(x.shape[0], device=x.device)]
     for index, size in enumerate(sizes[:-1]):
-        parent = _parents(size).to(x.device)
+        parent, first = _parents(size).to(x.device), level[0, 0, 0].float()
         level, likeness, largest = _coarser(level)
         if index == 0 and needs_rescaling(largest):
-            return grow_octree(rescaled(x), sizes)
+            return None
         least = torch.ones(level[..., 0].numel(), device=x.device)
-        score.append(least.scatter_reduce_(0, parent, likeness, "amin"))
+        least = least.scatter_reduce_(0, parent, likeness, "amin")
+        if corner:
+            flat = level.reshape(-1, level.shape[-1])
+            same = cosines(
+                products(flat, first, 1), products(flat, flat, 1), products(first, first, 1)
+            )
+            lacks = torch.bincount(parent) < (8 if sizes[0][0] > 1 else 4)
+            least = torch.where(lacks, torch.minimum(least, same.flatten()), least)
+        score.append(least)
         parents.append(parent)
         cosine.append(likeness)
     return Octree(list(sizes), parents, cosine, score)

@@ -3,6 +3,8 @@
 Source: PruneVid, arXiv 2412.16117, section 3.2.
 """
 
+import itertools
+
 import torch
 
 from sttm.ops.clustering import density_peaks
@@ -22,20 +24,44 @@ def frame_means(x: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def segment_starts(means: torch.Tensor, clusters: int, neighbours: int) -> torch.Tensor:
-    """Cluster the frames, and cut the video wherever the cluster changes.
+    """Cluster the frames, and cut the video where the cluster changes for good.
 
     Args:
         means: ``(T, C)`` floating.
         clusters: in [1, T].
-        neighbours: nearest frames that a frame's density is measured on.
+        neighbours: frames that a frame's density is measured on, itself included.
 
     Returns:
-        ``(S,)`` int64, ascending, from 0: the first frame of every segment. ``S`` is larger than
-        the number of clusters where a cluster comes back.
+        ``(S,)`` int64, ascending, from 0: the first frame of every segment.
     """
     label = density_peaks(means, neighbours, clusters).label
-    changes = (label[1:] != label[:-1]).nonzero().squeeze(1) + 1
-    return torch.cat([changes.new_zeros(1), changes])
+    lasting = lasting_runs(label.tolist())
+    return torch.tensor([start for start, _ in lasting], device=means.device)
+
+
+def lasting_runs(labels: list[int]) -> list[tuple[int, int]]:
+    """Cut a row of labels into the longest runs of each label; the rest joins its neighbours.
+
+    A run is dissolved if its label has a longer one, or if it is a single place. What is dissolved
+    between two runs takes the label of the longer one, of equally long ones the left.
+
+    Args:
+        labels: one per place.
+
+    Returns:
+        label changes as pairs of the first place and the label; a single one if nothing lasts.
+    """
+    runs, at = list[tuple[int, int, int]](), 0
+    for label, places in itertools.groupby(labels):
+        runs.append((at, len(list(places)), label))
+        at += runs[-1][1]
+    longest = {label: max(n for _, n, other in runs if other == label) for label in labels}
+    kept = [run for run in runs if run[1] == longest[run[2]] > 1]
+    result = [(0, kept[0][2] if kept else labels[0])]
+    for (start, length, label), (later, size, other) in itertools.pairwise(kept):
+        if other != label:
+            result.append((start + length if size > length else later, other))
+    return result
 
 
 def fewer_segments(means: torch.Tensor, starts: torch.Tensor, count: int) -> torch.Tensor:

@@ -3,6 +3,8 @@
 ``torch.topk`` promises no order among equal values, so only its values are used, never its indices.
 """
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -89,6 +91,31 @@ def apportion(parts: torch.Tensor, total: int, most_each: torch.Tensor) -> torch
         whole[stable_topk(torch.where(open_, wanted - whole, -1.0), left)] += 1
         given, left = given + whole, 0
     return given.to(most_each.device)
+
+
+def by_one_ratio(counts: Callable[[float], torch.Tensor], total: int) -> torch.Tensor:
+    """Find the counts that one ratio gives to all parts, and that sum to exactly ``total``.
+
+    Where no ratio does, the first of the parts that grow next grow.
+
+    Args:
+        counts: the ``(n,)`` int64 counts of a ratio in [0, 1]; none falls when the ratio rises.
+        total: between the sums at 0 and at 1.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if int(counts(middle).sum()) < total:
+            low = middle
+        else:
+            high = middle
+    found, above = counts(low), counts(high)
+    if int(above.sum()) == total:
+        return above
+    while int(found.sum()) < total:
+        grow = (above > found).nonzero().squeeze(1)[: total - int(found.sum())]
+        found[grow] += 1
+    return found
 
 
 def evenly_spaced(count: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -95,3 +95,20 @@ def needs_rescaling(square: torch.Tensor) -> bool:
 def rescaled(x: torch.Tensor) -> torch.Tensor:
     """Return ``x`` in float32 with a largest magnitude of 1; cosines do not change."""
     return (x.double() / x.abs().max().double()).float()
+
+
+def paired_cosines(x: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the cosines of chosen pairs of rows.
+
+    Args:
+        x: ``(n, C)`` floating and finite. Not modified.
+        one: ``(E,)`` int64 rows of ``x``.
+        other: ``(E,)`` int64 rows of ``x``.
+
+    Returns:
+        ``(E,)`` float32 in [-1, 1]; exactly 1 for equal rows.
+    """
+    square = products(x, x, 1)
+    if needs_rescaling(square):
+        return paired_cosines(rescaled(x), one, other)
+    return cosines(paired_products(x, one, x, other, 1), square[one], square[other])

@@ -1,0 +1,1 @@
+"""Numbers from other people's code, and how ours compares with them."""
