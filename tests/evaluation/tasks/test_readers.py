@@ -161,14 +161,14 @@ def test_mlvu_keeps_videos_of_the_same_name_apart(tmp_path: Path) -> None:
     reading = get_task("mlvu").read(tmp_path)
     items = {item.question_id: item for item in reading.items}
     assert len(items) == 14
-    item = items["1_plotQA-movie101_66-1"]
+    item = items["1_plotQA-movie101_66-2"]
     assert item.video_id == "1_plotQA-movie101_66"
     assert item.video == tmp_path / "mlvu/video/1_plotQA/movie101_66.mp4"
     assert item.answer == "D"
     assert item.groups == {"task_type": "plotQA", "duration": "long"}
-    assert items["3_ego-movie101_66-0"].video is None
+    assert items["3_ego-movie101_66-1"].video is None
     assert [problem.kind for problem in reading.problems] == ["video"]
-    assert reading.notes == ["1 row left out: blank, or of no published answer"]
+    assert reading.notes == ["1 row left out: blank (json/7_topic_reasoning.json, row 3)"]
 
 
 @pytest.mark.parametrize("write", [published.nextqa, published.nextqa_csv], ids=["parquet", "csv"])
