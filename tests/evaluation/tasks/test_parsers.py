@@ -197,7 +197,7 @@ def test_official_rules(task: str, text: str, letter: str | None) -> None:
 )
 def test_the_second_rule_of_mlvu(text: str, letter: str | None) -> None:
     assert get_task("mlvu").parse(text, FRUIT, "official-alternative") == letter
-    with pytest.raises(ConfigError, match="vnbench has none .* Expected 'clean', .*'official'"):
+    with pytest.raises(ConfigError, match=r"vnbench has none .* Expected 'clean', .*'official'"):
         get_task("vnbench").parse(text, FRUIT, "official-alternative")
 
 
@@ -216,6 +216,8 @@ def test_video_mme_counts_answers_with_a_letter_only() -> None:
         (("", "yes", "no", ""), "", None),
         (("", "yes", "no", ""), "yes", "B"),
         (("p", "q", "", "r"), "C", "C"),
+        (("p", "q", "", "r"), " ", None),
+        (("p", "q", "", "r"), "<think>q</think>", None),
         (("p", "q", "", "r"), "The answer is C.", "C"),
         (("p", "q", "", "r"), "...", None),
         (("p", "q", " ", "r"), "**", None),

@@ -1,14 +1,18 @@
 """The published files, read."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 
 from sttm.errors import ConfigError, VideoError, WriteError
 from sttm.evaluation.tasks import Item, get_task
-from sttm.evaluation.tasks.media import take_out
+from sttm.evaluation.tasks.media import length_of, take_out
+from sttm.video import write_video
 
 from . import published
 
@@ -196,6 +200,45 @@ def test_egoschema_hides_answers(tmp_path: Path, write: Write) -> None:
     assert [item.question_id for item in labelled] == [published.EGO_IDS[0], published.EGO_IDS[2]]
     assert [item.answer for item in labelled] == ["D", "A"]
     assert {item.task for item in labelled} == {"egoschema-subset"}
+
+
+@pytest.mark.parametrize("hidden", [None, "", " ", float("nan")])
+def test_egoschema_copies_hide_answers_in_many_ways(tmp_path: Path, hidden: object) -> None:
+    published.egoschema_parquet(tmp_path)
+    table = tmp_path / "egoschema/MC/test-00000-of-00001.parquet"
+    rows = [{**row, "answer": hidden} for row in pyarrow.parquet.read_table(table).to_pylist()]
+    published.write_parquet(table, rows)
+    items = get_task("egoschema").items(tmp_path)
+    assert [item.answer for item in items] == ["D", None, "A"]
+
+
+def test_durations_go_by_the_videos(tmp_path: Path) -> None:
+    """In a folder or a zip; without a readable file by the length in the question file."""
+    rows = [
+        row
+        for sample in ("1_ret_edit", "2_ret_edit", "3_ret_edit")
+        for row in published.vnbench_rows(sample, "ret_edit", 59.9)
+    ]
+    published.write_json(tmp_path / "VNBench-main-4try.json", rows)
+    clip = tmp_path / "1_ret_edit.mp4"
+    write_video(np.zeros((61, 16, 16, 3), np.uint8), clip, fps=1)
+    with zipfile.ZipFile(tmp_path / "videos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(clip, "v/2_ret_edit.mp4")
+    published.touch(tmp_path / "3_ret_edit.mp4")
+    task = get_task("vnbench")
+    durations = [item.groups["duration"] for item in task.items(tmp_path)]
+    assert durations == ["medium"] * 8 + ["short"] * 4
+    assert not (tmp_path / ".videos").exists()
+    assert {item.groups["duration"] for item in task.items(tmp_path, videos=False)} == {"short"}
+    assert length_of(clip) == 61
+
+
+def test_nextqa_has_durations_where_the_videos_are(tmp_path: Path) -> None:
+    published.nextqa_csv(tmp_path)
+    clip = tmp_path / "nextqa/NExTVideo/4010069381.mp4"
+    write_video(np.zeros((121, 16, 16, 3), np.uint8), clip, fps=1)
+    durations = [item.groups.get("duration") for item in get_task("nextqa").items(tmp_path)]
+    assert durations == ["long", "long", None, None]
 
 
 CUSTOM = """\
