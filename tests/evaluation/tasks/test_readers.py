@@ -149,6 +149,19 @@ def test_longvideobench(tmp_path: Path, write: Write) -> None:
     assert cut.groups == {"duration": "15", "task_type": "S2E"}
 
 
+def test_padding_of_longvideobench_is_no_option_and_a_blank_text_is(tmp_path: Path) -> None:
+    published.longvideobench_parquet(tmp_path)
+    table = tmp_path / "longvideobench/validation-00000-of-00001.parquet"
+    rows = pyarrow.parquet.read_table(table).to_pylist()
+    rows[0].update(option1="N/A", option3="", option4="N/A", correct_choice=3)
+    rows[1].update(option3=None, option4=None, correct_choice=2)
+    published.write_parquet(table, rows)
+    items = get_task("longvideobench").items(tmp_path)
+    assert items[0].options == ("text 0", "N/A", "text 2", "")
+    assert items[0].answer == "D"
+    assert items[1].options == ("text 0", "text 1", "text 2")
+
+
 def test_blanks_around_questions_and_options_stay(tmp_path: Path) -> None:
     """Models read them; answers and ids are compared without."""
     rows = published.vnbench_rows("1_ret_edit", "ret_edit")

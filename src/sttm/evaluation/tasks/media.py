@@ -17,6 +17,7 @@ from sttm.files import cannot_write, replace_file
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip
+_LOCAL = {"protocol_whitelist": "file"}  # whatever a file refers to
 _DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError)
 
 
@@ -142,7 +143,9 @@ def length_of(path: Path) -> float | None:
                 archive = next(p for p in path.parents if p.suffix.lower() == ".zip")
                 zipped = stack.enter_context(zipfile.ZipFile(archive))
                 file = stack.enter_context(zipped.open(path.relative_to(archive).as_posix()))
-            container = stack.enter_context(av.open(file))
+            container = stack.enter_context(
+                av.open(file, options=_LOCAL, metadata_errors="replace")
+            )
             stream = container.streams.video[0]
             rate = stream.average_rate
             return float(stream.frames / rate) if stream.frames and rate else None

@@ -59,11 +59,10 @@ def longvideobench(row: Row, state: ReaderState) -> Draft:
     if "candidates" in row.values:
         options = row.texts("candidates")
     else:
-        cells = [row.cell(f"option{i}") for i in range(5) if f"option{i}" in row.values]
+        names = [f"option{i}" for i in range(5)]
+        last = max((i for i, name in enumerate(names) if not _padding(row, name)), default=-1)
         # In front of the last one it is a text like others: letters count all of them.
-        while cells and cells[-1].strip() in ("", NOT_AVAILABLE):
-            cells.pop()
-        options = tuple(cells)
+        options = tuple(row.cell(name) for name in names[: last + 1])
     return Draft(
         question_id=question.rpartition("-")[2] if cut else question,
         video_id=whole.rpartition("-")[2] if cut else whole,
@@ -283,6 +282,13 @@ def _custom_answer(row: Row, options: Sequence[str]) -> str | None:
         "option",
         "answer",
     )
+
+
+def _padding(row: Row, name: str) -> bool:
+    """Whether a column holds no option: a blank text is one."""
+    text = row.maybe(name)
+    gap = text is None and not isinstance(row.values.get(name), str)
+    return gap or text == NOT_AVAILABLE
 
 
 def _place(answer: str, options: Sequence[str]) -> int | None:
