@@ -2,10 +2,10 @@
 
 import sys
 
-from tests.parity import field, sttm
+from tests.parity import field, scores, sttm
 from tests.parity.comparison import table
 
-SOURCES = (sttm, field)
+SOURCES = (sttm, field, scores)
 
 
 def main() -> int:

@@ -41,7 +41,9 @@ def report(
     ] = False,
     parser: Annotated[
         str | None,
-        typer.Option(help="Read the answers anew: clean, published or official."),
+        typer.Option(
+            help="Read the answers anew: clean, published, official or official-alternative."
+        ),
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 2000,
     out: Annotated[

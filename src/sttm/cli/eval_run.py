@@ -73,8 +73,8 @@ def run(
     parser: Annotated[
         str | None,
         typer.Option(
-            help="clean, published (quirks included) or official. Default: the task's, which "
-            "is clean; of a preset published."
+            help="clean, published (quirks included), official or official-alternative. Default: "
+            "the task's, which is clean; of a preset published."
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,

@@ -1,5 +1,7 @@
 """What models write, and the letters that are read out of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from sttm.errors import ConfigError, UnknownNameError
@@ -27,7 +29,7 @@ OUTPUTS = [
     ("The best option is C", "C", "C"),
     ("Best answer: C", "C", "B"),
     ("Best option: D", "D", "B"),
-    ("Answer: D", "D", "A"),
+    ("Answer: D", "D", "D"),
     # A capital anywhere counts for the published rule.
     ("Based on the video, the answer is C.", "C", "B"),
     ("Considering the frames, I would choose D.", "D", "C"),
@@ -61,11 +63,16 @@ OUTPUTS = [
     ("Option A", "A", "A"),
     ("I think it shows something.", None, None),
     ("I'd say B.", "B", "B"),
+    ("Option: C", "C", "C"),
+    ("The correct answer: C", "C", "C"),
+    ("The correct option, C", "C", "C"),
+    # Case matters.
+    ("answer: C", "C", "C"),
     ("ANSWER: C", "C", "A"),
     ("c) berries", "C", None),
-    ("Answer: b", "B", "A"),
+    ("Answer: b", "B", None),
     ("The answer is A because the apples are seen.", "A", "A"),
-    ("Answer: Berries.", "C", "A"),
+    ("Answer: Berries.", "C", "B"),
     ("D.A red apple.", "D", "D"),
     ("The answer is 'C'.", "C", "C"),
     ("A:", "A", "A"),
@@ -147,6 +154,10 @@ def test_letters_of_the_published_rule_are_those_of_the_task() -> None:
     assert get_task("vnbench").parse("E", FRUIT, "published") is None
     # Six for LongVideoBench, however many options there are: read, and wrong.
     assert get_task("longvideobench").parse("F", FIVE, "published") == "F"
+    long = "{} the point of view of the man one cannot tell what comes next"
+    assert get_task("longvideobench").parse(long.format("From"), FIVE, "published") is None
+    assert get_task("longvideobench").parse(long.format("Even"), FIVE, "published") == "E"
+    assert get_task("longvideobench").parse("From here", FIVE, "published") == "F"
 
 
 def test_an_option_inside_another_is_not_meant() -> None:
@@ -165,16 +176,57 @@ def test_an_option_inside_another_is_not_meant() -> None:
         ("vnbench", "D.", "D"),
         ("vnbench", "I see. A", None),
         ("videomme", "Best answer: C", "B"),
-        # In front of the first closing bracket, and nothing else.
+        ("videomme", "Answer: B", "B"),
+        # The character in front of the first closing bracket; without one, nothing else.
         ("mlvu", "B) Red", "B"),
         ("mlvu", "(B) Red", "B"),
         ("mlvu", "B", "B"),
         ("mlvu", "B. Red", None),
-        ("mlvu", "Option B) Red", None),
+        ("mlvu", "Option B) Red", "B"),
+        ("mlvu", "Blue (the sky)", None),
+        ("mlvu", ") B", None),
     ],
 )
 def test_official_rules(task: str, text: str, letter: str | None) -> None:
     assert get_task(task).parse(text, FRUIT, "official") == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [("B) Red", "B"), ("B", "B"), ("(B) Red", None), ("Option B) Red", None), ("B. Red", None)],
+)
+def test_the_second_rule_of_mlvu(text: str, letter: str | None) -> None:
+    assert get_task("mlvu").parse(text, FRUIT, "official-alternative") == letter
+    with pytest.raises(ConfigError, match=r"vnbench has none .* Expected 'clean', .*'official'"):
+        get_task("vnbench").parse(text, FRUIT, "official-alternative")
+
+
+def test_video_mme_counts_answers_with_a_letter_only() -> None:
+    task, item = get_task("videomme"), replace(FRUIT, answer="B")
+    assert task.right(None, item, "official") is None
+    assert task.right("C", item, "official") is False
+    assert task.right("B", item, "official") is True
+    assert task.right(None, item, "published") is task.right(None, item) is False
+    assert get_task("mlvu").right(None, item, "official") is False
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "letter"),
+    [
+        (("", "yes", "no", ""), "", None),
+        (("", "yes", "no", ""), "yes", "B"),
+        (("p", "q", "", "r"), "C", "C"),
+        (("p", "q", "", "r"), " ", None),
+        (("p", "q", "", "r"), "<think>q</think>", None),
+        (("p", "q", "", "r"), "The answer is C.", "C"),
+        (("p", "q", "", "r"), "...", None),
+        (("p", "q", " ", "r"), "**", None),
+        (("cat", "a dog", "a dog", "fish"), "a dog", None),
+        (("cat", "a dog", "a dog", "fish"), "B. a dog", "B"),
+    ],
+)
+def test_blank_and_equal_options(options: tuple[str, ...], text: str, letter: str | None) -> None:
+    assert get_task("mlvu").parse(text, replace(FRUIT, options=options)) == letter
 
 
 def test_a_rule_that_guesses_is_not_offered() -> None:

@@ -1,14 +1,18 @@
 """The published files, read."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 
 from sttm.errors import ConfigError, VideoError, WriteError
 from sttm.evaluation.tasks import Item, get_task
-from sttm.evaluation.tasks.media import take_out
+from sttm.evaluation.tasks.media import length_of, take_out
+from sttm.video import write_video
 
 from . import published
 
@@ -145,6 +149,19 @@ def test_longvideobench(tmp_path: Path, write: Write) -> None:
     assert cut.groups == {"duration": "15", "task_type": "S2E"}
 
 
+def test_padding_of_longvideobench_is_no_option_and_a_blank_text_is(tmp_path: Path) -> None:
+    published.longvideobench_parquet(tmp_path)
+    table = tmp_path / "longvideobench/validation-00000-of-00001.parquet"
+    rows = pyarrow.parquet.read_table(table).to_pylist()
+    rows[0].update(option1="N/A", option3="", option4="N/A", correct_choice=3)
+    rows[1].update(option3=None, option4=None, correct_choice=2)
+    published.write_parquet(table, rows)
+    items = get_task("longvideobench").items(tmp_path)
+    assert items[0].options == ("text 0", "N/A", "text 2", "")
+    assert items[0].answer == "D"
+    assert items[1].options == ("text 0", "text 1", "text 2")
+
+
 def test_blanks_around_questions_and_options_stay(tmp_path: Path) -> None:
     """Models read them; answers and ids are compared without."""
     rows = published.vnbench_rows("1_ret_edit", "ret_edit")
@@ -161,14 +178,14 @@ def test_mlvu_keeps_videos_of_the_same_name_apart(tmp_path: Path) -> None:
     reading = get_task("mlvu").read(tmp_path)
     items = {item.question_id: item for item in reading.items}
     assert len(items) == 14
-    item = items["1_plotQA-movie101_66-1"]
+    item = items["1_plotQA-movie101_66-2"]
     assert item.video_id == "1_plotQA-movie101_66"
     assert item.video == tmp_path / "mlvu/video/1_plotQA/movie101_66.mp4"
     assert item.answer == "D"
     assert item.groups == {"task_type": "plotQA", "duration": "long"}
-    assert items["3_ego-movie101_66-0"].video is None
+    assert items["3_ego-movie101_66-1"].video is None
     assert [problem.kind for problem in reading.problems] == ["video"]
-    assert reading.notes == ["1 row left out: blank, or of no published answer"]
+    assert reading.notes == ["1 row left out: blank (json/7_topic_reasoning.json, row 3)"]
 
 
 @pytest.mark.parametrize("write", [published.nextqa, published.nextqa_csv], ids=["parquet", "csv"])
@@ -196,6 +213,45 @@ def test_egoschema_hides_answers(tmp_path: Path, write: Write) -> None:
     assert [item.question_id for item in labelled] == [published.EGO_IDS[0], published.EGO_IDS[2]]
     assert [item.answer for item in labelled] == ["D", "A"]
     assert {item.task for item in labelled} == {"egoschema-subset"}
+
+
+@pytest.mark.parametrize("hidden", [None, "", " ", float("nan")])
+def test_egoschema_copies_hide_answers_in_many_ways(tmp_path: Path, hidden: object) -> None:
+    published.egoschema_parquet(tmp_path)
+    table = tmp_path / "egoschema/MC/test-00000-of-00001.parquet"
+    rows = [{**row, "answer": hidden} for row in pyarrow.parquet.read_table(table).to_pylist()]
+    published.write_parquet(table, rows)
+    items = get_task("egoschema").items(tmp_path)
+    assert [item.answer for item in items] == ["D", None, "A"]
+
+
+def test_durations_go_by_the_videos(tmp_path: Path) -> None:
+    """In a folder or a zip; without a readable file by the length in the question file."""
+    rows = [
+        row
+        for sample in ("1_ret_edit", "2_ret_edit", "3_ret_edit")
+        for row in published.vnbench_rows(sample, "ret_edit", 59.9)
+    ]
+    published.write_json(tmp_path / "VNBench-main-4try.json", rows)
+    clip = tmp_path / "1_ret_edit.mp4"
+    write_video(np.zeros((61, 16, 16, 3), np.uint8), clip, fps=1)
+    with zipfile.ZipFile(tmp_path / "videos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(clip, "v/2_ret_edit.mp4")
+    published.touch(tmp_path / "3_ret_edit.mp4")
+    task = get_task("vnbench")
+    durations = [item.groups["duration"] for item in task.items(tmp_path)]
+    assert durations == ["medium"] * 8 + ["short"] * 4
+    assert not (tmp_path / ".videos").exists()
+    assert {item.groups["duration"] for item in task.items(tmp_path, videos=False)} == {"short"}
+    assert length_of(clip) == 61
+
+
+def test_nextqa_has_durations_where_the_videos_are(tmp_path: Path) -> None:
+    published.nextqa_csv(tmp_path)
+    clip = tmp_path / "nextqa/NExTVideo/4010069381.mp4"
+    write_video(np.zeros((121, 16, 16, 3), np.uint8), clip, fps=1)
+    durations = [item.groups.get("duration") for item in get_task("nextqa").items(tmp_path)]
+    assert durations == ["long", "long", None, None]
 
 
 CUSTOM = """\

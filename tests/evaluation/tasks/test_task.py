@@ -66,7 +66,9 @@ def test_letters_follow_the_options() -> None:
     three = Item("longvideobench", "q", "v", None, "Which?", ("x", "y", "z"), "A")
     two = Item("custom", "q", "v", None, "Which?", ("x", "y"), "A")
     five = Item("nextqa", "q", "v", None, "Which?", ("v", "w", "x", "y", "z"), "A")
-    assert get_task("longvideobench").prompt(three).startswith(HEAD.format("A, B, or C"))
+    assert get_task("videomme").prompt(three).startswith(HEAD.format("A, B, or C"))
+    # One too many, as the authors have it.
+    assert get_task("longvideobench").prompt(three).startswith(HEAD.format("A, B, C, or D"))
     assert get_task("custom").prompt(two).startswith(HEAD.format("A or B"))
     assert get_task("nextqa").prompt(five).startswith(HEAD.format("A, B, C, D, or E"))
 

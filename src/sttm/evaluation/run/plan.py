@@ -113,11 +113,12 @@ class EvalPlan:
             ConfigError: there are no features in the folder, or they do not fit.
         """
         from sttm.models import adapter_for
+        from sttm.models.configuration import ReductionConfig
 
         adapter = adapter_for(model)
         choices = self.choices()
         if self.setting.method is not None and self.layer is None:
-            choices["layer"] = min(adapter.layer, len(adapter.text.layers) - 1)
+            choices["layer"] = ReductionConfig.of(adapter, self.setting.method).layer
         if choices["positions"] == "auto":
             choices["positions"] = adapter.positions
         return {

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sttm.evaluation.tasks import Item, Task
 
 EMPTY = "empty answer"  # a kind of error
-# The published evaluation and the benchmarks' own find no letter in an empty text: it is wrong.
-_SCORES_EMPTY = ("published", "official")
+# The published evaluation and the benchmarks' own find no letter in an empty text.
+_SCORES_EMPTY = ("published", "official", "official-alternative")
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ def read_answer(task: Task, item: Item, text: str, parser: str | None) -> Read:
         task: of the question.
         item: the question.
         text: what the model wrote; with nothing in it an error. The parser says whether that is
-            scored: "published" and "official" have it wrong, as their sources do, for "clean" it is
-            no answer.
+            scored: only for "clean" it is no answer, the others have it wrong, as their sources do
+            (or leave it out, where those do).
         parser: see `Task.parse`; None for the task's own.
     """
     if text.strip():
         parsed = task.parse(text, item, parser)
-        return Read(parsed, task.right(parsed, item))
-    scored = (parser or task.parsing.default) in _SCORES_EMPTY
-    how = "counted as wrong, as this parser's source does" if scored else "not scored"
-    right = task.right(None, item) if scored else None
+        return Read(parsed, task.right(parsed, item, parser))
+    scores_empty = (parser or task.parsing.default) in _SCORES_EMPTY
+    right = task.right(None, item, parser) if scores_empty else None
+    how = "not scored" if right is None else "counted as wrong, as this parser's source does"
     return Read(None, right, EMPTY, f"the model wrote nothing; {how}.")

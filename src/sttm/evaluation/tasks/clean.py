@@ -234,7 +234,7 @@ def _exactly(reply: Reply, text: str) -> frozenset[str] | None:
         return None
     words = Words(plain).words
     for same in (
-        [o.letter for o in reply.options if o.text == spelt(text)],
+        [o.letter for o in reply.options if o.text and o.text == spelt(text)],
         [o.letter for o in reply.options if _bald(o.text) and _bald(o.text) == _bald(text)],
         [o.letter for o in reply.options if words and o.words == words and not numbered],
     ):

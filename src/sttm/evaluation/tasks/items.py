@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LETTERS = "ABCDEFGHIJ"
+SHORT, MEDIUM = 60, 120  # seconds: the authors of STTM call shorter videos "short" and "medium"
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,8 @@ class Item:
     def letters(self) -> str:
         """The letters of the options, e.g. ``"ABCD"``; empty for an open question."""
         return LETTERS[: len(self.options)]
+
+
+def duration_group(seconds: float) -> str:
+    """Name the length of a video as the authors of STTM do."""
+    return "short" if seconds < SHORT else "medium" if seconds < MEDIUM else "long"

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sttm.evaluation.tasks.items import LETTERS, Item
-from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, Media
+from sttm.evaluation.tasks.items import LETTERS, Item, duration_group
+from sttm.evaluation.tasks.media import SUBTITLE_SUFFIXES, Media, length_of
 from sttm.evaluation.tasks.tables import DataError, Problem, Row, rows_of
 from sttm.video.files import VIDEO_SUFFIXES
+
+TOLD = 5  # rows that a note names one by one
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Draft:
 
     Args:
         question_id, video_id, question, options, answer, groups, extra: see `Item`.
+        timed: the group "duration" goes by the video itself, where its file is there.
         video: name of the video file, with or without folders and suffix.
         video_parts: how many parts of its path have to be the same, see `Media.find`.
     """
@@ -67,6 +70,7 @@ class Draft:
     groups: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     video_parts: int = 1
+    timed: bool = False
 
 
 @dataclass
@@ -86,7 +90,7 @@ class ReaderState:
         return self._numbers[video_id] - 1
 
 
-Reader = Callable[[Row, ReaderState], Draft | None]  # None: the row is left out, and counted
+Reader = Callable[[Row, ReaderState], Draft | str]  # a text says why the row is left out
 
 
 def load(
@@ -109,19 +113,20 @@ def load(
     spoken = Media(folder, SUBTITLE_SUFFIXES) if subtitles and videos else None
     builder = _Builder(task, reading, folder, found, spoken, hidden_answers)
     state = ReaderState(_answers(layout, folder, reading.problems, needed=not hidden_answers))
-    left_out = 0
+    left_out: dict[str, list[str]] = {}  # places by reason
     for row in _rows(files, folder, reading.problems):
         try:
             draft = reader(row, state)
-            if draft is None:
-                left_out += 1
+            if isinstance(draft, str):
+                left_out.setdefault(draft, []).append(row.where)
             else:
                 builder.add(draft, row.where)
         except DataError as error:
             reading.problems.append(Problem(error.kind, row.where, error.text))
-    if left_out:
-        rows = "1 row" if left_out == 1 else f"{left_out} rows"
-        reading.notes.append(f"{rows} left out: blank, or of no published answer")
+    for reason, places in left_out.items():
+        rows = "1 row" if len(places) == 1 else f"{len(places)} rows"
+        where = f" ({'; '.join(places)})" if len(places) <= TOLD else ""
+        reading.notes.append(f"{rows} left out: {reason}{where}")
     for media in (found, spoken):
         for path in media.damaged if media else ():
             reading.problems.append(Problem("file", str(path), "is no zip, or is cut off"))
@@ -141,6 +146,7 @@ class _Builder:
     _seen: dict[str, str] = field(default_factory=dict)  # where each question id stands
     _names: dict[str, str] = field(default_factory=dict)  # file names by video id
     _paths: dict[str, Path | None] = field(default_factory=dict)  # found files by video id
+    _lengths: dict[str, float | None] = field(default_factory=dict)  # seconds by video id
 
     def add(self, draft: Draft, where: str) -> None:
         """Add an item.
@@ -149,6 +155,7 @@ class _Builder:
             DataError: the draft is wrong.
         """
         self._check(draft)
+        video = self._video(draft, where)
         self._seen[draft.question_id] = where
         self._names[draft.video_id] = draft.video
         self.reading.items.append(
@@ -156,11 +163,11 @@ class _Builder:
                 task=self.task,
                 question_id=draft.question_id,
                 video_id=draft.video_id,
-                video=self._video(draft, where),
+                video=video,
                 question=draft.question,
                 options=draft.options,
                 answer=draft.answer,
-                groups=dict(draft.groups),
+                groups={**draft.groups, **self._duration(draft, video)},
                 extra=dict(draft.extra),
                 subtitles=self.subtitles.find(draft.video) if self.subtitles else None,
             )
@@ -195,6 +202,15 @@ class _Builder:
                 text = f"got no file for video {shown}, expected one below the folder"
                 self.reading.problems.append(Problem("video", where, text))
         return self._paths[draft.video_id]
+
+    def _duration(self, draft: Draft, video: Path | None) -> dict[str, str]:
+        """Return the group of the video's own length; nothing if nobody asks or it is unknown."""
+        if video is None or not draft.timed:
+            return {}
+        if draft.video_id not in self._lengths:
+            self._lengths[draft.video_id] = length_of(video)
+        length = self._lengths[draft.video_id]
+        return {} if length is None else {"duration": duration_group(length)}
 
 
 def _is_file(path: Path) -> bool:

@@ -5,14 +5,19 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
+
+import av
 
 from sttm.errors import VideoError
 from sttm.files import cannot_write, replace_file
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 CACHE = ".videos"  # where videos go that were taken out of a zip, beside the zip
+_LOCAL = {"protocol_whitelist": "file"}  # whatever a file refers to
 _DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError)
 
 
@@ -116,6 +121,36 @@ def take_out(path: Path) -> Path:
     if not target.is_file():
         _extract(archive, member.as_posix(), target)
     return target
+
+
+def length_of(path: Path) -> float | None:
+    """Return how long a video is, by its header: the number of frames over their rate.
+
+    That is what decoders of whole files count. Nothing is decoded or taken out of a zip.
+
+    Args:
+        path: a file that `Media` found.
+
+    Returns:
+        seconds; None if it cannot be told.
+    """
+    try:
+        with ExitStack() as stack:
+            file: IO[bytes]
+            if path.is_file():
+                file = stack.enter_context(path.open("rb"))
+            else:
+                archive = next(p for p in path.parents if p.suffix.lower() == ".zip")
+                zipped = stack.enter_context(zipfile.ZipFile(archive))
+                file = stack.enter_context(zipped.open(path.relative_to(archive).as_posix()))
+            container = stack.enter_context(
+                av.open(file, options=_LOCAL, metadata_errors="replace")
+            )
+            stream = container.streams.video[0]
+            rate = stream.average_rate
+            return float(stream.frames / rate) if stream.frames and rate else None
+    except (*_DAMAGED, OSError, RuntimeError, IndexError, StopIteration, av.FFmpegError):
+        return None
 
 
 def _extract(archive: Path, member: str, target: Path) -> None:

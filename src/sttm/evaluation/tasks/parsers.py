@@ -3,17 +3,19 @@
 "clean" is ours, in `clean`: an explicit statement, a marked letter, or the text of one option;
 never a guess.
 "published" is the rule that the STTM paper's evaluation shares with Video-MME's script, with its
-quirks. "official" rules are those of the benchmarks.
+quirks. "official" rules are those of the benchmarks, "official-alternative" a second one that is in
+use for the same benchmark.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sttm.evaluation.tasks.clean import parse_clean
 from sttm.evaluation.tasks.items import Item
 
-# Two commas are missing in the published list: the last two entries are pairs that run together,
-# so that none of their four halves is ever removed. "Best answer: C" gives B.
+# Deleted in this order, wherever they stand; case matters. Two commas are missing in the published
+# list: two pairs run together, so that none of their four halves is ever removed as a whole. "Best
+# answer: C" gives B.
 PUBLISHED_PREFIXES = (
     "The best answer is",
     "The correct answer is",
@@ -21,19 +23,25 @@ PUBLISHED_PREFIXES = (
     "The answer",
     "The best option isThe correct option is",
     "Best answer:Best option:",
+    "Answer:",
+    "Option:",
+    "The correct answer",
+    "The correct option",
 )
+
+LONG = 10  # words
 
 
 def parse(
-    text: str, item: Item, parser: str, *, published_letters: str, official: str | None
+    text: str, item: Item, parser: str, *, published_letters: str, own: Mapping[str, str]
 ) -> str | None:
     """Read an answer; see `Task.parse`."""
     if not item.options:
         return parse_open(text, item)
     if parser == "published":
         return parse_published(text, published_letters)
-    if parser == "official" and official is not None:
-        return OFFICIAL_PARSERS[official](text, published_letters)
+    if parser in own:
+        return OFFICIAL_PARSERS[own[parser]](text, published_letters)
     return parse_clean(text, item)
 
 
@@ -48,13 +56,17 @@ def parse_open(text: str, item: Item) -> str | None:
 def parse_published(text: str, letters: str) -> str | None:
     """Take the first capital letter of an option anywhere, even inside a word: "Based on" gives B.
 
-    Source: the evaluation of the STTM paper, and ``eval_your_results.py`` of Video-MME.
+    Source: the evaluation of the STTM paper, and ``eval_your_results.py`` of Video-MME (the current
+    one; the older one lacks the last four prefixes).
     """
     rest = text.strip()
     for prefix in PUBLISHED_PREFIXES:
         rest = rest.replace(prefix, "")
+    # Of more than ten words it also gives up where none of the first five letters is: so "From what
+    # can be seen..." is no F in LongVideoBench, whose letters go on to F.
+    if len(rest.split()) > LONG and not re.search(f"[{letters[:5]}]", rest):
+        return None
     found = re.search(f"[{letters}]", rest)
-    # It also gives up on more than ten words without any letter, which finds none anyway.
     return found[0] if found else None
 
 
@@ -68,17 +80,30 @@ def parse_vnbench(text: str, letters: str) -> str | None:
 
 
 def parse_mlvu(text: str, letters: str) -> str | None:
-    """Take what stands in front of the first closing bracket, if it is a letter.
+    """Take the character in front of the first closing bracket; without one, the whole answer.
 
-    Source: ``check_ans`` of MLVU. Differs: an opening bracket in front of it is left out, which the
-    official prompt has already opened.
+    Source: ``check_ans`` of MLVU's template for any model, ``choice_bench.py``.
     """
-    head = text.split(")")[0].strip().removeprefix("(").strip()
-    return head if len(head) == 1 and head in letters else None
+    head, bracket, _ = text.strip().partition(")")
+    return _letter(head[-1:] if bracket else head, letters)
+
+
+def parse_mlvu_videochat(text: str, letters: str) -> str | None:
+    """Take everything in front of the first closing bracket, which has to be a letter.
+
+    Source: ``check_ans`` of MLVU's scripts for VideoChat and VideoChat2, whose answers begin behind
+    "Best option:(".
+    """
+    return _letter(text.strip().partition(")")[0], letters)
+
+
+def _letter(text: str, letters: str) -> str | None:
+    return text if len(text) == 1 and text in letters else None
 
 
 OFFICIAL_PARSERS: dict[str, Callable[[str, str], str | None]] = {
     "vnbench": parse_vnbench,
     "videomme": parse_published,
     "mlvu": parse_mlvu,
+    "mlvu-videochat": parse_mlvu_videochat,
 }

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from string import Formatter
+from string import Formatter, ascii_uppercase
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sttm.errors import ConfigError
 from sttm.evaluation.tasks.items import Item
@@ -24,6 +24,7 @@ class Prompt(BaseModel):
             and ``{slashed}`` ("A/B/C/D"); a brace is written twice.
         option: template of an option, with ``{letter}`` and ``{text}``.
         open: template for a question without options.
+        more_letters: how many letters ``{letters}`` and ``{slashed}`` name beyond the options.
         source: whose prompt it is.
     """
 
@@ -32,6 +33,7 @@ class Prompt(BaseModel):
     template: str
     option: str = "{letter}. {text}"
     open: str = "{question}"
+    more_letters: int = Field(default=0, ge=0, le=16)
     source: str = ""
 
     @field_validator("template", "open")
@@ -46,8 +48,8 @@ class Prompt(BaseModel):
 
     def render(self, item: Item) -> str:
         """Fill the template; braces in questions and options stay as they are."""
-        letters = item.letters
-        pairs = zip(letters, item.options, strict=True)
+        pairs = zip(item.letters, item.options, strict=True)
+        letters = ascii_uppercase[: len(item.options) + self.more_letters]
         lines = [self.option.format(letter=letter, text=text) for letter, text in pairs]
         return (self.template if item.options else self.open).format(
             question=item.question,

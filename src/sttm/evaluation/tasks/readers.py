@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from sttm.errors import unknown_name
-from sttm.evaluation.tasks.items import LETTERS
+from sttm.evaluation.tasks.items import LETTERS, duration_group
 from sttm.evaluation.tasks.loader import Draft, Reader, ReaderState
 from sttm.evaluation.tasks.tables import DataError, Row
 from sttm.video.files import VIDEO_SUFFIXES
 
-SHORT, MEDIUM = 60, 120  # seconds: the authors of STTM call shorter videos "short" and "medium"
 NOT_AVAILABLE = "N/A"  # pads the options of LongVideoBench's parquet files
+# Why rows of published files stay out.
+BLANK, NOT_PUBLISHED = "blank", "no published answer"
+NO_OPTION = "the answer is none of the options"
 CUSTOM_FIELDS = ("video", "question", "options", "answer", "id", "groups")
 
 
@@ -29,6 +31,7 @@ def vnbench(row: Row, state: ReaderState) -> Draft:
         options=options,
         answer=_vnbench_answer(row, options),
         groups=_type_and_duration(row, "type", "length"),
+        timed=True,  # some lengths in the file are not the videos'
         extra={"try": attempt},
     )
 
@@ -56,12 +59,10 @@ def longvideobench(row: Row, state: ReaderState) -> Draft:
     if "candidates" in row.values:
         options = row.texts("candidates")
     else:
-        last = max(
-            (i for i in range(5) if row.maybe(f"option{i}") not in (None, NOT_AVAILABLE)),
-            default=-1,
-        )
+        names = [f"option{i}" for i in range(5)]
+        last = max((i for i, name in enumerate(names) if not _padding(row, name)), default=-1)
         # In front of the last one it is a text like others: letters count all of them.
-        options = tuple(row.text(f"option{i}") for i in range(last + 1))
+        options = tuple(row.cell(name) for name in names[: last + 1])
     return Draft(
         question_id=question.rpartition("-")[2] if cut else question,
         video_id=whole.rpartition("-")[2] if cut else whole,
@@ -76,20 +77,24 @@ def longvideobench(row: Row, state: ReaderState) -> Draft:
     )
 
 
-def mlvu(row: Row, state: ReaderState) -> Draft | None:
-    """MLVU: a file per task, the answer as text; one row of the published files is blank."""
+def mlvu(row: Row, state: ReaderState) -> Draft | str:
+    """MLVU: a file per task, the answer as text.
+
+    In the published files a row is blank, and two have answers that are none of their options. Some
+    options are blank, and some come twice: the first one is the answer.
+    """
     if row.maybe("question") is None:
-        return None
+        return BLANK
     folder = row.file.stem
     video = row.text("video")
     name = f"{folder}-{_stem(video)}"
     options = row.texts("candidates")
-    answer = row.text("answer")
-    texts = _trimmed(options)
-    if texts.count(answer) != 1:
-        raise DataError(f"got the answer {answer!r}, expected one of {options}", "answer")
+    answer = row.cell("answer")
     groups = _type_and_duration(row, "question_type", "duration")
-    number = state.number(name)
+    number = state.number(name) + 1  # rows that stay out for their answer are counted, too
+    place = _place(answer, options)
+    if place is None:
+        return NO_OPTION
     return Draft(
         question_id=f"{name}-{number}",
         video_id=name,
@@ -98,7 +103,7 @@ def mlvu(row: Row, state: ReaderState) -> Draft | None:
         video_parts=2,
         question=row.text("question", exact=True),
         options=options,
-        answer=LETTERS[texts.index(answer)],
+        answer=LETTERS[place],
         groups=groups,
     )
 
@@ -106,7 +111,7 @@ def mlvu(row: Row, state: ReaderState) -> Draft | None:
 def nextqa(row: Row, state: ReaderState) -> Draft:
     """NExT-QA, multiple choice: options in columns a0 to a4, the answer an index."""
     video = row.text("video")
-    options = tuple(row.text(f"a{i}", exact=True) for i in range(5))
+    options = tuple(row.cell(f"a{i}") for i in range(5))
     return Draft(
         question_id=f"{video}_{row.text('qid')}",
         video_id=video,
@@ -115,6 +120,7 @@ def nextqa(row: Row, state: ReaderState) -> Draft:
         options=options,
         answer=letter_at(row, "answer", options),
         groups={"task_type": row.text("type")},
+        timed=True,
     )
 
 
@@ -124,10 +130,11 @@ def egoschema(row: Row, state: ReaderState) -> Draft:
     options = (
         strip_letters(row.texts("option"))
         if "option" in row.values
-        else tuple(row.text(f"option {i}", exact=True) for i in range(5))
+        else tuple(row.cell(f"option {i}") for i in range(5))
     )
-    own = row.values.get("answer")
-    known = Row({"answer": state.answers.get(name) if own is None else own}, row.file, row.number)
+    # Some copies hide answers with null, others with an empty text.
+    own = row.maybe("answer") or state.answers.get(name)
+    known = Row({"answer": own}, row.file, row.number)
     answer = letter_at(known, "answer", options) if known.maybe("answer") else None
     return Draft(
         question_id=name,
@@ -139,10 +146,10 @@ def egoschema(row: Row, state: ReaderState) -> Draft:
     )
 
 
-def egoschema_subset(row: Row, state: ReaderState) -> Draft | None:
+def egoschema_subset(row: Row, state: ReaderState) -> Draft | str:
     """EgoSchema, only the questions whose answers are published."""
     found = egoschema(row, state)
-    return found if found.answer is not None else None
+    return found if found.answer is not None else NOT_PUBLISHED
 
 
 def custom(row: Row, state: ReaderState) -> Draft:
@@ -185,11 +192,6 @@ READERS: dict[str, Reader] = {
 }
 
 
-def duration_group(seconds: float) -> str:
-    """Name the length of a video as the authors of STTM do."""
-    return "short" if seconds < SHORT else "medium" if seconds < MEDIUM else "long"
-
-
 def _type_and_duration(row: Row, kind: str, seconds: str) -> dict[str, str]:
     """Read two groups from the fields of these names; the length may be missing."""
     groups = {"task_type": row.text(kind)}
@@ -203,8 +205,9 @@ def strip_letters(options: Sequence[str]) -> tuple[str, ...]:
         re.match(rf"\(?{letter}[.):] ?(.*)", option, re.DOTALL)
         for letter, option in zip(LETTERS, options)
     ]
-    texts = [match[1] for match in found if match and match[1].strip()]
-    return tuple(texts) if len(texts) == len(options) else tuple(options)
+    texts = [match[1] for match in found if match]
+    stripped = len(texts) == len(options) and any(text.strip() for text in texts)
+    return tuple(texts) if stripped else tuple(options)
 
 
 def letter_at(row: Row, name: str, options: Sequence[str]) -> str:
@@ -251,6 +254,8 @@ def _custom_options(row: Row) -> tuple[str, ...]:
     if not row.values["options"]:
         raise DataError("got no options in 'options', expected two or more, or no such field")
     options = row.texts("options")
+    if not all(option.strip() for option in options):
+        raise DataError(f"got the options {options!r}, expected texts that are not blank")
     twice = [text for text, count in Counter(_trimmed(options)).items() if count > 1]
     if twice:
         raise DataError(f"got the option {twice[0]!r} twice, expected different ones")
@@ -277,6 +282,21 @@ def _custom_answer(row: Row, options: Sequence[str]) -> str | None:
         "option",
         "answer",
     )
+
+
+def _padding(row: Row, name: str) -> bool:
+    """Whether a column holds no option: a blank text is one."""
+    text = row.maybe(name)
+    gap = text is None and not isinstance(row.values.get(name), str)
+    return gap or text == NOT_AVAILABLE
+
+
+def _place(answer: str, options: Sequence[str]) -> int | None:
+    """Find the first option that is an answer, to the letter or else but for the blanks around."""
+    if answer in options:
+        return options.index(answer)
+    texts = _trimmed(options)
+    return texts.index(answer.strip()) if answer.strip() in texts else None
 
 
 def _trimmed(options: Sequence[str]) -> list[str]:

@@ -93,7 +93,7 @@ class Row:
         return str(value).strip() or None
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Return a list of texts, with the blanks around them.
+        """Return a list of texts, with the blanks around them; a text may be blank.
 
         Raises:
             DataError: there is none.
@@ -102,9 +102,21 @@ class Row:
         if isinstance(value, str) or not isinstance(value, Sequence) or not value:
             raise DataError(f"got {self._shown(name)}, expected a list of texts")
         rows = [Row({name: one}, self.file, self.number) for one in value]
-        if any(row.maybe(name) is None for row in rows):
-            raise DataError(f"got {self._shown(name)}, expected texts that are not blank")
-        return tuple(row.text(name, exact=True) for row in rows)
+        if any(row.maybe(name) is None and not isinstance(row.values[name], str) for row in rows):
+            raise DataError(f"got {self._shown(name)}, expected texts only")
+        return tuple(row.cell(name) for row in rows)
+
+    def cell(self, name: str) -> str:
+        """Return a text as it stands, which may be blank: a gap of a table is a blank text.
+
+        Raises:
+            DataError: there is no such field, or it holds no text.
+        """
+        value = self.values.get(name)
+        if isinstance(value, str):
+            return value
+        gap = name in self.values and (value is None or value != value)
+        return "" if gap else self.text(name, exact=True)
 
     def number_of(self, name: str) -> float | None:
         """Return a number, also one that is written as text; None if it is none."""
@@ -190,9 +202,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
         if twice:
             raise DataError(f"got the column {twice[0][:60]!r} twice, expected it once")
         for number, row in enumerate(lines, start=1):
-            extra = row.pop(None, None)  # what has no column
-            if extra is not None:
-                got = len(names) + len(extra)
+            got = len(names) + len(row.pop(None, ())) - list(row.values()).count(None)
+            if got != len(names):
                 yield number, DataError(f"got {got} columns, expected {len(names)}")
             else:
                 yield number, row

@@ -22,7 +22,7 @@ from sttm.evaluation.tasks.submission import Submission
 from sttm.video import Sampling, Video
 
 FOLDER = Path(__file__).parent
-PARSERS = ("clean", "published", "official")
+PARSERS = ("clean", "published", "official", "official-alternative")
 
 
 class _Frozen(BaseModel):
@@ -37,11 +37,22 @@ class Parsing(_Frozen):
         published_letters: what the authors' expression looks for, e.g. ``"ABCD"``.
         official: name of the benchmark's own rule in `OFFICIAL_PARSERS`; None if it has none, or
             one that guesses at random where it finds nothing.
+        alternative: a second one, where the benchmark's own scripts differ; None if they agree.
+        official_skips: the benchmark's own script leaves answers without a letter out of its
+            accuracy, instead of counting them as wrong.
     """
 
     default: str = "clean"
     published_letters: str = "ABCD"
     official: str | None = None
+    alternative: str | None = None
+    official_skips: bool = False
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The benchmark's own rules, by the name of the parser."""
+        named = {"official": self.official, "official-alternative": self.alternative}
+        return {parser: rule for parser, rule in named.items() if rule is not None}
 
     @field_validator("default")
     @classmethod
@@ -50,7 +61,7 @@ class Parsing(_Frozen):
             raise unknown_name("parser", value, PARSERS)
         return value
 
-    @field_validator("official")
+    @field_validator("official", "alternative")
     @classmethod
     def _known_official(cls, value: str | None) -> str | None:
         if value is not None and value not in OFFICIAL_PARSERS:
@@ -236,8 +247,9 @@ class Task(_Frozen):
         Args:
             text: the model's answer.
             item: what it was asked.
-            parser: "clean", "published" (the authors' of STTM, quirks included) or "official" (the
-                benchmark's own); None for the task's default.
+            parser: "clean", "published" (the authors' of STTM, quirks included), "official" (the
+                benchmark's own) or "official-alternative" (a second one of the benchmark); None for
+                the task's default.
 
         Returns:
             a letter; of an open question the text, as ``item.answer`` if it is that; None if there
@@ -249,22 +261,31 @@ class Task(_Frozen):
         name = parser or self.parsing.default
         if name not in PARSERS:
             raise unknown_name("parser", name, PARSERS)
-        if name == "official" and self.parsing.official is None and item.options:
+        own = self.parsing.own
+        if name.startswith("official") and name not in own and item.options:
             raise ConfigError(
-                f"parser: got 'official', which {self.name} has none of that always gives the same "
-                "answer. Expected 'clean' or 'published'."
+                f"parser: got {name!r}, which {self.name} has none of that always gives the same "
+                f"answer. Expected {', '.join(map(repr, ('clean', 'published', *own)))}."
             )
-        return parse(
-            text,
-            item,
-            name,
-            published_letters=self.parsing.published_letters,
-            official=self.parsing.official,
-        )
+        return parse(text, item, name, published_letters=self.parsing.published_letters, own=own)
 
-    def right(self, answer: str | None, item: Item) -> bool | None:
-        """Whether a parsed answer is right: no answer is wrong; None if the right one is hidden."""
-        return None if item.answer is None else answer == item.answer
+    def right(self, answer: str | None, item: Item, parser: str | None = None) -> bool | None:
+        """Say whether a parsed answer is right.
+
+        Args:
+            answer: what `parse` gave.
+            item: what was asked.
+            parser: what read it; see `parse`.
+
+        Returns:
+            False where there is no answer. None, which is not counted, if the right one is hidden,
+            or there is no answer and the benchmark's own script (the parser "official") leaves
+            those out.
+        """
+        skips = (parser or self.parsing.default) == "official" and self.parsing.official_skips
+        if item.answer is None or (answer is None and skips):
+            return None
+        return answer == item.answer
 
     def metrics(self, scored: Iterable[Scored], items: Iterable[Item] = ()) -> dict[str, Metric]:
         """Compute the task's metrics; the first is the one that the authors of STTM report.
