@@ -6,6 +6,7 @@ frame a list of vectors; token ``i`` is place ``i % P`` of frame ``i // P``.
 """
 
 import math
+from fractions import Fraction
 from itertools import combinations, pairwise
 
 import torch
@@ -115,7 +116,7 @@ def vidcom2_kept(
     places = len(frames[0])
     if isinstance(keep, float):
         counts = [min(places, round(round(s * keep * places, 9))) for s in share]
-        total = max(1, math.floor(keep * len(every)))
+        total = max(1, _part_of(len(every), keep))
     else:
         steps = [((k + 0.5) / (s * places), t) for t, s in enumerate(share) for k in range(places)]
         counts = [0] * len(frames)
@@ -133,6 +134,11 @@ def vidcom2_kept(
     while len(kept) < total:
         kept.append(min((i for i in range(len(flat)) if i not in kept), key=lambda i: (flat[i], i)))
     return sorted(kept)
+
+
+def _part_of(total: int, ratio: float) -> int:
+    """Return ``floor(ratio * total)`` of the decimal number that the ratio is written as."""
+    return math.floor(Fraction(str(ratio)) * total)
 
 
 def _variance(values: list[float]) -> float:
@@ -237,7 +243,7 @@ def prunevid_groups(
         neighbours: points that a density is measured on, each point itself included.
     """
     places = len(frames[0])
-    clusters = max(1, math.floor(ratios[0] * len(frames)))
+    clusters = max(1, _part_of(len(frames), ratios[0]))
     starts = lasting_runs(density_peaks([mean(frame) for frame in frames], neighbours, clusters))
     groups = []
     for start, end in zip(starts, [*starts[1:], len(frames)], strict=True):
@@ -249,7 +255,7 @@ def prunevid_groups(
         for members in sets:
             if not members:
                 continue
-            count = max(1, math.floor(ratios[1] * len(members)))
+            count = max(1, _part_of(len(members), ratios[1]))
             if len(members) <= 14:
                 count = len(members)
             centre = density_peaks([mean(vectors) for _, vectors in members], neighbours, count)
