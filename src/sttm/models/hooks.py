@@ -13,6 +13,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from sttm.errors import ConfigError
+from sttm.methods.base import Method
 from sttm.models.adapter import Adapter, note_videos
 from sttm.models.attention_scores import TowerRecorder
 from sttm.models.configuration import ReductionConfig
@@ -46,30 +47,32 @@ class _State:
     """What one thread does under a reduction.
 
     Args:
-        own: whether what is in force is for this thread alone.
-        reduction: what is, if it is its own; None: nothing is reduced.
+        reduction: the one in force.
         forward: the forward pass that the thread is in.
         waiting: whether it has encoded a video that no forward pass was given yet.
     """
 
-    own: bool = False
-    reduction: Reduction | None = None
+    reduction: Reduction
     forward: ForwardPass | None = None
     waiting: bool = False
 
 
 class _Thread(threading.local):
-    """What one thread does: an object, since the dynamo cannot write to a thread itself.
+    """What each thread does; no context variable, since older dynamos cannot trace those.
 
-    Not a context variable: older dynamos cannot trace those.
+    The state is an object, since the dynamo cannot write to a thread itself.
 
+    Args:
+        reduction: in force in every thread; None if there is none.
     """
 
-    def __init__(self) -> None:
-        self.state = _State()
+    def __init__(self, reduction: Reduction | None = None) -> None:
+        self.reduction = reduction
+        self.state = None if reduction is None else _State(reduction)
+        self.in_block = False
 
     def __reduce__(self) -> Any:
-        return type(self), ()  # a copy of the model is in no forward pass
+        return type(self), (self.reduction,)  # a copy of the model is in no forward pass
 
 
 class ModelHooks:
@@ -85,11 +88,10 @@ class ModelHooks:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.signatures = read_signatures(adapter)
-        self.attached: Reduction | None = None
         self._users = 0
         self._handles: list[Any] = []
         self._shared = _Thread()  # under the reduction that is attached
-        self._own = _Thread()  # under one that is in force in this thread alone
+        self._own = _Thread()  # in a block of this thread alone
         self._tower: TowerRecorder | None = None
         self._encoder_before: Any = None
 
@@ -118,13 +120,18 @@ class ModelHooks:
                 self._remove()
 
     @property
+    def attached(self) -> Reduction | None:
+        """The reduction in force for all threads; None if there is none."""
+        return self._shared.reduction
+
+    @property
     def lock(self) -> Any:
         """The reentrant lock of the model."""
         with _GUARD:
             return _LOCKS.setdefault(self.adapter.base, threading.RLock())
 
     def configure(
-        self, method: Any, layer: int | None = None, positions: str = "auto"
+        self, method: Method, layer: int | None = None, positions: str = "auto"
     ) -> ReductionConfig:
         """Check what a user asks for; see `ReductionConfig.of`.
 
@@ -155,12 +162,13 @@ class ModelHooks:
                     "Call detach() on the first attachment, or leave its with-block. Threads share "
                     "one attachment."
                 )
-            self.attached, self._shared = Reduction(config), _Thread()
-            return self.attached
+            reduction = Reduction(config)
+            self._shared = _Thread(reduction)
+            return reduction
 
     def detach(self) -> None:
         """Take off what :meth:`attach` has put in force."""
-        self.attached = None
+        self._shared = _Thread()
 
     def refuse_attached(self) -> None:
         """Refuse a model that something is attached to: a chat reduces videos itself.
@@ -186,11 +194,13 @@ class ModelHooks:
         with self.lock:
             self.refuse_attached()
             reduction = None if config is None else Reduction(config)
-            before, self._own.state = self._own.state, _State(True, reduction)
+            own = self._own
+            before = own.in_block, own.state
+            own.in_block, own.state = True, None if reduction is None else _State(reduction)
             try:
                 yield reduction
             finally:
-                self._own.state = before
+                own.in_block, own.state = before
 
     def encoded(self, call: tuple[tuple[Any, ...], dict[str, Any]], output: ModelOutput) -> None:
         """Behind the encoder: note the grids of its videos, and what the tower attended to."""
@@ -198,7 +208,7 @@ class ModelHooks:
         if state is None:
             return
         videos = self.adapter.encoded(arguments, output)
-        if self._tower is not None and self._config(state).needs_tower:
+        if self._tower is not None and state.reduction.config.needs_tower:
             seen = self._tower.per_video([video.grid for video in videos], arguments)
             videos = [replace(v, tower_attention=each) for v, each in zip(videos, seen)]
         note_videos(output, videos)
@@ -210,24 +220,13 @@ class ModelHooks:
     def recording(self) -> Any:
         """Measure the tower's attention in a ``with`` block, if the method in force reads it."""
         state = self._state()
-        if state is None or self._tower is None or not self._config(state).needs_tower:
+        if state is None or self._tower is None or not state.reduction.config.needs_tower:
             return contextlib.nullcontext()
         return self._tower.recording()
 
     def _state(self) -> _State | None:
         """Return what this thread does under the reduction in force; None if none is."""
-        own = self._own.state
-        if own.own:
-            return None if own.reduction is None else own
-        return None if self.attached is None else self._shared.state
-
-    def _reduction(self, state: _State) -> Reduction | None:
-        return self.attached if state.reduction is None else state.reduction
-
-    def _config(self, state: _State) -> ReductionConfig:
-        reduction = self._reduction(state)
-        assert reduction is not None
-        return reduction.config
+        return self._own.state if self._own.in_block else self._shared.state
 
     def _install(self) -> None:
         adapter, text = self.adapter, self.adapter.text
@@ -267,7 +266,7 @@ class ModelHooks:
         state.forward = self._pass(state, arguments)
 
     def _pass(self, state: _State, arguments: dict[str, Any] | None) -> ForwardPass:
-        config = self._config(state)
+        config = state.reduction.config
         return ForwardPass(self.adapter, config, self.signatures, arguments, state.waiting)
 
     def _after_model(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -296,9 +295,7 @@ class ModelHooks:
         if output is None:
             return None
         if forward.reports:
-            reduction = self._reduction(state)
-            assert reduction is not None
-            reduction.reports = forward.reports
+            state.reduction.reports = forward.reports
         return forward.leave_text(output)
 
     def _after_rotary(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
