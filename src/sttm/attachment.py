@@ -1,6 +1,5 @@
 """Attach a reduction method to a transformers model, and take it off again without a trace."""
 
-from types import TracebackType
 from typing import Any
 
 from sttm.methods.base import Method
@@ -102,10 +101,5 @@ class Attachment:
     def __enter__(self) -> "Attachment":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.detach()

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from os import PathLike
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -105,12 +104,7 @@ class VideoChat:
     def __enter__(self) -> "VideoChat":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property

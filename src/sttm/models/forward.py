@@ -184,8 +184,10 @@ class ForwardPass:
     ) -> torch.Tensor:
         """At the reduction's layer: return the shorter sequence, and keep what follows from it."""
         prompt.check_length(hidden)
-        if prompt.rows or kept_layer(cache, self.config.layer) is not None:
-            refuse_unsupported(self.adapter, prompt, cache, call)
+        kept = kept_layer(cache, self.config.layer)
+        if not prompt.rows and kept is None:
+            return hidden
+        refuse_unsupported(self.adapter, prompt, cache, call)
         hidden, self.short, self.reports = shorten(
             self.adapter,
             self.config,
@@ -193,6 +195,7 @@ class ForwardPass:
             prompt,
             hidden,
             cache,
+            kept,
             self._rotary,
             self._scores,
         )

@@ -8,6 +8,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.methods.base import VideoFeatures
 from sttm.models import transformers_api as api
 from sttm.models.adapter import Adapter, VideoSpan
 from sttm.models.attention_scores import Past, last_token_attention
@@ -42,9 +43,10 @@ def shorten(
     prompt: Prompt,
     hidden: torch.Tensor,
     cache: Cache | None,
+    kept: ReducedLayer | None,
     rotary: Sequence[RotaryCall],
     scores: PromptScores | None,
-) -> tuple[torch.Tensor, ShortInputs | None, list[VideoReport]]:
+) -> tuple[torch.Tensor, ShortInputs, list[VideoReport]]:
     """Reduce the videos of a forward pass, and prepare the inputs of this layer and all above.
 
     Args:
@@ -54,20 +56,17 @@ def shorten(
         prompt: what the forward pass carries.
         hidden: ``(B, N, C)``, the input of layer ``config.layer``.
         cache: as it was before this layer; None if there is none.
+        kept: a layer of it that holds a reduced video, see `kept_layer`.
         rotary: the calls of the rotary embedding so far.
         scores: the prompt's attention, if the method reads it.
 
     Returns:
         the shorter ``(B, L, C)``, what the layers must get differently, and a report of each video.
-        All as they were, None and empty if neither prompt nor cache holds a video.
 
     Raises:
-        ConfigError: the cache was reduced in front of another layer, or a plan does not fit.
+        ConfigError: a plan does not fit.
         UnsupportedModelError: a mask, cache or kind of attention that cannot follow.
     """
-    kept = kept_layer(cache, config.layer)
-    if not prompt.rows and kept is None:
-        return hidden, None, []
     cached, new = split_padding(prompt.mask, prompt.past, hidden.shape[1])
     start, reduction, reports = now(hidden.device), None, list[VideoReport]()
     if prompt.rows:
@@ -223,7 +222,7 @@ def _features(
     span: VideoSpan,
     attention: torch.Tensor | None,
     row: int,
-) -> Any:
+) -> VideoFeatures:
     """Take one video out of a row ``(N, C)``, with the attention that its method reads."""
     index = span.index.to(hidden.device)
     # Features may have been encoded for several methods, one of which asked for more.
