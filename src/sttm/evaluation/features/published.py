@@ -18,6 +18,7 @@ from sttm.chat import VideoChat
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from sttm.evaluation.features.safe_pickle import FAILURES, load_tensors, read_pickle
 from sttm.evaluation.features.stored import EncodedFrames, Processed, without_pixels
+from sttm.models.adapter import note_videos
 from sttm.models.transformers_api import POOLED, VIDEO_GRID, EncoderOutput
 from sttm.video import Sampling, Video
 
@@ -276,7 +277,7 @@ def _qwen2_vl(chat: VideoChat, merged: torch.Tensor, metadata: _Metadata) -> Enc
         raise metadata.wrong("features", _shown(merged), f"{wanted} of {VIDEO_GRID}")
     tokens = merged.flatten(0, 2).to(chat.model.device, chat.model.dtype)
     features: Any = EncoderOutput(**{POOLED: (tokens,)})
-    features.sttm_videos = chat.adapter.encoded({VIDEO_GRID: grid}, features)
+    note_videos(features, chat.adapter.encoded({VIDEO_GRID: grid}, features))
     frames, fps = steps * step, metadata.number("video_sample_fps")
     patch = config.vision_config.patch_size
     # The published frame_time has only its first entry; the frames' rate tells them all.

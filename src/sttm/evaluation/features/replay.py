@@ -20,6 +20,7 @@ from sttm.evaluation.features.stored import (
     metadata_values,
     without_pixels,
 )
+from sttm.models.adapter import note_videos
 from sttm.models.transformers_api import PIXELS
 from sttm.video import Video
 
@@ -139,10 +140,11 @@ def replay(chat: VideoChat, frames: EncodedFrames, context: str = "") -> Encoded
     features = copy.copy(frames.features)
     for name, value in features.items():
         features[name] = _to(value, device)
-    features.sttm_videos = [
+    videos = [
         replace(span, tower_attention=_to(span.tower_attention, device))
         for span in frames.features.sttm_videos
     ]
+    note_videos(features, videos)
     processor = _ReplayedProcessor(chat.processor, frames.processed)
     prefix, tensors = chat.open(frames.video, context, processor=processor)
     inputs = model_inputs(chat.model, tensors)

@@ -15,6 +15,7 @@ from sttm.errors import VideoError
 from sttm.files import in_utf8
 from sttm.grid import VideoGrid
 from sttm.models import VideoLayout
+from sttm.models.adapter import note_videos
 from sttm.models.transformers_api import ENCODER_FIELDS, EncoderOutput
 from sttm.video import Sampling, Video
 
@@ -149,7 +150,7 @@ def from_bytes(content: bytes, path: object) -> EncodedFrames:
         features: Any = EncoderOutput(
             **{name: _put_together(place, tensors) for name, place in header.fields.items()}
         )
-        features.sttm_videos = [
+        videos = [
             VideoLayout(
                 span.grid,
                 span.extra,
@@ -157,6 +158,7 @@ def from_bytes(content: bytes, path: object) -> EncodedFrames:
             )
             for place, span in enumerate(header.videos)
         ]
+        note_videos(features, videos)
         processed = {name: tensors[f"processed.{name}"] for name in header.processed}
     except (SafetensorError, ValidationError, ValueError, KeyError, RecursionError) as error:
         first = str(error).partition("\n")[0]
