@@ -257,6 +257,20 @@ def test_groups_follow_their_first_tokens() -> None:
     assert plan.anchor.tolist() == [0, 2, 4]
 
 
+@pytest.mark.parametrize(
+    "label", [torch.tensor([0, -2]), torch.tensor([0.0, 1.0]), torch.tensor([[0, 1]]), [0, 1]]
+)
+def test_labels_that_are_none_are_refused(label: Any) -> None:
+    with pytest.raises(ConfigError, match="label"):
+        MergePlan.from_labels(label)
+
+
+def test_no_labels_are_refused_and_large_ones_cost_nothing() -> None:
+    with pytest.raises(ConfigError, match="0 of 0 tokens"):
+        MergePlan.from_labels(torch.empty(0, dtype=torch.int64))
+    assert MergePlan.from_labels(torch.tensor([2**62, 0, 2**62])).group.tolist() == [0, 1, 0]
+
+
 def test_groups_stand_at_the_token_that_they_name() -> None:
     plan = MergePlan.from_anchors(torch.tensor([2, 1, 2, -1, 1, 5]))
     assert plan.group.tolist() == [1, 0, 1, -1, 0, 2]

@@ -17,9 +17,6 @@ __all__ = ["MergePlan"]
 _PIECE = 2**27
 
 
-_DTYPES = {"group": torch.int64, "weight": torch.float32, "anchor": torch.int64}
-
-
 @dataclass(frozen=True, eq=False)
 class MergePlan:
     """Turns ``N`` input tokens into ``M`` output tokens; a linear map with one nonzero per input.
@@ -114,7 +111,8 @@ class MergePlan:
         Raises:
             ConfigError: as :meth:`check`.
         """
-        _check_places("kept", kept, 0, num_tokens)
+        _check_axes({"kept": kept})
+        _check_range("kept", kept, 0, num_tokens)
         group = torch.full((num_tokens,), -1, device=kept.device)
         group[kept] = torch.arange(kept.shape[0], device=kept.device)
         return cls.from_groups(group, kept)
@@ -130,9 +128,12 @@ class MergePlan:
         Raises:
             ConfigError: as :meth:`check`.
         """
-        token = torch.arange(label.shape[0], device=label.device)
-        place = label + 1
-        first = torch.full((int(place.max()) + 1,), label.shape[0], device=label.device)
+        _check_axes({"label": label})
+        if len(label) and int(label.min()) < -1:
+            raise ConfigError(f"MergePlan.label: got {int(label.min())}, expected -1 or more.")
+        token = torch.arange(len(label), device=label.device)
+        found, place = torch.unique(label, return_inverse=True)
+        first = token.new_full((len(found),), len(label))
         first = first.scatter_reduce_(0, place, token, "amin")[place]
         return cls.from_anchors(torch.where(label >= 0, first, -1), weight)
 
@@ -147,7 +148,8 @@ class MergePlan:
         Raises:
             ConfigError: as :meth:`check`.
         """
-        _check_places("label", label, -1, label.shape[0] if label.ndim else 0)
+        _check_axes({"label": label})
+        _check_range("label", label, -1, len(label))
         named = label[label >= 0]
         if not torch.equal(label[named], named):
             raise ConfigError(
@@ -285,10 +287,11 @@ class MergePlan:
 def _check_axes(parts: Mapping[str, torch.Tensor]) -> None:
     """Check the dtypes and that there is one axis each."""
     for name, value in parts.items():
-        if not isinstance(value, torch.Tensor) or value.ndim != 1 or value.dtype != _DTYPES[name]:
+        dtype = torch.float32 if name == "weight" else torch.int64
+        if not isinstance(value, torch.Tensor) or value.ndim != 1 or value.dtype != dtype:
             is_tensor = isinstance(value, torch.Tensor)
             got = f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else repr(type(value))
-            raise ConfigError(f"MergePlan.{name}: got {got}, expected one axis of {_DTYPES[name]}.")
+            raise ConfigError(f"MergePlan.{name}: got {got}, expected one axis of {dtype}.")
 
 
 def _check_groups(group: torch.Tensor, anchor: torch.Tensor) -> None:
@@ -310,13 +313,10 @@ def _check_groups(group: torch.Tensor, anchor: torch.Tensor) -> None:
         raise ConfigError("MergePlan.anchor: expected anchor m to be a token of group m.")
 
 
-def _check_places(name: str, value: torch.Tensor, least: int, end: int) -> None:
-    """Refuse what is no row of integers from ``least`` on and below ``end``."""
-    if not isinstance(value, torch.Tensor) or value.ndim != 1 or value.dtype != torch.int64:
-        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else value
-        raise ConfigError(f"MergePlan, {name}: got {got!r}, expected a 1-D int64 tensor.")
+def _check_range(name: str, value: torch.Tensor, least: int, end: int) -> None:
+    """Refuse integers below ``least``, or not below ``end``."""
     if len(value) and not least <= int(value.min()) <= int(value.max()) < end:
         raise ConfigError(
-            f"MergePlan, {name}: got {int(value.min())} to {int(value.max())}, expected {least} to "
+            f"MergePlan.{name}: got {int(value.min())} to {int(value.max())}, expected {least} to "
             f"{end - 1}."
         )
