@@ -32,8 +32,8 @@ PUBLIC = {
     "sttm.grid": "VideoGrid",
     "sttm.methods": """EVS STTM DecodePruning DyCoke DyCokeStage1 FastV FastVID FrameFusion
         HoliTom Identity Method MethodInfo OctreeMerge PruneVidMerge RandomTokens Signal
-        SingleGranularity ToMe TokenPruner UniformFrames VidCom2 VideoFeatures VisionZip get_method
-        list_methods register""",
+        SimpleCluster SingleGranularity ToMe TokenPruner UniformFrames VidCom2 VideoFeatures
+        VisionZip get_method list_methods register""",
     "sttm.models": """Adapter Positions VideoLayout VideoSpan adapter_for list_models
         register_family""",
     "sttm.nano": """NANO_LAYER NANO_POSITIONS Clip Needle Question load make_clip make_questions

@@ -18,8 +18,8 @@ def test_it_decides_as_the_authors_code(case: dict[str, Any]) -> None:
 def test_every_method_from_a_paper_is_compared() -> None:
     compared = {case["method"].removesuffix("_vllm") for case in field.CASES}
     ours = {"sttm", "single", "random", "uniform", "identity"}  # sttm: tests/ops/test_parity.py
-    # dycoke plans as dycoke1.
-    assert compared == {info.name for info in list_methods()} - ours - {"dycoke"}
+    # dycoke plans as dycoke1; of simplecluster no numbers are known.
+    assert compared == {info.name for info in list_methods()} - ours - {"dycoke", "simplecluster"}
 
 
 def test_a_difference_is_told() -> None:

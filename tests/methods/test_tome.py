@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import ToMe, VideoFeatures
-from sttm.ops import bipartite, naive_field
+from sttm.ops import naive_field, similarity
 from tests.methods.field_cases import (
     assert_same,
     drifting,
@@ -59,7 +59,7 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     grid = VideoGrid(6, 4, 4)
     x = drifting(grid)
     whole = ToMe(keep=0.2).plan(VideoFeatures(x, grid))
-    monkeypatch.setattr(bipartite, "_CHUNK", 100)
+    monkeypatch.setattr(similarity, "_CHUNK", 100)
     assert_same(whole, ToMe(keep=0.2).plan(VideoFeatures(x, grid)))
 
 

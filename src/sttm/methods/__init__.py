@@ -13,6 +13,7 @@ from sttm.methods.octree import OctreeMerge
 from sttm.methods.prunevid import PruneVidMerge
 from sttm.methods.random import RandomTokens
 from sttm.methods.registry import MethodInfo, get_method, list_methods, register
+from sttm.methods.simplecluster import SimpleCluster
 from sttm.methods.single import SingleGranularity
 from sttm.methods.sttm import STTM
 from sttm.methods.tome import ToMe
@@ -37,6 +38,7 @@ __all__ = [
     "PruneVidMerge",
     "RandomTokens",
     "Signal",
+    "SimpleCluster",
     "SingleGranularity",
     "ToMe",
     "TokenPruner",

@@ -10,6 +10,8 @@ import torch
 # Rows are multiplied in pieces whose temporary stays in a CPU's cache, or is small beside a GPU.
 _CPU_PIECE = 2**20
 _GPU_PIECE = 2**27
+# Similarities held at once: 32 MiB in float32.
+_CHUNK = 2**23
 # Squared norms outside this range are rescaled, so that their products fit float32.
 SAFE_SQUARE = (1e-16, 1e16)
 
@@ -112,3 +114,31 @@ def paired_cosines(x: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> t
     if needs_rescaling(square):
         return paired_cosines(rescaled(x), one, other)
     return cosines(paired_products(x, one, x, other, 1), square[one], square[other])
+
+
+def unit_rows(x: torch.Tensor) -> torch.Tensor:
+    """Return the rows of ``(n, C)`` in float32, of length 1; zeros stay zeros."""
+    square = products(x, x, 1)
+    if needs_rescaling(square):
+        return unit_rows(rescaled(x))
+    return x.float() * torch.where(square > 0, square.rsqrt(), 0.0).float()
+
+
+def most_similar_rows(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Find for every row the one of ``other`` with the largest inner product.
+
+    In chunks, never the whole matrix. No matmul setting of the user (TF32, bfloat16) makes it less
+    precise.
+
+    Args:
+        x: ``(n, C)`` float32.
+        other: ``(m, C)`` float32.
+
+    Returns:
+        ``(n,)`` int64 in [0, m); of equal products the first.
+    """
+    safe = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    dtype = torch.float32 if safe else torch.float64
+    step = max(1, _CHUNK // other.shape[0])
+    columns = other.to(dtype).mT.contiguous()
+    return torch.cat([(part.to(dtype) @ columns).argmax(1) for part in torch.split(x, step)])
