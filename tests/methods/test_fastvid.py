@@ -114,10 +114,10 @@ def test_by_hand() -> None:
     method = FastVID(4, segments=1, similarity=-1.0, density=0.7, neighbours=2)
     plan = method.plan(VideoFeatures(x, VideoGrid(2, 2, 2), tower_attention=attention))
     # Two tokens a frame, floor(0.7 * 2) = 1 of them an anchor. Of 5, 6 and 7 the densest are 5 and
-    # 7, next to each other; 5 counts as denser, and 6 is farther from it than 7.
-    assert plan.anchor.tolist() == [0, 4, 5, 6]
+    # 7, each other's nearest: none is denser than the other.
+    assert plan.anchor.tolist() == [0, 4, 5, 7]
     assert plan.group.tolist() == [0, 3, 3, 3, 1, 2, 3, 3]
-    assert plan.weight.tolist() == pytest.approx([1, 0.08, 0.08, 0.08, 1, 1, 0.68, 0.08])
+    assert plan.weight.tolist() == pytest.approx([1, 0.08, 0.08, 0.08, 1, 1, 0.08, 0.68])
 
 
 def test_what_a_plan_cannot_express_is_several_groups_per_token() -> None:

@@ -176,7 +176,8 @@ def tome_groups(tokens: list[Vector], count: int) -> dict[int, list[int]]:
 def density_peaks(points: list[Vector], neighbours: int, count: int) -> list[int]:
     """Return the centre (a point) of every point's DPC-KNN cluster.
 
-    Density is measured on ``neighbours`` points, the point itself, at no distance, included.
+    Density is measured on ``neighbours`` points, the point itself, at no distance, included. Of
+    equal points the first counts as denser.
     """
     n, channels = len(points), len(points[0])
     square = [[squared_distance(a, b) / channels for b in points] for a in points]
@@ -188,7 +189,7 @@ def density_peaks(points: list[Vector], neighbours: int, count: int) -> list[int
         denser = [
             math.sqrt(square[i][j])
             for j in range(n)
-            if density[j] > density[i] or (density[j] == density[i] and j < i)
+            if density[j] > density[i] or (points[j] == points[i] and j < i)
         ]
         separation.append(min(denser) if denser else math.sqrt(max(map(max, square))))
     centres = best([d * s for d, s in zip(density, separation, strict=True)], count)
