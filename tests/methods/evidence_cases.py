@@ -167,7 +167,8 @@ def peaks(points: torch.Tensor, neighbours: int, count: int) -> list[int]:
     density = [-sum(sorted(row)[1:used]) / used for row in far]
     score = []
     for i in range(n):
-        denser = [far[i][j] for j in range(n) if (density[j], -j) > (density[i], -i)]
+        first = [j < i and far[i][j] == 0 for j in range(n)]  # of equal points
+        denser = [far[i][j] for j in range(n) if density[j] > density[i] or first[j]]
         nearest = min(denser or [max(map(max, far))])
         score.append(density[i] + 0.5 * torch.tensor(nearest).log().item())
     return best(score, count)

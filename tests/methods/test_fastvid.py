@@ -1,6 +1,7 @@
 """FastVID: segments, salient tokens, and anchors that absorb the rest."""
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -41,11 +42,20 @@ def slow(case: Case, method: FastVID) -> dict[int, dict[int, float]]:
     bounds = [*starts, case.grid.frames]
     lengths = [b - a for a, b in itertools.pairwise(bounds)]
     budget = token_budget(method.keep, case.grid.num_tokens)
-    dense = int(budget // case.grid.frames * method.density + 1e-9)  # of a frame, on average
-    for start, length, count in zip(starts, lengths, proportional(lengths, budget)):
+    for each_frame in (budget // case.grid.frames + 1, budget // case.grid.frames):
+        dense = int(each_frame * method.density + 1e-9)
+        anchor_frames = [math.ceil(length / method.interval) for length in lengths]
+        anchors_each = [dense * n // m for n, m in zip(lengths, anchor_frames)]
+        theirs = [
+            (each_frame - dense) * length + each * m
+            for length, each, m in zip(lengths, anchors_each, anchor_frames)
+        ]
+        if sum(theirs) == budget:
+            break
+    counts = [a + b for a, b in zip(theirs, proportional(lengths, budget - sum(theirs)))]
+    for start, length, count, each in zip(starts, lengths, counts, anchors_each):
         frames = [list(range(f * n, f * n + n)) for f in range(start, start + length)]
         sampled = [length - 1 - i for i in range(0, length, method.interval)]
-        each = dense * length // len(sampled)
         salient: list[int] = []
         for tokens, number in zip(frames, even_split(count - each * len(sampled), length)):
             salient += [tokens[i] for i in best([case.tower[t] for t in tokens], number)]
@@ -107,6 +117,24 @@ def test_against_the_slow_twin(method: FastVID) -> None:
         assert_groups(plan, slow(case, method))
 
 
+def test_a_count_of_the_authors_is_split_as_theirs() -> None:
+    """Ten frames of three tokens, one of which is an anchor: 29, since five frames lose one.
+
+    Their five anchors are two on each of two anchor frames.
+    """
+    grid = VideoGrid(10, 2, 5)
+    x = torch.zeros(10, 10, 12)
+    x[:5, :, 0], x[5:, :, 1] = 9.0, 9.0  # a cut behind frame 4
+    x[5:7, :, 2] = 9.0  # and behind frame 6
+    x += 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    attention = torch.rand(100, generator=torch.Generator().manual_seed(1))
+    video = VideoFeatures(x.flatten(0, 1), grid, tower_attention=attention)
+    plan = FastVID(29, segments=1).plan(video)
+    assert plan.info["segments"].tolist() == [0, 5, 7]
+    counts = (plan.anchor // 10).bincount()
+    assert counts.tolist() == [4, 2, 2, 2, 4, 2, 4, 2, 2, 5]
+
+
 def test_by_hand() -> None:
     """Two frames, one segment: a salient token each, two anchors in the last for all others."""
     x = torch.tensor([[0.0, 5], [1, 0], [1.1, 0], [3, 0], [0, 5], [1, 0.1], [2, 0], [1, 0]])
@@ -114,10 +142,10 @@ def test_by_hand() -> None:
     method = FastVID(4, segments=1, similarity=-1.0, density=0.7, neighbours=2)
     plan = method.plan(VideoFeatures(x, VideoGrid(2, 2, 2), tower_attention=attention))
     # Two tokens a frame, floor(0.7 * 2) = 1 of them an anchor. Of 5, 6 and 7 the densest are 5 and
-    # 7, next to each other; 5 counts as denser, and 6 is farther from it than 7.
-    assert plan.anchor.tolist() == [0, 4, 5, 6]
+    # 7, each other's nearest: none is denser than the other.
+    assert plan.anchor.tolist() == [0, 4, 5, 7]
     assert plan.group.tolist() == [0, 3, 3, 3, 1, 2, 3, 3]
-    assert plan.weight.tolist() == pytest.approx([1, 0.08, 0.08, 0.08, 1, 1, 0.68, 0.08])
+    assert plan.weight.tolist() == pytest.approx([1, 0.08, 0.08, 0.08, 1, 1, 0.08, 0.68])
 
 
 def test_what_a_plan_cannot_express_is_several_groups_per_token() -> None:

@@ -92,3 +92,17 @@ def test_by_hand() -> None:
         VideoFeatures(x, grid, **told)
     )  # one merge is enough: the most similar pair
     assert plan.group.tolist() == [0, 1, 2, 3, 4, 3]
+
+
+def test_a_round_that_merges_just_enough_is_followed_by_another() -> None:
+    """One of ten tokens merges, the share at which merging goes on; then one of nine."""
+    x = torch.eye(10)
+    # At place 0 frame 1 resembles frame 0; frame 2 resembles neither before, but their mean.
+    for frame, degrees in enumerate((0, 40, -30)):
+        angle = torch.tensor(degrees).deg2rad()
+        x[2 * frame, :2] = torch.stack([angle.cos(), angle.sin()])
+        x[2 * frame, 2:] = 0
+    told = {"prompt_attention": torch.linspace(1.0, 0.1, 10)}
+    plan = FrameFusion(8).plan(VideoFeatures(x, VideoGrid(5, 1, 2), **told))
+    assert plan.info == {"merged": 2, "pruned": 0}
+    assert plan.group.tolist() == [0, 1, 0, 2, 0, 3, 4, 5, 6, 7]

@@ -116,10 +116,10 @@ def test_time_is_cut_into_cubes() -> None:
     grid = VideoGrid(11, 4, 3)
     x = torch.ones(grid.num_tokens, 2)
     plan = OctreeMerge(root_level=0).plan(VideoFeatures(x, grid))
-    # Two cubes of four frames, each of 2x2x2 cells, then three frames of 2x2 cells.
+    # Three cubes of as many frames as columns, each of 2x2x2 cells, then two frames of 2x2 cells.
     frames = plan.group.reshape(grid.frames, -1)
     assert [len(set(frame.tolist())) for frame in frames] == [4] * 11
-    assert plan.num_out == 2 * 8 + 3 * 4
+    assert plan.num_out == 3 * 8 + 2 * 4
 
 
 def test_a_missing_child_is_scored_as_the_first_cell() -> None:

@@ -123,6 +123,7 @@ def test_lasting_runs_equal_their_twin(labels: list[int]) -> None:
         ("aabbbcdd", [0, 2, 6]),  # c joins bbb, the longer one
         ("aabccbb", [0, 3, 5]),  # the first b joins aa, which is as long as cc
         ("baacc", [0, 3]),  # b has no run to its left
+        ("aabcccdeffff", [0, 2, 8]),  # with b ccc is as long as ffff: d and e join it
         ("abab", [0]),  # nothing lasts
     ],
 )

@@ -52,6 +52,14 @@ def test_two_clouds_and_a_stray_point() -> None:
     assert peaks.centre.tolist() == [1, 4]
 
 
+def test_only_of_equal_points_one_counts_as_denser() -> None:
+    """As with the authors' code without its noise: two that are each other's nearest are peaks."""
+    x = torch.tensor([9.0, 5.0, 0.1, 0.0])[:, None]
+    assert density_peaks(x, 2, 2).centre.tolist() == [2, 3]
+    x = torch.tensor([9.0, 5.0, 0.0, 0.0])[:, None]
+    assert density_peaks(x, 2, 2).centre.tolist() == [0, 2]
+
+
 def test_equal_points_are_exactly_alike() -> None:
     x = points(5, 0, 64).repeat(3, 1) + 1000.0
     square = squared_distances(x)

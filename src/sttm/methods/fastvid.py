@@ -84,13 +84,12 @@ class FastVID(Method):
         starts = self._starts(frame_means(x, grid.frames))
         lengths = torch.cat([starts, starts.new_tensor([grid.frames])]).diff()
         budget, per_frame = token_budget(self.keep, grid.num_tokens), grid.tokens_per_frame
-        counts = apportion(lengths, budget, lengths * per_frame)
-        anchors = part_of(budget // grid.frames, self.density)
+        anchors, counts = self._shares(lengths, budget, per_frame)
         field = x.view(grid.frames, per_frame, -1)
         labels, weights = [], []
-        for start, length, count in zip(starts.tolist(), lengths.tolist(), counts.tolist()):
+        spans = zip(starts.tolist(), lengths.tolist(), counts.tolist(), anchors.tolist())
+        for start, length, count, each in spans:
             part = slice(start, start + length)
-            each = anchors * length // -(-length // self.interval)
             label, weight = self._segment(field[part], attention[part], count, each)
             labels.append(torch.where(label >= 0, label + start * per_frame, -1))
             weights.append(weight)
@@ -104,6 +103,25 @@ class FastVID(Method):
         ends = alike < self.similarity
         ends[stable_topk(-alike, min(self.segments - 1, alike.shape[0]))] = True
         return torch.cat([ends.new_ones(1), ends]).nonzero().squeeze(1)
+
+    def _shares(
+        self, lengths: torch.Tensor, budget: int, per_frame: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return every segment's anchors per anchor frame, and its tokens: ``(S,)`` int64 each.
+
+        Of ``m`` tokens per frame ``floor(density * m)`` are anchors. The anchor frames of a segment
+        share them equally, and lose what is left over: a total just below ``T * m`` is that of
+        ``m``, too. What another budget has beyond is in proportion to the segments' frames.
+        """
+        sampled, least = -(-lengths // self.interval), budget // int(lengths.sum())
+        for tokens in (least + 1, least):
+            dense = part_of(tokens, self.density)
+            anchors = dense * lengths // sampled
+            counts = (tokens - dense) * lengths + anchors * sampled
+            if int(counts.sum()) == budget:
+                break
+        more = apportion(lengths, budget - int(counts.sum()), lengths * per_frame - counts)
+        return anchors, counts + more
 
     def _segment(
         self, field: torch.Tensor, attention: torch.Tensor, count: int, each: int

@@ -69,7 +69,7 @@ class FrameFusion(Method):
         while plan.num_out > count and share >= max(self.least_merged, 1e-9):
             moved = self._round(video, plan, count)
             merged = MergePlan.from_anchors(moved[plan.anchor[plan.group]], _means(plan, moved))
-            share = 1.0 - merged.num_out / plan.num_out
+            share = (plan.num_out - merged.num_out) / plan.num_out
             plan = merged
         kept = torch.zeros_like(plan.anchor, dtype=torch.bool)
         kept[stable_topk(attention[plan.anchor], count)] = True

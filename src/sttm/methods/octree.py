@@ -103,8 +103,8 @@ class OctreeMerge(Method):
 
     def _boxes(self, grid: VideoGrid, *, to_single: bool = False) -> list[list[Size]]:
         """Return the levels of every box: cubes, and each of the frames that are left alone."""
-        side = max(grid.height, grid.width)
-        lengths = [side] * (grid.frames // side) + [1] * (grid.frames % side)
+        cubes, left = divmod(grid.frames, grid.width)
+        lengths = [grid.width] * cubes + [1] * left
         boxes = [octree_sizes(n, grid.height, grid.width, to_single=to_single) for n in lengths]
         if to_single:
             return boxes

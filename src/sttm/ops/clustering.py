@@ -1,7 +1,7 @@
 """Clusters around density peaks (DPC-KNN), exact and deterministic.
 
 A point is a centre if many points are near it and no denser point is: density times separation.
-Ties, which published code breaks with random noise, go to the smallest index here.
+Equal points, which published code tells apart by random noise, count in the order of their index.
 
 Source: Du, Ding, Jia, "Study on density peaks clustering based on k-nearest neighbors and principal
 component analysis" (2016); distances divided by the root of the channels as in TCFormer.
@@ -85,7 +85,8 @@ def density_and_separation(
 
     Density: ``exp(-mean of d**2 over the nearest points)``, the point itself, at distance 0, being
     one of them. Separation: the least distance to a denser point, for the densest the largest
-    distance of all. Of equally dense points the one with the smaller index counts as denser.
+    distance of all. Of equal points the one with the smaller index counts as denser; of other ones
+    that are equally dense, such as two that are each other's nearest, none does.
 
     Args:
         square: ``(..., n, n)`` squared distances.
@@ -95,9 +96,10 @@ def density_and_separation(
     used = min(neighbours, square.shape[-1])
     log_density = -square.topk(used, dim=-1, largest=False).values.mean(dim=-1)
     rank = descending_rank(log_density)
-    denser = rank[..., None, :] < rank[..., :, None]
+    denser = log_density[..., None, :] > log_density[..., :, None]
+    denser |= (square == 0) & (rank[..., None, :] < rank[..., :, None])
     least = torch.where(denser, square, torch.inf).amin(dim=-1)
-    separation = torch.where(rank == 0, square.amax(dim=(-1, -2))[..., None], least).sqrt()
+    separation = torch.minimum(least, square.amax(dim=(-1, -2))[..., None]).sqrt()
     return log_density, separation
 
 

@@ -182,7 +182,8 @@ def tome_groups(tokens: list[Vector], count: int) -> dict[int, list[int]]:
 def density_peaks(points: list[Vector], neighbours: int, count: int) -> list[int]:
     """Return the centre (a point) of every point's DPC-KNN cluster.
 
-    Density is measured on ``neighbours`` points, the point itself, at no distance, included.
+    Density is measured on ``neighbours`` points, the point itself, at no distance, included. Of
+    equal points the first counts as denser.
     """
     n, channels = len(points), len(points[0])
     square = [[squared_distance(a, b) / channels for b in points] for a in points]
@@ -194,7 +195,7 @@ def density_peaks(points: list[Vector], neighbours: int, count: int) -> list[int
         denser = [
             math.sqrt(square[i][j])
             for j in range(n)
-            if density[j] > density[i] or (density[j] == density[i] and j < i)
+            if density[j] > density[i] or (points[j] == points[i] and j < i)
         ]
         separation.append(min(denser) if denser else math.sqrt(max(map(max, square))))
     centres = best([d * s for d, s in zip(density, separation, strict=True)], count)
@@ -206,8 +207,8 @@ def lasting_runs(labels: list[int]) -> list[int]:
     """Return the first frames of PruneVid's segments, from the frames' clusters.
 
     Clusters whose longest run is one frame are dissolved, and runs shorter than their cluster's
-    longest. A dissolved stretch takes the label of the longer of the runs beside it, of equally
-    long ones of the left.
+    longest. Stretch by stretch from the left, what is dissolved takes the label of the longer of
+    the runs beside it, of equally long ones of the left.
     """
     runs: list[list[int]] = []  # frames of each
     for t, label in enumerate(labels):
@@ -215,20 +216,22 @@ def lasting_runs(labels: list[int]) -> list[int]:
             runs[-1].append(t)
         else:
             runs.append([t])
-    kept: dict[int, int] = {}  # run -> label
-    for number, run in enumerate(runs):
+    label_of: list[int | None] = [None] * len(labels)  # None: dissolved
+    for run in runs:
         longest = max(len(other) for other in runs if labels[other[0]] == labels[run[0]])
         if len(run) == longest and longest > 1:
-            kept[number] = labels[run[0]]
-    final = dict(kept)
-    for number in range(len(runs)):
-        if number not in kept and kept:
-            left = max((k for k in kept if k < number), default=None)
-            right = min((k for k in kept if k > number), default=None)
-            beside = [k for k in (left, right) if k is not None]
-            final[number] = kept[max(beside, key=lambda k: (len(runs[k]), -k))]
-    label_of = {t: final.get(number, 0) for number, run in enumerate(runs) for t in run}
-    return [t for t in label_of if t == 0 or label_of[t] != label_of[t - 1]]
+            label_of[run[0] : run[-1] + 1] = [labels[run[0]]] * longest
+    for t in range(len(labels)):
+        if label_of[t] is None:
+            end = next((u for u in range(t, len(labels)) if label_of[u] is not None), len(labels))
+            left, right = _first_run(label_of[:t][::-1]), _first_run(label_of[end:])
+            label = label_of[t - 1] if left >= right else label_of[end]
+            label_of[t:end] = [label or 0] * (end - t)
+    return [t for t in range(len(labels)) if t == 0 or label_of[t] != label_of[t - 1]]
+
+
+def _first_run(labels: list[int | None]) -> int:
+    return next((n for n, label in enumerate(labels) if label != labels[0]), len(labels))
 
 
 def prunevid_groups(

@@ -52,7 +52,7 @@ def octree_roots(
 ) -> list[Cube]:
     """Build the octrees of ``(N, C)`` features up to a number of levels; return the roots.
 
-    Time is cut into cubes of as many frames as the longer side of a frame has tokens. Each of the
+    Time is cut into cubes of as many frames as a frame has columns. Each of the
     frames that are left has a tree of its own, in space alone.
 
     Args:
@@ -63,7 +63,7 @@ def octree_roots(
         whole: one tree for the whole video instead.
     """
     frames, rows, columns = size
-    side = frames if whole else max(rows, columns)
+    side = frames if whole else columns
     lengths = [side] * (frames // side) + [1] * (frames % side)
     tokens, roots, begin = x.double().tolist(), list[Cube](), 0
     for length in lengths:

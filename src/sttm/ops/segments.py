@@ -43,7 +43,8 @@ def lasting_runs(labels: list[int]) -> list[tuple[int, int]]:
     """Cut a row of labels into the longest runs of each label; the rest joins its neighbours.
 
     A run is dissolved if its label has a longer one, or if it is a single place. What is dissolved
-    between two runs takes the label of the longer one, of equally long ones the left.
+    between two runs takes the label of the longer one, of equally long ones the left. From left to
+    right: the left run is as long as what joined it made it.
 
     Args:
         labels: one per place.
@@ -59,8 +60,9 @@ def lasting_runs(labels: list[int]) -> list[tuple[int, int]]:
     kept = [run for run in runs if run[1] == longest[run[2]] > 1]
     result = [(0, kept[0][2] if kept else labels[0])]
     for (start, length, label), (later, size, other) in itertools.pairwise(kept):
+        end = start + length
         if other != label:
-            result.append((start + length if size > length else later, other))
+            result.append((end if size > end - result[-1][0] else later, other))
     return result
 
 
