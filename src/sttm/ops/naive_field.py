@@ -225,8 +225,8 @@ def lasting_runs(labels: list[int]) -> list[int]:
         if label_of[t] is None:
             end = next((u for u in range(t, len(labels)) if label_of[u] is not None), len(labels))
             left, right = _first_run(label_of[:t][::-1]), _first_run(label_of[end:])
-            label = label_of[t - 1] if left >= right else label_of[end]
-            label_of[t:end] = [label or 0] * (end - t)
+            joined = label_of[t - 1] if left >= right else label_of[end]
+            label_of[t:end] = [joined or 0] * (end - t)
     return [t for t in range(len(labels)) if t == 0 or label_of[t] != label_of[t - 1]]
 
 
