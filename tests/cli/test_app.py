@@ -78,7 +78,12 @@ def test_methods_are_listed(run: Run) -> None:
     found = json.loads(run("methods", "--json").stdout)
     assert {"name", "summary", "query_aware", "requires", "default_layer"} == set(found[0])
     assert "sttm" in {method["name"] for method in found}
-    assert "quadtree" in run("methods").stdout
+    shown = run("methods").stdout
+    assert "quadtree" in shown
+    cells = [[cell.strip() for cell in line.split("│")[1:]] for line in shown.splitlines()]
+    layers = {row[0]: row[3] for row in cells if len(row) > 3}
+    assert (layers["dycoke"], layers["framefusion"], layers["fastv"]) == ("0", "1", "2")
+    assert layers["octree"] == "-"
 
 
 def test_models_are_listed(run: Run) -> None:

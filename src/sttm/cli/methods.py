@@ -13,7 +13,13 @@ def methods(json: JsonOption = False) -> None:
         show_json(found)
         return
     rows = [
-        (m.name, "yes" if m.query_aware else "no", ", ".join(m.requires) or "-", m.summary)
+        (
+            m.name,
+            "yes" if m.query_aware else "no",
+            ", ".join(m.requires) or "-",
+            "-" if m.default_layer is None else str(m.default_layer),
+            m.summary,
+        )
         for m in found
     ]
-    show_table(("name", "query-aware", "requires", "what it does"), rows)
+    show_table(("name", "query-aware", "requires", "layer", "what it does"), rows)
