@@ -1,10 +1,11 @@
 """Options that several commands share, and what they mean."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
 
 import typer
 
@@ -16,6 +17,57 @@ if TYPE_CHECKING:
     from sttm.evaluation.specs import MethodSpec, Value
     from sttm.evaluation.thresholds import Thresholds
     from sttm.methods import Method
+
+T = TypeVar("T")
+
+
+def with_options(*groups: type[Any]) -> Callable[[T], T]:
+    """Give a command the fields of dataclasses as options, beside its own parameters.
+
+    A field is an option if its type is ``Annotated`` with one, or if its metadata has a "help"
+    text: then they are the arguments of ``typer.Option``. The command takes them as ``**options``.
+
+    Args:
+        *groups: the dataclasses.
+    """
+
+    def decorate(command: T) -> T:
+        made: Any = command
+        own = inspect.signature(made).parameters.values()
+        kept = [each for each in own if each.kind is not each.VAR_KEYWORD]
+        added = [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=each.default,
+                annotation=_annotated(each),
+            )
+            for group in groups
+            for each in option_fields(group)
+        ]
+        made.__signature__ = inspect.Signature([*kept, *added])
+        return command
+
+    return decorate
+
+
+def option_fields(group: type[Any]) -> "list[Field[Any]]":
+    """List the fields of a dataclass that are options."""
+    return [f for f in fields(group) if "help" in f.metadata or get_origin(f.type) is Annotated]
+
+
+def _annotated(each: "Field[Any]") -> Any:
+    if not each.metadata:
+        return each.type
+    flags = [f"--{each.name.replace('_', '-')}"] if each.default is False else []
+    return Annotated[each.type, typer.Option(*flags, **each.metadata)]
+
+
+def taken(group: type[T], options: Mapping[str, Any]) -> T:
+    """Build a dataclass from those of a command's options that are its fields."""
+    names = [each.name for each in fields(group)]  # type: ignore[arg-type]
+    return group(**{name: options[name] for name in names})
+
 
 ModelOption = Annotated[
     str | None,
@@ -106,6 +158,23 @@ LayerOption = Annotated[
         "has read its digits after its first layer: merging later would show nothing."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, where and how."""
+
+    model: ModelOption = None
+    device_map: DeviceMapOption = None
+    dtype: DtypeOption = None
+    newline: NewlineOption = None
+
+    @property
+    def arguments(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """What `load_model` and `load_pair` take."""
+        return self.model, self.device_map, self.dtype and self.dtype.value, self.newline
+
+
 FpsOption = Annotated[float, typer.Option(help="Frames to sample per second.")]
 MaxFramesOption = Annotated[int, typer.Option(help="Most frames to sample.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

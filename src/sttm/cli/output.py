@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sttm.evaluation.journal import Journal
+    from sttm.evaluation.result_log import ResultLog
 
 results = Console()
 notes = Console(stderr=True)
@@ -55,18 +55,18 @@ def show_json(value: object) -> None:
     typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
-def note_resumed(journal: "Journal[Any]", code: str, there: str) -> None:
-    """Tell that a journal goes on, and whether it was begun with another version of the source.
+def note_resumed(log: "ResultLog[Any]", code: str, there: str) -> None:
+    """Tell that a log goes on, and whether it was begun with another version of the source.
 
     Args:
-        journal: with answers.
+        log: with answers.
         code: digest of the source as it is.
         there: what is there already, and what becomes of the rest.
     """
-    note(f"{journal.path} has {there}.")
-    if journal.info.get("code") != code:
+    note(f"{log.path} has {there}.")
+    if log.info.get("code") != code:
         note(
-            f"they were begun with another version of the source ({journal.info.get('commit')}): "
+            f"they were begun with another version of the source ({log.info.get('commit')}): "
             "mixed answers compare two versions. Choose another --out to start again."
         )
 

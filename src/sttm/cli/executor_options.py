@@ -10,7 +10,7 @@ from sttm.cli.command import Command
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sttm.evaluation.parallel import Execute
+    from sttm.evaluation.executor import Execute
 
 RAY_HERE = "here"  # --ray without an address
 
@@ -45,13 +45,13 @@ class RayMayBeBare(Command):
 
 
 @dataclass(frozen=True)
-class Spread:
+class ExecutorOptions:
     """Where work is to be done, as the options say it."""
 
-    processes: int = 1
-    ray: str | None = None
-    workers: int | None = None
-    gpus: float | None = None
+    processes: ProcessesOption = 1
+    ray: RayOption = None
+    ray_workers: RayWorkersOption = None
+    ray_gpus: RayGpusOption = None
 
     @property
     def here(self) -> bool:
@@ -66,19 +66,19 @@ class Spread:
                 range.
             MissingExtraError: Ray is not installed.
         """
-        from sttm.evaluation.parallel import work
+        from sttm.evaluation.executor import run_jobs
 
-        if self.ray is None and (self.workers is not None or self.gpus is not None):
-            given = "--ray-gpus" if self.workers is None else "--ray-workers"
+        if self.ray is None and (self.ray_workers is not None or self.ray_gpus is not None):
+            given = "--ray-gpus" if self.ray_workers is None else "--ray-workers"
             raise ConfigError(
                 f"got {given} without --ray, expected both: it is about a Ray cluster. Add --ray, "
                 "or drop it."
             )
         if self.ray is None:
-            return partial(work, processes=self.processes)
+            return partial(run_jobs, processes=self.processes)
         if self.processes > 1:
             raise ConfigError("got --ray and --processes, expected one of them.")
-        return _ray(self.ray, workers=self.workers, gpus=self.gpus)
+        return _ray(self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
 
 
 def set_threads(threads: int | None) -> None:

@@ -1,10 +1,11 @@
 """A task's metrics with intervals: videos are resampled, with all their questions."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sttm.evaluation.run.load import Run
+from sttm.evaluation.record import AnswerRecord
+from sttm.evaluation.runs import Run
 from sttm.evaluation.statistics import Bootstrap, Estimate, Tally
 from sttm.evaluation.tasks import Metric, Scored, Share, Task
 
@@ -22,6 +23,12 @@ class Counted:
 
     values: tuple[str, ...]
     tally: Tally
+
+
+def video_places(answers: Iterable[AnswerRecord]) -> dict[str, int]:
+    """Give every video a place, the same whatever the order of the answers; made ones by seed."""
+    keys = sorted({(answer.extra.get("seed", ""), answer.video_id) for answer in answers})
+    return {video: place for place, (_, video) in enumerate(keys)}
 
 
 class Counts:
@@ -98,13 +105,13 @@ class Pairing:
             if answer.right is not None
             and name in second.answers
             and second.answers[name].right is not None
+            and not (first.unreachable or second.unreachable)
         ]
-        videos = sorted({first.answers[name].video_id for name in self.common})
-        places = {video: place for place, video in enumerate(videos)}
+        places = video_places(first.answers[name] for name in self.common)
         self.first = Counts(first.task, first.scored(self.common), places)
         self.second = Counts(first.task, second.scored(self.common), places)
-        self.videos = len(videos)
-        self._bootstrap = Bootstrap(len(videos), resamples=resamples, seed=seed)
+        self.videos = len(places)
+        self._bootstrap = Bootstrap(len(places), resamples=resamples, seed=seed)
 
     def ratio(self, metric: str) -> Estimate:
         """Estimate the first's metric over the second's."""

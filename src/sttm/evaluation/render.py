@@ -1,19 +1,21 @@
 """Lay out a report: tables for people, Markdown, CSV, JSON and a plot."""
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sttm.budget import written_keep
+from sttm.evaluation.paper import PublishedRow
 from sttm.evaluation.plot import Panel, Point, draw_panels
-from sttm.evaluation.run.published import PublishedRow
-from sttm.evaluation.run.rows import AccuracyRow, Comparison, EvalReport, RunRow
+from sttm.evaluation.report import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.specs import ALL
-from sttm.evaluation.tables import Cells, csv_text, ends, markdown_table, percent
 from sttm.files import write_json, write_text
 
-FORMAT = 1
+FORMAT = 2
+Cells = list[str]
 COLUMNS = (
     "run",
     "method",
@@ -21,6 +23,7 @@ COLUMNS = (
     "retention",
     "accuracy",
     "relative accuracy",
+    "less all tokens",
     "TTFT",
     "relative TTFT",
     "end to end",
@@ -53,6 +56,17 @@ _OF_THE_PAPER = (
 )
 
 
+class Section(NamedTuple):
+    """What stands in one table: runs of one task and model; ``part`` as in `RunRow`."""
+
+    task: str
+    model: str
+    part: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.model}" + (f", {self.part}" if self.part else "")
+
+
 def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) -> list[Path]:
     """Write ``report.json``, ``runs.csv``, ``accuracies.csv``, ``report.md``, ``accuracy.png``.
 
@@ -69,7 +83,7 @@ def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) ->
     """
     files = [folder / name for name in ("report.json", "runs.csv", "accuracies.csv", "report.md")]
     write_json(files[0], {"format": FORMAT, **header, **asdict(report)})
-    write_text(files[1], _csv([_flat(row) for row in report.runs]))
+    write_text(files[1], _csv([_flat(row) for row in (*report.runs, *report.parts)]))
     write_text(files[2], _csv([asdict(row) for row in report.accuracies]))
     write_text(files[3], markdown(report, header))
     files.append(folder / "accuracy.png")
@@ -77,25 +91,26 @@ def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) ->
     return files
 
 
-def sections(report: EvalReport) -> list[tuple[str, str]]:
-    """List tasks with models, in order."""
-    return list(dict.fromkeys((row.task, row.model) for row in report.runs))
+def sections(report: EvalReport) -> list[Section]:
+    """List tasks with models, in order, all questions first and then their parts."""
+    rows = (*report.runs, *report.parts)
+    return list(dict.fromkeys(Section(row.task, row.model, row.part) for row in rows))
 
 
-def table(report: EvalReport, task: str, model: str) -> tuple[Cells, list[Cells]]:
+def table(report: EvalReport, section: Section) -> tuple[Cells, list[Cells]]:
     """Lay out the runs of one task and model, each with the paper's row below it."""
     lines = []
-    for row in _of(report, task, model):
+    for row in _of(report, section):
         lines.append(_line(row))
         if row.published is not None:
             lines.append(_published_line(row.published, differs=bool(row.published_differs)))
     return list(COLUMNS), lines
 
 
-def group_tables(report: EvalReport, task: str, model: str) -> list[tuple[str, Cells, list[Cells]]]:
+def group_tables(report: EvalReport, section: Section) -> list[tuple[str, Cells, list[Cells]]]:
     """Lay out accuracies by metric and group: a title, the columns, and a line per run."""
-    names = [row.run for row in _of(report, task, model)]
-    rows = [row for row in report.accuracies if row.run in names]
+    names = [row.run for row in _of(report, section)]
+    rows = [r for r in report.accuracies if r.run in names and r.part == section.part]
     tables = []
     whole = [row for row in rows if not row.group]
     metrics = list(dict.fromkeys(row.metric for row in whole))
@@ -120,8 +135,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> tuple[Cells, list[Cel
     columns += ["p (McNemar)", "questions", "videos", "other settings that differ"]
     lines = []
     for one in comparisons:
-        interval = ends(one.ci_low, one.ci_high, signed=True)
-        difference = "-" if one.difference is None else f"{100 * one.difference:+.1f}{interval}"
+        difference = _signed(one.difference, one.ci_low, one.ci_high)
         counts = [str(one.only_first), str(one.only_second)]
         where = [str(one.questions), str(one.videos), ", ".join(one.differs) or "none"]
         lines.append([one.first, one.second, difference, *counts, _p_value(one.p_value), *where])
@@ -134,18 +148,17 @@ def markdown(report: EvalReport, header: Mapping[str, Any]) -> str:
     if header.get("command"):
         parts.append(f"`{header['command']}`\n")
     parts.append(NOTES + "\n")
-    for task, model in sections(report):
-        parts.append(f"## {task}, {model}\n")
-        columns, lines = table(report, task, model)
+    for section in sections(report):
+        rows = _of(report, section)
+        parts.append(f"## {section}\n")
+        columns, lines = table(report, section)
         parts.append(markdown_table(columns, [_italic(line) for line in lines]))
-        if any(row.published for row in _of(report, task, model)):
+        if any(row.published for row in rows):
             parts.append(PAPER_NOTE + "\n")
-        troubles = [
-            f"- {row.run}: {text}\n" for row in _of(report, task, model) for text in row.troubles()
-        ]
+        troubles = [f"- {row.run}: {text}\n" for row in rows for text in row.troubles()]
         if troubles:
             parts.append("".join(troubles))
-        for title, columns, lines in group_tables(report, task, model):
+        for title, columns, lines in group_tables(report, section):
             parts.append(f"### {title}\n")
             parts.append(markdown_table(columns, lines))
     if report.comparisons:
@@ -166,8 +179,9 @@ def _origins(header: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {name}: {', '.join(words)}\n"
 
 
-def _of(report: EvalReport, task: str, model: str) -> list[RunRow]:
-    return [row for row in report.runs if (row.task, row.model) == (task, model)]
+def _of(report: EvalReport, section: Section) -> list[RunRow]:
+    rows = (*report.runs, *report.parts)
+    return [row for row in rows if Section(row.task, row.model, row.part) == section]
 
 
 def _line(row: RunRow) -> Cells:
@@ -178,9 +192,12 @@ def _line(row: RunRow) -> Cells:
         row.run,
         row.method,
         "-" if row.keep is None else written_keep(row.keep),
-        percent(summary.retention),
-        percent(row.accuracy) + ends(row.ci_low, row.ci_high),
+        percent(None if row.unreachable else summary.retention),
+        "out of reach"
+        if row.unreachable
+        else percent(row.accuracy) + ends(row.ci_low, row.ci_high),
         "100.0" if is_full else relative,
+        "-" if is_full else _signed(row.less_full, row.less_full_low, row.less_full_high),
         _seconds(summary.ttft_s),
         percent(row.relative_ttft),
         _seconds(summary.seconds),
@@ -197,6 +214,7 @@ def _published_line(row: PublishedRow, *, differs: bool) -> Cells:
         percent(row.retention),
         percent(row.accuracy),
         percent(row.relative_accuracy),
+        "-",
         _seconds(row.ttft_s),
         percent(row.relative_ttft),
         "-",
@@ -215,6 +233,10 @@ def _by_run(
     return title, ["run", *values], lines
 
 
+def _signed(value: float | None, low: float | None, high: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}{ends(low, high, signed=True)}"
+
+
 def _accuracy(row: AccuracyRow) -> str:
     text = percent(row.accuracy) + ends(row.ci_low, row.ci_high)
     return text if row.accuracy is None else f"{text} ({row.n})"
@@ -222,15 +244,16 @@ def _accuracy(row: AccuracyRow) -> str:
 
 def _panels(report: EvalReport) -> list[Panel]:
     panels = []
-    for task, model in sections(report):
-        rows = _of(report, task, model)
+    for section in sections(report):
+        rows = _of(report, section)
         points = [
             Point(row.method, row.summary.retention, row.accuracy, row.ci_low, row.ci_high)
             for row in rows
             if row.accuracy is not None
         ]
         beside = [point for row in rows if (point := _published_point(row)) is not None]
-        panels.append(Panel(f"{task}, {Path(model).name}", points, beside))
+        name = Section(section.task, Path(section.model).name, section.part)
+        panels.append(Panel(str(name), points, beside))
     return panels
 
 
@@ -274,3 +297,31 @@ def _seconds(value: float | None) -> str:
 
 def _p_value(value: float) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write a table as Markdown."""
+    rows = [columns, ["---"] * len(columns), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows as CSV, below the names of the columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def percent(share: float | None) -> str:
+    """Write a share in percent, without the sign; ``-`` for none."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def ends(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Write the ends of an interval of shares, to follow its value; nothing for none."""
+    if low is None or high is None:
+        return ""
+    form = "+.1f" if signed else ".1f"
+    return f" [{100 * low:{form}}, {100 * high:{form}}]"

@@ -6,7 +6,7 @@ from typing import Any
 from sttm.cli.command import Command
 
 
-class ManyValues(Command):
+class MultiValue(Command):
     """A command whose repeatable options need their name only once; it has no arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

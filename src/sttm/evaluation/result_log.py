@@ -11,54 +11,9 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sttm.errors import ConfigError
-from sttm.evaluation.specs import Keep
 from sttm.files import cannot_write
 
 FORMAT = 1
-
-AnswerKey = tuple[int, str, int, str, Keep | None, int]
-
-
-@dataclass(frozen=True)
-class AnswerRecord:
-    """One answer; a line of ``answers.jsonl``.
-
-    Args:
-        frames: length of the clip.
-        kind: of the scene.
-        seed: of the clip.
-        index: place of the question among those of the clip.
-        method: label of the method; "all" for all tokens.
-        keep: the budget; None where the method has its own.
-        spec: how the method was asked for.
-        task: what the question asks for.
-        question: in words.
-        expected: the right answer.
-        answer: the model's answer; None where the budget is out of the method's reach.
-        right: whether it is right; None without an answer.
-        tokens_in: video tokens in front of the reduction.
-        tokens_out: behind it; None without an answer.
-    """
-
-    frames: int
-    kind: str
-    seed: int
-    index: int
-    method: str
-    keep: Keep | None
-    spec: str
-    task: str
-    question: str
-    expected: str
-    answer: str | None
-    right: bool | None
-    tokens_in: int
-    tokens_out: float | None
-
-    @property
-    def key(self) -> AnswerKey:
-        """What no two answers of a file share."""
-        return self.frames, self.kind, self.seed, self.method, self.keep, self.index
 
 
 class Record(Protocol):
@@ -75,7 +30,7 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 
 
-class Journal(Generic[R]):
+class ResultLog(Generic[R]):
     """A file of answers that only grows; a context manager.
 
     The first line tells the settings, every other one holds an answer. A last line that was cut
@@ -91,7 +46,7 @@ class Journal(Generic[R]):
         replaceable: whether a known answer may still be replaced by another, e.g. an error.
 
     Raises:
-        ConfigError: the file is of other settings, or is no journal.
+        ConfigError: the file is of other settings, or is no result log.
         WriteError: it cannot be written.
 
     Attributes:
@@ -158,7 +113,7 @@ class Journal(Generic[R]):
                 self._file.truncate(size)
             raise
 
-    def __enter__(self) -> "Journal[R]":
+    def __enter__(self) -> "ResultLog[R]":
         return self
 
     def __exit__(
@@ -201,8 +156,8 @@ class Journal(Generic[R]):
 
 
 @dataclass(frozen=True)
-class Stored(Generic[R]):
-    """What a journal holds.
+class StoredLog(Generic[R]):
+    """What a result log holds.
 
     Args:
         settings: what the answers depend on.
@@ -215,11 +170,11 @@ class Stored(Generic[R]):
     answers: Mapping[Any, R]
 
 
-def read_journal(path: Path, record: type[R]) -> Stored[R]:
-    """Read a journal that may still be growing; a last line that was cut off is left out.
+def read_log(path: Path, record: type[R]) -> StoredLog[R]:
+    """Read a result log that may still be growing; a last line that was cut off is left out.
 
     Raises:
-        ConfigError: no such file, or not a journal of such answers.
+        ConfigError: no such file, or not a log of such answers.
     """
     try:
         content = path.read_bytes()
@@ -231,7 +186,7 @@ def read_journal(path: Path, record: type[R]) -> Stored[R]:
     lines = whole.decode("utf-8", errors="replace").splitlines() if whole else [""]
     found = _object(path, 1, lines[0])
     _check_format(path, found)
-    return Stored(found["settings"], found.get("info", {}), _records(path, lines, record))
+    return StoredLog(found["settings"], found.get("info", {}), _records(path, lines, record))
 
 
 def _check_format(path: Path, found: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sttm.evaluation.machine import PACKAGE, code_digest
+from sttm.evaluation.environment import PACKAGE, code_digest
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ J = TypeVar("J")
 T = TypeVar("T")
 Worker = Callable[[J], Iterable[T]]
 Setup = Callable[[], Worker[J, T]]
-# Works jobs off somewhere, as `work` does here; results come as they are there, in any order.
+# Works jobs off somewhere, as `run_jobs` does here; results come as they are there, in any order.
 Execute = Callable[[Setup[J, T], Sequence[J]], Iterator[T]]
 Loader = Callable[[], tuple[Any, Any]]  # gives a model and its processor
 
@@ -49,7 +49,7 @@ class WorkerFailure:
         raise self.error or RuntimeError(f"a worker failed:\n{self.trace}")
 
 
-def work(setup: Setup[J, T], jobs: Sequence[J], *, processes: int = 1) -> Iterator[T]:
+def run_jobs(setup: Setup[J, T], jobs: Sequence[J], *, processes: int = 1) -> Iterator[T]:
     """Work jobs off.
 
     Args:

@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from sttm.errors import ConfigError
-from sttm.evaluation.journal import Journal, read_journal
-from sttm.evaluation.run.reading import EMPTY
-from sttm.evaluation.run.records import EvalAnswer, failed
-from sttm.evaluation.run.summary import sum_up
+from sttm.evaluation.record import EMPTY, AnswerRecord, failed
+from sttm.evaluation.result_log import ResultLog, read_log
+from sttm.evaluation.runs import summarize
 
 from .small import answer, items
 
@@ -17,9 +16,9 @@ ITEMS = items("custom", ["a", "b"], 2, [{"length": "short"}])
 def test_answers_come_back_from_disk(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     written = [answer(ITEMS[0], "A"), failed(ITEMS[1], "missing video", "none: no such file")]
-    with Journal(path, {}, {}, EvalAnswer) as journal:
-        journal.add(written)
-    read = read_journal(path, EvalAnswer).answers
+    with ResultLog(path, {}, {}, AnswerRecord) as log:
+        log.add(written)
+    read = read_log(path, AnswerRecord).answers
     assert list(read.values()) == written
     assert read["a-0"].item("custom") == ITEMS[0]
     assert read["a-0"].asks(ITEMS[0])
@@ -30,17 +29,17 @@ def test_an_error_is_replaced_by_an_answer_and_never_the_other_way(tmp_path: Pat
     path = tmp_path / "answers.jsonl"
     error, right = failed(ITEMS[0], "refused", "why"), answer(ITEMS[0], "A")
     for each in (error, error, right, error):
-        with Journal(
-            path, {}, {}, EvalAnswer, replaceable=lambda known: known.error is not None
-        ) as journal:
-            journal.add([each])
-    assert list(read_journal(path, EvalAnswer).answers.values()) == [right]
+        with ResultLog(
+            path, {}, {}, AnswerRecord, replaceable=lambda known: known.error is not None
+        ) as log:
+            log.add([each])
+    assert list(read_log(path, AnswerRecord).answers.values()) == [right]
     assert len(path.read_text().splitlines()) == 3  # the header, the error once, the answer
 
 
 def test_the_summary_counts_everything_under_its_name() -> None:
     hidden = replace(items("custom", ["c"], 1, [{}])[0], answer=None)
-    found = sum_up(
+    found = summarize(
         [
             answer(ITEMS[0], "A", ttft=1.0, kept=20),
             replace(answer(ITEMS[1], "?", ttft=3.0, kept=40), parsed=None),
@@ -69,22 +68,22 @@ def test_the_summary_counts_everything_under_its_name() -> None:
 
 def test_empty_answers_that_are_scored_are_told_apart() -> None:
     wrong = replace(answer(ITEMS[0], ""), right=False)
-    found = sum_up([wrong, answer(ITEMS[1], "")])
+    found = summarize([wrong, answer(ITEMS[1], "")])
     assert (found.empty, found.empty_scored) == (2, 1)
     assert found.troubles() == ["1 not scored: empty answer", "1 counted as wrong: empty answer"]
 
 
 def test_answers_from_before_a_field_are_read(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    with Journal(path, {}, {}, EvalAnswer) as journal:
-        journal.add([answer(ITEMS[0], "A")])
+    with ResultLog(path, {}, {}, AnswerRecord) as log:
+        log.add([answer(ITEMS[0], "A")])
     path.write_text(path.read_text().replace(', "warnings": []', ""))
-    assert list(read_journal(path, EvalAnswer).answers.values()) == [answer(ITEMS[0], "A")]
+    assert list(read_log(path, AnswerRecord).answers.values()) == [answer(ITEMS[0], "A")]
     path.write_text(path.read_text().replace('"question_id"', '"question"'))
     with pytest.raises(ConfigError, match="line 2: got the fields"):
-        read_journal(path, EvalAnswer)
+        read_log(path, AnswerRecord)
 
 
 def test_nothing_has_no_means() -> None:
-    assert sum_up([]).retention is None
-    assert sum_up([]).troubles() == []
+    assert summarize([]).retention is None
+    assert summarize([]).troubles() == []

@@ -1,23 +1,24 @@
-"""What to run: a task, a method at a budget, and everything else that answers depend on."""
+"""What to run: a task, methods at budgets, and everything else that answers depend on.
+
+The command line makes its options from the fields: importing this loads neither torch nor tasks.
+"""
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sttm.errors import ConfigError, unknown_name
 from sttm.evaluation.checks import check_count
-from sttm.evaluation.machine import fingerprint
-from sttm.evaluation.specs import Setting
-from sttm.evaluation.tasks import Item, Task
-from sttm.video import Sampling
 
 if TYPE_CHECKING:
-    from sttm.evaluation.run.answer import EvalRunner
+    from sttm.evaluation.specs import Setting
+    from sttm.evaluation.tasks import Item, Task
+    from sttm.video import Sampling
 
-SEED = 42  # as published
 PUBLISHED = "published"  # features that are not ours
 
 
@@ -31,67 +32,88 @@ class VideoItems:
     """
 
     video_id: str
-    items: tuple[Item, ...]
+    items: "tuple[Item, ...]"
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    """Make a field that is an option of the command line, too."""
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
-class EvalPlan:
+class EvalConfig:
     """What to run; picklable, so that processes and other machines can share the work.
+
+    The fields with a help text are the options of ``sttm eval run`` of the same names.
 
     Args:
         task: the questions, how they are put and how answers are read.
-        setting: the method at a budget.
+        settings: methods at budgets; each video is encoded once for all of them.
         sampling: frames to sample; None for the task's own.
-        layer: see `sttm.attach`.
-        positions: see `sttm.attach`.
-        prompt: style of the prompt, of ``task.prompts``.
-        parser: how answers are read; None for the task's own.
-        max_new_tokens: of an answer; greedy.
-        seed: of torch, numpy and Python, set anew for every video.
-        reproduce: use only algorithms that give the same bits every time.
-        features: folder of extracted features to use in place of videos.
-        warm_up: answer the first question of each process twice, and time only the second.
 
     Raises:
-        ConfigError: a style or parser that the task does not have, or a number out of range.
+        ConfigError: a style or parser that the task does not have, a number out of range, or two
+            settings of one name.
     """
 
-    task: Task
-    setting: Setting
-    sampling: Sampling | None = None
-    layer: int | None = None
-    positions: str = "auto"
-    prompt: str = "published"
-    parser: str | None = None
-    max_new_tokens: int = 32
-    seed: int = SEED
-    reproduce: bool = False
-    features: Path | None = None
-    warm_up: bool = True
+    task: "Task"
+    settings: "tuple[Setting, ...]"
+    sampling: "Sampling | None" = None
+    layer: int | None = _option(
+        None, "Merge in front of this decoder layer. Default: 2, as published; 0 for nano."
+    )
+    positions: str = _option("auto", "Position policy, see `sttm models`.")
+    prompt: str = _option("published", "published (the paper's) or official (the benchmark's).")
+    parser: str | None = _option(
+        None,
+        "clean, published (quirks included), official or official-alternative. Default: the "
+        "task's, which is clean; of a preset published.",
+    )
+    max_new_tokens: int = _option(32, "Longest answer; greedy.", min=1)
+    batch: int = _option(
+        1,
+        "Questions to answer together on one prefill; more than 1 is faster, without times.",
+        min=1,
+    )
+    features: Path | None = _option(  # noqa: RUF009 - a field of a dataclass
+        None, "Features of `sttm extract` in place of videos.", metavar="DIR"
+    )
+    seed: int = _option(42, "Of torch, numpy and Python, set anew for every video.", min=0)
+    reproduce: bool = _option(False, "Only algorithms that repeat every bit, or fail.")
+    warm_up: bool = _option(True, "Answer the first question of a process twice, time the second.")
 
     def __post_init__(self) -> None:
+        from sttm.evaluation.tasks import Item
+
         if self.prompt not in self.task.prompts:
             raise unknown_name("prompt style", self.prompt, self.task.prompts)
         check_count("max_new_tokens", self.max_new_tokens)
+        check_count("batch", self.batch)
         check_count("seed", self.seed, least=0)
         self.task.parse("", Item(self.task.name, "", "", None, "", ("", "")), self.parser)
+        folders = [folder_name(setting) for setting in self.settings]
+        if not folders or len(set(folders)) < len(folders):
+            raise ConfigError(
+                f"settings: got {', '.join(folders) or 'none'}, expected at least one, and no name "
+                "twice. Give specs that differ labels of their own: LABEL=NAME:option=value."
+            )
 
     @property
-    def frames(self) -> Sampling:
+    def frames(self) -> "Sampling":
         """The sampling in force."""
         return self.task.frames if self.sampling is None else self.sampling
 
-    def choices(self) -> dict[str, Any]:
+    def choices(self, setting: "Setting") -> dict[str, Any]:
         """Tell what an answer depends on beside its question and the model, as JSON values."""
-        plain = self.setting.method is None
+        plain = setting.method is None
         return {
             "task": self.task.name,
             "task_version": self.task.version,
             "task_definition": digest(self.task.model_dump_json(by_alias=True)),
-            "method": self.setting.label,
-            "spec": self.setting.spec,
-            "keep": self.setting.keep,
-            "options": _options(self.setting),
+            "method": setting.label,
+            "spec": setting.spec,
+            "keep": setting.keep,
+            "options": _options(setting),
             "layer": None if plain else self.layer,
             "positions": None if plain else self.positions,
             "sampling": asdict(self.frames),
@@ -100,36 +122,44 @@ class EvalPlan:
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
             "reproduce": self.reproduce,
+            # Batched products round otherwise; without them the settings are as they ever were.
+            **({"batch": self.batch} if self.batch > 1 else {}),
         }
 
-    def identity(self, name: str, model: Any) -> dict[str, Any]:
-        """Tell what an answer depends on beside its question; a journal's settings.
+    def identities(self, name: str, model: Any) -> dict[str, dict[str, Any]]:
+        """Tell what an answer depends on beside its question; the settings of each result log.
 
         Args:
             name: of the model.
             model: the model; what the plan leaves to it, the layer and the positions, is filled in.
 
+        Returns:
+            JSON values by the name of the setting.
+
         Raises:
             ConfigError: there are no features in the folder, or they do not fit.
         """
+        from sttm.evaluation.environment import fingerprint
         from sttm.models import adapter_for
         from sttm.models.configuration import ReductionConfig
 
         adapter = adapter_for(model)
-        choices = self.choices()
-        if self.setting.method is not None and self.layer is None:
-            choices["layer"] = ReductionConfig.of(adapter, self.setting.method).layer
-        if choices["positions"] == "auto":
-            choices["positions"] = adapter.positions
-        return {
-            "benchmark": "eval",
-            **choices,
+        of_model = {
             "model": name,
             "weights": fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "newline": getattr(adapter, "newline", None),
             "features": self._features(model),
         }
+        found = {}
+        for setting in self.settings:
+            choices = self.choices(setting)
+            if setting.method is not None and self.layer is None:
+                choices["layer"] = ReductionConfig.of(adapter, setting.method).layer
+            if choices["positions"] == "auto":
+                choices["positions"] = adapter.positions
+            found[str(setting)] = {"benchmark": "eval", **choices, **of_model}
+        return found
 
     def _features(self, model: Any) -> str | None:
         if self.features is None:
@@ -139,14 +169,13 @@ class EvalPlan:
         FeatureFolder.open(self.features, model, sampling=self.frames)
         return features_of(self.features)
 
-    def runner(self, model: Any, processor: Any) -> "EvalRunner":
-        """Get ready to answer, once per process."""
-        from sttm.evaluation.run.answer import EvalRunner
 
-        return EvalRunner(self, model, processor)
+def folder_name(setting: "Setting") -> str:
+    """Name the folder of a setting's answers, e.g. ``sttm-0.3``."""
+    return re.sub(r"[^\w.+-]+", "-", str(setting))
 
 
-def by_video(items: Iterable[Item]) -> list[VideoItems]:
+def by_video(items: "Iterable[Item]") -> list[VideoItems]:
     """Group questions by video, videos in the order in which they first come.
 
     Raises:
@@ -165,7 +194,7 @@ def by_video(items: Iterable[Item]) -> list[VideoItems]:
     return [VideoItems(video_id, tuple(some)) for video_id, some in found.items()]
 
 
-def _options(setting: Setting) -> dict[str, Any]:
+def _options(setting: "Setting") -> dict[str, Any]:
     """Every field of the method, so that a changed default is another setting."""
     method: Any = setting.method
     if method is None:

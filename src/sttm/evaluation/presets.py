@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sttm.errors import unknown_name
-from sttm.evaluation.run.plan import EvalPlan
+from sttm.evaluation.config import EvalConfig
 from sttm.evaluation.specs import ALL_TOKENS, Setting, Value, parse_spec
 from sttm.evaluation.tasks import get_task
 
@@ -74,18 +74,23 @@ class Preset:
         spec = replace(spec, options=tuple(sorted(options.items())))
         return Setting(label, self.keep, spec.build(self.keep), spec.text)
 
-    def plan(self) -> EvalPlan:
-        """Plan the run, as far as it does not depend on the model."""
+    def config(self) -> EvalConfig:
+        """Set up the run, as far as it does not depend on the model."""
         task = get_task(self.task)
-        return EvalPlan(
+        return EvalConfig(
             task,
-            self.setting(),
+            (self.setting(),),
             sampling=None if self.rule is None else replace(task.frames, rule=self.rule),
             layer=self.layer,
             positions=self.positions,
             prompt=self.prompt,
             parser=self.parser,
         )
+
+    def choices(self) -> dict[str, Any]:
+        """Tell what an answer depends on beside its question and the model, as JSON values."""
+        config = self.config()
+        return config.choices(config.settings[0])
 
 
 def list_presets() -> list[Preset]:

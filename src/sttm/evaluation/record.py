@@ -5,14 +5,84 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sttm.chat.records import Encoded
-from sttm.evaluation.run.reading import EMPTY, Read
-from sttm.evaluation.runner import TimedAnswer
-from sttm.evaluation.tasks.items import Item
+from sttm.evaluation.tasks import Item, Task
 
 ANSWERS = "answers.jsonl"
 RUN = "run.json"
 
+# Kinds of errors that are results: nothing is gained by asking again.
+OUT_OF_REACH = "budget out of reach"
+EMPTY = "empty answer"
+# The published evaluation and the benchmarks' own find no letter in an empty text.
+_SCORES_EMPTY = ("published", "official", "official-alternative")
+
 Prefill = Literal["own", "first", "shared"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read out of a text.
+
+    Args:
+        parsed: the letter or text; None if there is none.
+        right: whether that is the right one; None if it is not scored.
+        error: `EMPTY`, or None.
+        message: what is wrong.
+    """
+
+    parsed: str | None
+    right: bool | None
+    error: str | None = None
+    message: str | None = None
+
+
+def read_answer(task: Task, item: Item, text: str, parser: str | None) -> Read:
+    """Read an answer.
+
+    Args:
+        task: of the question.
+        item: the question.
+        text: what the model wrote; with nothing in it an error. The parser says whether that is
+            scored: only for "clean" it is no answer, the others have it wrong, as their sources do
+            (or leave it out, where those do).
+        parser: see `Task.parse`; None for the task's own.
+    """
+    if text.strip():
+        parsed = task.parse(text, item, parser)
+        return Read(parsed, task.right(parsed, item, parser))
+    scores_empty = (parser or task.parsing.default) in _SCORES_EMPTY
+    right = task.right(None, item, parser) if scores_empty else None
+    how = "not scored" if right is None else "counted as wrong, as this parser's source does"
+    return Read(None, right, EMPTY, f"the model wrote nothing; {how}.")
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """One answer, and the time that it took; seconds.
+
+    Args:
+        text: the answer.
+        new_tokens: tokens of the answer, its end included; None where it came in a batch.
+        tokens_out: video tokens behind the reduction.
+        shared: whether the prefill of the video served other questions, too.
+        prefill: the forward over the video and what stands in front of it; 0 where the question
+            went through in the same forward.
+        first_forward: the forward over the question (with the video, if not shared).
+        answering: from the question to the last token, ``first_forward`` included.
+    """
+
+    text: str
+    new_tokens: int | None
+    tokens_out: int
+    shared: bool
+    prefill: float
+    first_forward: float
+    answering: float
+
+    @property
+    def ttft(self) -> float:
+        """The language model's time from video and question to the first token."""
+        return self.prefill + self.first_forward
 
 
 @dataclass(frozen=True)
@@ -46,7 +116,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class EvalAnswer:
+class AnswerRecord:
     """One question, and what became of it; a line of ``answers.jsonl``.
 
     Args:
@@ -65,9 +135,10 @@ class EvalAnswer:
             answer only if the parser leaves it out, or if the right one is hidden.
         tokens_in: video tokens in front of the reduction.
         tokens_out: behind it.
-        new_tokens: tokens of the answer, its end included.
-        times: where the time went; None where the model could not be asked.
+        new_tokens: tokens of the answer, its end included; None in a batch.
+        times: where the time went; None in a batch, or where the model could not be asked.
         warnings: what is wrong with the video's file, of which only some frames could be decoded.
+        setting: method and budget, e.g. ``sttm 0.3``; empty in files of earlier versions.
     """
 
     question_id: str
@@ -87,6 +158,7 @@ class EvalAnswer:
     new_tokens: int | None = None
     times: Times | None = None
     warnings: tuple[str, ...] = ()
+    setting: str = ""
 
     def __post_init__(self) -> None:
         # As JSON gives them back.
@@ -102,6 +174,11 @@ class EvalAnswer:
     def key(self) -> str:
         """What no two answers of a run share."""
         return self.question_id
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing would be gained by asking again."""
+        return self.error in (None, OUT_OF_REACH)
 
     @property
     def empty(self) -> bool:
@@ -144,9 +221,9 @@ def _of(item: Item) -> dict[str, Any]:
     }
 
 
-def failed(item: Item, kind: str, message: str) -> EvalAnswer:
+def failed(item: Item, kind: str, message: str, setting: str = "") -> AnswerRecord:
     """Record that a question could not be asked or answered."""
-    return EvalAnswer(**_of(item), error=kind, message=message)
+    return AnswerRecord(**_of(item), error=kind, message=message, setting=setting)
 
 
 def answered(
@@ -154,39 +231,41 @@ def answered(
     found: TimedAnswer,
     read: Read,
     *,
+    setting: str,
     video: Encoded,
     video_s: float,
-    first: bool,
-) -> EvalAnswer:
+    waited: float,
+) -> AnswerRecord:
     """Record an answer, an empty one too.
 
     Args:
         item: the question.
         found: the answer.
         read: what was read out of it.
+        setting: method and budget.
         video: what it is about.
         video_s: decoding and encoding the video.
-        first: whether the video was decoded, encoded and prefilled for this question.
+        waited: how much of that and of a shared prefill passed for this question alone; 0 where an
+            earlier question had both.
     """
-    prefill: Prefill = "own" if not found.shared else "first" if first else "shared"
+    first: Prefill = "first" if waited else "shared"
+    shared = video_s + found.prefill - waited
     answer_s = found.prefill + found.answering
-    shared = 0.0 if first else video_s + found.prefill
-    return EvalAnswer(
+    times = Times(
+        first if found.shared else "own",
+        round(video_s, 6),
+        round(found.ttft, 6),
+        round(answer_s, 6),
+        round(video_s + answer_s - shared, 6),
+    )
+    return AnswerRecord(
         **_of(item),
-        error=read.error,
-        message=read.message,
+        **vars(read),
         text=found.text,
-        parsed=read.parsed,
-        right=read.right,
         tokens_in=video.tokens,
         tokens_out=found.tokens_out,
         new_tokens=found.new_tokens,
-        times=Times(
-            prefill,
-            round(video_s, 6),
-            round(found.ttft, 6),
-            round(answer_s, 6),
-            round(video_s + answer_s - shared, 6),
-        ),
+        times=None if found.new_tokens is None else times,
         warnings=video.source.warnings,
+        setting=setting,
     )

@@ -4,9 +4,8 @@ from typing import Any
 import pytest
 
 from sttm.errors import UnknownNameError
-from sttm.evaluation.run.beside import Beside, set_beside
-from sttm.evaluation.run.presets import Preset, get_preset, list_presets
-from sttm.evaluation.run.published import find_published, list_published, model_key
+from sttm.evaluation.paper import Beside, find_published, list_published, model_key, row_beside
+from sttm.evaluation.presets import Preset, get_preset, list_presets
 from sttm.evaluation.tasks import get_task
 from sttm.methods import STTM, get_method
 
@@ -18,7 +17,7 @@ def settings(preset: str, **changes: Any) -> dict[str, Any]:
     """Settings of a run with a preset, as they come back from disk."""
     found = get_preset(f"{PREFIX}/{preset}")
     made = {
-        **found.plan().choices(),
+        **found.choices(),
         "model": found.model,
         "newline": found.newline,
         "dtype": found.dtype,
@@ -33,17 +32,17 @@ def beside(
 ) -> Beside | None:
     name = None if preset is None else f"{PREFIX}/{preset}"
     count = QUESTIONS[found["task"]] if questions is None else questions
-    return set_beside(found, preset=name, questions=count, hidden=hidden)
+    return row_beside(found, preset=name, questions=count, hidden=hidden)
 
 
 def test_every_preset_can_be_set_up_and_has_its_row_in_the_paper() -> None:
     names = [preset.name for preset in list_presets()]
     assert len(set(names)) == len(names) > 200
     for preset in list_presets():
-        plan = preset.plan()
+        plan = preset.config()
         assert plan.task.name == preset.task
-        assert (plan.setting.method is None) == ("/100" in preset.name)
-        assert plan.choices()["parser"] == plan.choices()["prompt"] == "published"
+        assert (plan.settings[0].method is None) == ("/100" in preset.name)
+        assert preset.choices()["parser"] == preset.choices()["prompt"] == "published"
         row = find_published(preset.row)
         assert row is not None, preset.name
         assert (row.budget, row.task, row.model) == (preset.budget, preset.task, _model(preset))
@@ -66,7 +65,7 @@ def test_a_preset_is_the_row_that_it_names() -> None:
     assert get_preset("sttm-paper/llava-video-72b/videomme/50").layer == 0
     qwen = get_preset("sttm-paper/qwen2-vl-7b/vnbench/50")
     assert (qwen.positions, qwen.newline) == ("survived", None)
-    assert qwen.plan().frames.rule == "qwen"
+    assert qwen.config().frames.rule == "qwen"
     # llava-hf's copy has a newline token and no system prompt: it is not the paper's.
     onevision = get_preset("sttm-paper/llava-onevision-7b/mlvu/50")
     assert onevision.model == "lmms-lab/llava-onevision-qwen2-7b-ov"

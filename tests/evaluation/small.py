@@ -5,10 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sttm.evaluation.journal import Journal
-from sttm.evaluation.run.plan import EvalPlan
-from sttm.evaluation.run.reading import EMPTY
-from sttm.evaluation.run.records import ANSWERS, EvalAnswer, Times
+from sttm.evaluation.config import EvalConfig
+from sttm.evaluation.record import ANSWERS, EMPTY, AnswerRecord, Times
+from sttm.evaluation.result_log import ResultLog
 from sttm.evaluation.specs import make_settings
 from sttm.evaluation.tasks import Item, Task, get_task
 
@@ -28,9 +27,9 @@ def needle() -> Task:
     return Task.model_validate({**content, "scenes": SCENES})
 
 
-def needle_plan(method: str = "sttm", keep: float = 0.5, **changes: Any) -> EvalPlan:
-    (setting,) = make_settings([method], [keep])
-    return EvalPlan(needle(), setting, **{"layer": 0, "max_new_tokens": 4, **changes})
+def needle_config(method: str = "sttm", keep: float = 0.5, **changes: Any) -> EvalConfig:
+    settings = tuple(make_settings([method], [keep]))
+    return EvalConfig(needle(), settings, **{"layer": 0, "max_new_tokens": 4, **changes})
 
 
 def items(
@@ -53,10 +52,10 @@ def items(
     ]
 
 
-def answer(item: Item, text: str, *, ttft: float = 1.0, kept: int = 30) -> EvalAnswer:
+def answer(item: Item, text: str, *, ttft: float = 1.0, kept: int = 30) -> AnswerRecord:
     """An answer; an empty text is not scored."""
     hidden = not text or item.answer is None
-    return EvalAnswer(
+    return AnswerRecord(
         item.question_id,
         item.video_id,
         item.question,
@@ -76,7 +75,7 @@ def answer(item: Item, text: str, *, ttft: float = 1.0, kept: int = 30) -> EvalA
 
 
 def store(
-    folder: Path, task: Task, answers: Iterable[EvalAnswer], *, method: str = "sttm", **more: Any
+    folder: Path, task: Task, answers: Iterable[AnswerRecord], *, method: str = "sttm", **more: Any
 ) -> Path:
     """Write a run's folder as `sttm eval run` does."""
     folder.mkdir()
@@ -91,6 +90,6 @@ def store(
         **more,
     }
     info = {"task": task.model_dump(mode="json", by_alias=True)}
-    with Journal(folder / ANSWERS, settings, info, EvalAnswer) as journal:
+    with ResultLog(folder / ANSWERS, settings, info, AnswerRecord) as journal:
         journal.add(answers)
     return folder

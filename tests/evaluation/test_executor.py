@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sttm.errors import ConfigError
-from sttm.evaluation.parallel import work
+from sttm.evaluation.executor import run_jobs
 from tests.cli.marks import needs_nano
 
 ROOT = Path(__file__).parents[2]
@@ -104,4 +104,4 @@ def test_commands_leave_nothing_behind(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("processes", [0, -1, 2.0, "2", True, 10**6, None])
 def test_processes_are_a_number(processes: Any) -> None:
     with pytest.raises(ConfigError, match="processes: got"):
-        list(work(lambda: lambda job: [job], [1, 2], processes=processes))
+        list(run_jobs(lambda: lambda job: [job], [1, 2], processes=processes))
