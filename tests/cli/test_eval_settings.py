@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 from sttm.errors import WriteError
-from sttm.evaluation.evaluate import Evaluator
+from sttm.evaluation.evaluator import Evaluator
 from sttm.evaluation.record import TimedAnswer
 from tests.checkpoints.original import write_original
 from tests.evaluation.tasks import published

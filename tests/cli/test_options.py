@@ -4,7 +4,7 @@ import pytest
 
 import sttm
 from sttm.cli.multi_value import _repeat
-from sttm.cli.options import Reduction, Wanted, describe_method, parse_reduction
+from sttm.cli.reduction import Reduction, Wanted, describe_method, parse_reduction
 from sttm.evaluation.thresholds import Thresholds, VideoRetention
 from sttm.methods import Method
 

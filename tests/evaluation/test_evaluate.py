@@ -11,7 +11,8 @@ from sttm.chat import VideoChat
 from sttm.chat.records import Encoded
 from sttm.errors import BudgetError, ConfigError, WriteError
 from sttm.evaluation.config import EvalConfig, VideoItems, by_video, features_of
-from sttm.evaluation.evaluate import Evaluator, Job, answer_video
+from sttm.evaluation.evaluate import Job, answer_video
+from sttm.evaluation.evaluator import Evaluator
 from sttm.evaluation.features.manifest import MANIFEST, StoredVideo
 from sttm.evaluation.record import EMPTY, OUT_OF_REACH, AnswerRecord, TimedAnswer
 from sttm.evaluation.result_log import ResultLog

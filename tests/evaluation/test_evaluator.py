@@ -8,7 +8,7 @@ import pytest
 
 import sttm
 from sttm.chat.records import Encoded
-from sttm.evaluation.evaluate import Evaluator
+from sttm.evaluation.evaluator import Evaluator
 from sttm.evaluation.record import TimedAnswer
 from sttm.evaluation.specs import Setting
 from sttm.methods import Method, Signal, VideoFeatures

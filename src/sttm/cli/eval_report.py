@@ -13,7 +13,7 @@ from sttm.errors import ConfigError
 from sttm.files import make_folder
 
 if TYPE_CHECKING:
-    from sttm.evaluation.report import EvalReport
+    from sttm.evaluation.rows import EvalReport
     from sttm.evaluation.runs import Run
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sttm.evaluation.result_log import ResultLog
+    pass
 
 results = Console()
 notes = Console(stderr=True)
@@ -53,22 +53,6 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
 def show_json(value: object) -> None:
     """Print one JSON value; dataclasses become objects."""
     typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def note_resumed(log: "ResultLog[Any]", code: str, there: str) -> None:
-    """Tell that a log goes on, and whether it was begun with another version of the source.
-
-    Args:
-        log: with answers.
-        code: digest of the source as it is.
-        there: what is there already, and what becomes of the rest.
-    """
-    note(f"{log.path} has {there}.")
-    if log.info.get("code") != code:
-        note(
-            f"they were begun with another version of the source ({log.info.get('commit')}): "
-            "mixed answers compare two versions. Choose another --out to start again."
-        )
 
 
 def command_line() -> str:

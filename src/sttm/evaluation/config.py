@@ -103,6 +103,11 @@ class EvalConfig:
         """The sampling in force."""
         return self.task.frames if self.sampling is None else self.sampling
 
+    @property
+    def num_frames(self) -> int:
+        """Frames of a made scene; of a video at most."""
+        return self.task.scenes.frames if self.task.made else self.frames.max_frames
+
     def choices(self, setting: "Setting") -> dict[str, Any]:
         """Tell what an answer depends on beside its question and the model, as JSON values."""
         plain = setting.method is None

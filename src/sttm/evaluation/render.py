@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sttm.budget import written_keep
 from sttm.evaluation.paper import PublishedRow
 from sttm.evaluation.plot import Panel, Point, draw_panels
-from sttm.evaluation.report import AccuracyRow, Comparison, EvalReport, RunRow
+from sttm.evaluation.rows import AccuracyRow, Comparison, EvalReport, RunRow
 from sttm.evaluation.specs import ALL
 from sttm.files import write_json, write_text
 
@@ -57,14 +57,22 @@ _OF_THE_PAPER = (
 
 
 class Section(NamedTuple):
-    """What stands in one table: runs of one task and model; ``part`` as in `RunRow`."""
+    """What stands in one table: runs of one task and model.
+
+    Args:
+        task, model: names.
+        part: as in `RunRow`.
+        frames: as in `RunRow`; None where the report has videos of one length only.
+    """
 
     task: str
     model: str
     part: str = ""
+    frames: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.task}, {self.model}" + (f", {self.part}" if self.part else "")
+        length = "" if self.frames is None else f"{self.frames} frames"
+        return ", ".join(filter(None, (self.task, self.model, length, self.part)))
 
 
 def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) -> list[Path]:
@@ -92,9 +100,11 @@ def write_report(folder: Path, report: EvalReport, header: Mapping[str, Any]) ->
 
 
 def sections(report: EvalReport) -> list[Section]:
-    """List tasks with models, in order, all questions first and then their parts."""
+    """List tasks with models and lengths, in order, all questions first and then their parts."""
     rows = (*report.runs, *report.parts)
-    return list(dict.fromkeys(Section(row.task, row.model, row.part) for row in rows))
+    several = len({row.frames for row in rows}) > 1
+    found = (Section(r.task, r.model, r.part, r.frames if several else None) for r in rows)
+    return list(dict.fromkeys(found))
 
 
 def table(report: EvalReport, section: Section) -> tuple[Cells, list[Cells]]:
@@ -181,7 +191,11 @@ def _origins(header: Mapping[str, Any]) -> Iterator[str]:
 
 def _of(report: EvalReport, section: Section) -> list[RunRow]:
     rows = (*report.runs, *report.parts)
-    return [row for row in rows if Section(row.task, row.model, row.part) == section]
+    return [
+        row
+        for row in rows
+        if (row.task, row.model, row.part) == section[:3] and section.frames in (None, row.frames)
+    ]
 
 
 def _line(row: RunRow) -> Cells:
@@ -252,8 +266,8 @@ def _panels(report: EvalReport) -> list[Panel]:
             if row.accuracy is not None
         ]
         beside = [point for row in rows if (point := _published_point(row)) is not None]
-        name = Section(section.task, Path(section.model).name, section.part)
-        panels.append(Panel(str(name), points, beside))
+        name = str(section._replace(model=Path(section.model).name))
+        panels.append(Panel(name, points, beside))
     return panels
 
 

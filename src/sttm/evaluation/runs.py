@@ -62,6 +62,13 @@ class Run:
         return str(self.settings["spec"]).split(":")[0]
 
     @property
+    def frames(self) -> int:
+        """Frames of a made scene; of a video at most; 0 if the settings do not tell."""
+        if self.task.made:
+            return self.task.scenes.frames
+        return int(self.settings.get("sampling", {}).get("max_frames", 0))
+
+    @property
     def preset(self) -> str | None:
         """The preset that it was made with."""
         name = self.about.get("preset")
@@ -140,18 +147,19 @@ def load_runs(folders: Sequence[Path], *, parser: str | None = None) -> list[Run
     twice = [str(folder) for folder, path in zip(folders, paths) if paths.count(path) > 1]
     if twice:
         raise ConfigError(f"got {twice[0]} twice, expected every run once.")
-    folders = [folder for each in folders for folder in _run_folders(each)]
+    folders = [folder for each in folders for folder in find_runs(each) or [each]]
     runs = [_load(folder) for folder in folders]
     if parser is not None:
         runs = [_parsed_anew(run, parser) for run in runs]
     return [replace(run, name=name) for run, name in zip(runs, _names(folders))]
 
 
-def _run_folders(folder: Path) -> list[Path]:
-    """Find the runs in a folder: itself, or one per setting."""
+def find_runs(folder: Path) -> list[Path]:
+    """Find the runs in a folder: itself, or one per setting, perhaps for each length of videos."""
     if (folder / ANSWERS).is_file():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{ANSWERS}")) or [folder]
+    found = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{ANSWERS}"))
+    return sorted(found)
 
 
 def _load(folder: Path) -> Run:
