@@ -6,27 +6,59 @@ import pytest
 from .conftest import Run
 from .marks import needs_nano
 
+SMALL = ("--methods", "sttm", "random", "--keep", "1", "0.2", "--samples=2", "--kinds", "cut")
+
 
 @needs_nano
 def test_needle_says_what_to_use_now_and_does_it(run: Run, tmp_path: Path) -> None:
-    given = ("--methods", "sttm", "--keep", "1", "0.2", "--frames", 4, "--samples", 2)
-    result = run("bench", "needle", *given, "--max-new-tokens", 4, "--out", tmp_path / "new")
+    out = tmp_path / "new"
+    given = ("bench", "needle", *SMALL, "--frames", 4, 5, "--seed", 3, "--against", "sttm")
+    result = run(*given, "-o", out, "--json")
     assert result.exit_code == 0, result.stderr
-    now = "eval run --task needle --method sttm --keep 1 0.2 --max-new-tokens 4"
-    assert f"it is now: sttm {now} --out" in result.stderr
-    assert "--scenes frames=4 count=2" in result.stderr
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"all", "sttm-0.2"}
-    again = run("bench", "needle", *given, "--max-new-tokens", 5, "--out", tmp_path / "new")
-    assert again.exit_code == 2
-    assert "cannot be mixed" in again.stderr
+    scenes = "frames=4,5 count=2 kinds=cut seed=50000003"
+    told = (
+        "sttm eval run --task needle --method sttm random --keep 1 0.2 --max-new-tokens 6 --out "
+    )
+    assert f"it is now: {told}{out} --json --scenes {scenes} && sttm eval report {out}" in (
+        result.stderr.replace("\n", " ")
+    )
+    found = json.loads(result.stdout)
+    assert {(row["method"], row["frames"]) for row in found["runs"]} == {
+        (method, frames) for method in ("all", "sttm", "random") for frames in (4, 5)
+    }
+    pairs = {(one["first"], one["second"]) for one in found["comparisons"]}
+    assert pairs == {(f"{n}-frames/random-0.2", f"{n}-frames/sttm-0.2") for n in (4, 5)}
+    assert {row["part"] for row in found["parts"]} == {"cut"}
+    assert (out / "5-frames" / "random-0.2" / "answers.jsonl").is_file()
+    assert (out / "report.md").is_file()
+
+    # Nothing that changes what an answer means can be mixed in.
+    given = ("bench", "needle", *SMALL, "--frames", 4, 5, "--seed", 3, "--out", out)
+    other = run(*given, "--layer", 1)
+    assert other.exit_code == 2
+    assert "layer 0 (now 1)" in other.stderr
+    relabelled = ("--methods", "sttm=sttm:root_level=0", "--keep", "0.2", "--samples", 2)
+    other = run("bench", "needle", *relabelled, *given[-7:], "--kinds", "cut")
+    assert other.exit_code == 2
+    assert "cannot be mixed" in other.stderr
 
 
-@pytest.mark.parametrize("options", [("--against", "sttm"), ("--frames", 4, 8), ("--kinds", "cut")])
-def test_needle_options_that_are_gone(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
-    result = run("bench", "needle", *options, "--out", tmp_path / "new")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--methods", "stmt"), "Did you mean 'sttm'"),
+        (("--keep", "lots"), "a share such as 0.3"),
+        (("--keep", "0.3", "0.3"), "twice"),
+        (("--kinds", "static", "moving"), "kinds"),
+        (("--frames", "8", "8"), "frames"),
+        (("--sample", "8"), "No such option: --sample"),
+    ],
+)
+def test_bad_needle_options(run: Run, tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+    result = run("bench", "needle", *options, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "eval report --against LABEL" in result.stderr
-    assert not (tmp_path / "new").exists()
+    assert told in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_speed(run: Run, tmp_path: Path) -> None:

@@ -307,4 +307,4 @@ def test_runs_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="twice"):
         load_runs([tmp_path / "one" / "run"] * 2)
     with pytest.raises(ConfigError, match=r"no answers\.jsonl"):
-        load_runs([tmp_path])
+        load_runs([tmp_path / "one" / "run" / "none"])

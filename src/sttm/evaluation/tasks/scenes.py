@@ -23,7 +23,7 @@ class Scenes(BaseModel):
 
     frames: int = Field(default=16, ge=1, le=100_000)
     count: int = Field(default=40, ge=1, le=1_000_000)
-    seed: int = Field(default=FIRST_SEED, ge=0)
+    seed: int = Field(default=FIRST_SEED, ge=0, lt=2**62)
     kinds: tuple[str, ...] = SCENE_KINDS
 
     @field_validator("kinds")
