@@ -12,13 +12,11 @@ SMALL = ("--methods", "sttm", "random", "--keep", "1", "0.2", "--samples=2", "--
 @needs_nano
 def test_needle_says_what_to_use_now_and_does_it(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "new"
-    given = ("bench", "needle", *SMALL, "--frames", 4, 5, "--seed", 3, "--against", "sttm")
-    result = run(*given, "-o", out, "--json")
+    few = ("--frames", 4, 5, "--seed", 3)
+    result = run("bench", "needle", *SMALL, *few, "--against", "sttm", "-o", out, "--json")
     assert result.exit_code == 0, result.stderr
     scenes = "frames=4,5 count=2 kinds=cut seed=50000003"
-    told = (
-        "sttm eval run --task needle --method sttm random --keep 1 0.2 --max-new-tokens 6 --out "
-    )
+    told = "sttm eval run --task needle --method sttm random --keep 1 0.2 --max-new-tokens 6 --out "
     assert f"it is now: {told}{out} --json --scenes {scenes} && sttm eval report {out}" in (
         result.stderr.replace("\n", " ")
     )
@@ -33,12 +31,11 @@ def test_needle_says_what_to_use_now_and_does_it(run: Run, tmp_path: Path) -> No
     assert (out / "report.md").is_file()
 
     # Nothing that changes what an answer means can be mixed in.
-    given = ("bench", "needle", *SMALL, "--frames", 4, 5, "--seed", 3, "--out", out)
-    other = run(*given, "--layer", 1)
+    other = run("bench", "needle", *SMALL, *few, "--layer", 1, "--out", out)
     assert other.exit_code == 2
     assert "layer 0 (now 1)" in other.stderr
     relabelled = ("--methods", "sttm=sttm:root_level=0", "--keep", "0.2", "--samples", 2)
-    other = run("bench", "needle", *relabelled, *given[-7:], "--kinds", "cut")
+    other = run("bench", "needle", *relabelled, *few, "--kinds", "cut", "--out", out)
     assert other.exit_code == 2
     assert "cannot be mixed" in other.stderr
 

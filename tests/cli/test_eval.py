@@ -147,6 +147,39 @@ def test_many_settings_and_one_report(run: Run, task: Path, tmp_path: Path) -> N
 
 
 @needs_nano
+def test_several_lengths(run: Run, own: Path, clip: Path, tmp_path: Path) -> None:
+    own.write_text(own.read_text().splitlines(keepends=True)[1])  # the one about a good video
+    lengths = ("--max-frames", 2, 3, "--no-warm-up")
+    out, report = tmp_path / "out", tmp_path / "report"
+    given = ("eval", "run", "--task", "custom", "--data-root", own, *SMALL, *MANY, *lengths)
+    shown = run(*given, "--out", out)
+    assert shown.exit_code == 0, shown.stderr
+    assert "custom, nano (bundled), 3 frames" in shown.stdout
+    names = [f"{n}-frames/{name}" for n in (2, 3) for name in ("all", "random-0.3", "sttm-0.3")]
+    found = {str(path.parent.relative_to(out)): path for path in out.rglob("answers.jsonl")}
+    assert sorted(found) == names
+    for name, path in found.items():
+        tokens = {line["tokens_in"] for line in lines(path.parent)}
+        assert tokens == {64 * int(name[0])}
+    # The answers are those of a run of its own.
+    one = ("--keep", "0.3", "--max-frames", 3, "--no-warm-up", "--data-root", own)
+    ask(run, Path("custom"), tmp_path / "one", *one)
+    texts = [line["text"] for line in lines(tmp_path / "one")]
+    assert texts == [line["text"] for line in lines(out / "3-frames" / "sttm-0.3")]
+
+    result = run("eval", "report", out, "--against", "sttm", "--out", report, "--json")
+    summed = json.loads(result.stdout)
+    assert {row["run"]: row["full"] for row in summed["runs"]} == {
+        name: f"{name[0]}-frames/all" for name in names
+    }
+    pairs = {(pair["first"], pair["second"]) for pair in summed["comparisons"]}
+    assert pairs == {(f"{n}-frames/random-0.3", f"{n}-frames/sttm-0.3") for n in (2, 3)}
+    text = (report / "report.md").read_text()
+    assert "## custom, nano (bundled), 2 frames" in text
+    assert "## custom, nano (bundled), 3 frames" in text
+
+
+@needs_nano
 def test_a_budget_out_of_reach(run: Run, task: Path, tmp_path: Path) -> None:
     out = tmp_path / "many"
     methods = ("--method", "flat=sttm:spatial_threshold=none", "random", "--keep", "1", "5")
@@ -320,6 +353,8 @@ def test_two_processes_give_the_same(run: Run, task: Path, tmp_path: Path) -> No
         (("--task", "needle", "--scenes", "kinds=cut,moving"), "expected different ones of"),
         (("--task", "needle", "--scenes", "frames=0"), "frames: "),
         (("--task", "needle", "--scenes", "length=4"), "length: "),
+        (("--task", "needle", "--scenes", "frames=4,4"), "expected different numbers"),
+        (("--task", "needle", "--scenes", "count=4", "count=5"), "expected every key once"),
         (("--task", "custom", "--scenes", "frames=4"), "which has videos"),
         (("--task", "needle", "--threads", "1", "--processes", "2"), "got --threads 1"),
         (("--task", "needle", "--prompt", "offical"), "prompt style"),

@@ -117,7 +117,7 @@ def test_a_full_disk_stops_whatever_is_skipped(
         raise WriteError(f"{video}: cannot be written (No space left on device). Make room.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("sttm.evaluation.evaluate.read_video", full)
+        patched.setattr("sttm.evaluation.evaluator.read_video", full)
         result = ask(run, data, out, "--on-error", "skip")
     assert result.exit_code == 2
     assert "No space left" in result.stderr

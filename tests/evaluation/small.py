@@ -28,8 +28,8 @@ def needle() -> Task:
 
 
 def needle_config(method: str = "sttm", keep: float = 0.5, **changes: Any) -> EvalConfig:
-    settings = tuple(make_settings([method], [keep]))
-    return EvalConfig(needle(), settings, **{"layer": 0, "max_new_tokens": 4, **changes})
+    options = {"settings": tuple(make_settings([method], [keep])), "layer": 0, "max_new_tokens": 4}
+    return EvalConfig(needle(), **{**options, **changes})
 
 
 def items(

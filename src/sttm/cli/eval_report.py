@@ -125,7 +125,8 @@ def _show(made: "EvalReport") -> None:
 
     for section in sections(made):
         show_table(*_fitting(table(made, section), _NARROW), title=str(section))
-        for title, columns, lines in group_tables(made, section):
+        tables = [] if section.part else group_tables(made, section)  # report.md has all
+        for title, columns, lines in tables:
             if results.width >= 14 + 22 * (len(columns) - 1):
                 show_table(columns, lines, title=title)
             else:
