@@ -38,20 +38,22 @@ def config_of_preset(
     return preset.config(), replace(model, model=model.model or preset.model, newline=newline)
 
 
-def find_tasks(name: str, scenes: Sequence[str]) -> "list[Task]":
+def find_tasks(name: str | None, scenes: Sequence[str]) -> "list[Task]":
     """Load a task; with scenes of several lengths one for each.
 
     Args:
-        name: of the task, or a file.
+        name: of the task, or a file; None if none was given.
         scenes: ``KEY=VALUE`` texts that change which scenes a made task has.
 
     Raises:
-        ConfigError: no such task, or such scenes.
+        ConfigError: no such task, or no such scenes.
     """
     from pydantic import ValidationError
 
     from sttm.evaluation.tasks import get_task
 
+    if name is None:
+        raise ConfigError("got no --task, expected one of `sttm eval tasks`, or a --preset.")
     task = get_task(name)
     if not scenes:
         return [task]
@@ -83,7 +85,7 @@ def find_settings(
     keeps: Sequence[str],
     single: Wanted,
     model: str | None,
-) -> "list[Setting]":
+) -> "tuple[Setting, ...]":
     """Cross methods with budgets; without several of either, as in `sttm ask`.
 
     Args:
@@ -102,12 +104,12 @@ def find_settings(
         wanted = replace(single, method="".join(methods) or None, keep="".join(keeps) or None)
         method = parse_reduction(wanted, model=model).method
         if method is None:
-            return [ALL_TOKENS]
+            return (ALL_TOKENS,)
         spec = parse_spec(wanted.method or method.name)
         label = spec.label
         if wanted.thresholds is not None:
             label = re.sub(r"[^\w.+/ -]", " ", f"{label} {wanted.thresholds}")
-        return [Setting(label, getattr(method, "keep", None), method, spec.text)]
+        return (Setting(label, getattr(method, "keep", None), method, spec.text),)
     if single.given():
         raise ConfigError(
             f"got {', '.join(single.given())} with several methods or budgets, expected one. "
@@ -121,7 +123,7 @@ def find_settings(
     budgets = [read_keep(text, "--keep") for text in keeps]
     settings = make_settings(methods or ["sttm"], budgets)
     refuse_unused(context, settings, budgets, "method")
-    return [replace(s, keep=s.keep or getattr(s.method, "keep", None)) for s in settings]
+    return tuple(replace(s, keep=s.keep or getattr(s.method, "keep", None)) for s in settings)
 
 
 def sampled(config: EvalConfig, sampling: Mapping[str, Any]) -> EvalConfig:

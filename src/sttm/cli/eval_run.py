@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from os.path import commonpath
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,9 @@ from sttm.cli.task_items import refuse_data_root
 from sttm.errors import ConfigError, SttmError
 from sttm.evaluation.config import EvalConfig, folder_name
 from sttm.files import make_folder
+
+if TYPE_CHECKING:
+    from sttm.evaluation.resumable import ResumableRun
 
 
 @with_options(ModelOptions, EvalConfig, ExecutorOptions)
@@ -127,28 +130,19 @@ def run(
         refuse_for_nano(context, options["model"])
     refuse_fps(context, rule)
     model, executor = taken(ModelOptions, options), taken(ExecutorOptions, options)
-    given: dict[str, Any] = {
-        each.name: options[each.name]
-        for each in option_fields(EvalConfig)
-        if is_given(context, each.name)
-    }
+    names = [each.name for each in option_fields(EvalConfig)]
+    given: dict[str, Any] = {n: options[n] for n in names if is_given(context, n)}
+    single = Wanted(None, thresholds, max_tokens, None, full)
     if preset is not None:
         config, model = config_of_preset(context, preset, model)
         configs = [replace(config, **given)]
-    elif task is None:
-        raise ConfigError("got no --task, expected one of `sttm eval tasks`, or a --preset.")
     else:
-        tasks = find_tasks(task, scenes or [])
-        refuse_data_root(tasks[0], data_root)
-        single = Wanted(None, thresholds, max_tokens, None, full)
         settings = find_settings(context, method or [], keep or [], single, model.model)
-        configs = [EvalConfig(each, tuple(settings), **given) for each in tasks]
+        configs = [EvalConfig(each, settings, **given) for each in find_tasks(task, scenes or [])]
     refuse_data_root(configs[0].task, data_root)
     sampling = {"fps": fps, "rule": rule and rule.value}
     lengths: list[int | None] = [*(max_frames or [])] or [None]
-    configs = [
-        sampled(config, {**sampling, "max_frames": most}) for config in configs for most in lengths
-    ]
+    configs = [sampled(c, {**sampling, "max_frames": n}) for c in configs for n in lengths]
     stop = on_error is OnError.STOP
     questions = [find_items(each, data_root, limit=limit, stop=stop) for each in configs]
     execute = executor.execute()  # without Ray this fails now, not after loading the model
@@ -163,18 +157,12 @@ def run(
     ]
     about = {"command": command_line(), "preset": preset, "limit": limit}
     about |= {"processes": executor.processes, "ray": executor.ray}
-    load: Any = partial(load_pair, *model.arguments)
-    if executor.here:
-        load = lambda: (loaded.model, loaded.processor)  # noqa: E731
+    pair = (loaded.model, loaded.processor)
+    load = (lambda: pair) if executor.here else partial(load_pair, *model.arguments)
     with progress_bars(quiet=json) as tell:
         for each in runs:
             each.answer(load, execute=execute, about=about, stop=stop, tell=tell, note=note)
-    summaries = [each.summary(setting) for each in runs for setting in each.config.settings]
-    if json:
-        show_json(summaries[0] if len(summaries) == 1 else {"settings": summaries})
-    else:
-        _show(summaries)
-    _check_answered(summaries)
+    _sum_up(runs, json=json)
 
 
 def _folders(configs: Sequence[EvalConfig], out: Path | None) -> list[dict[str, Path]]:
@@ -215,12 +203,17 @@ def _as_loaded(config: EvalConfig, loaded: Loaded) -> EvalConfig:
     return replace(config, layer=layer, positions=positions)
 
 
-def _check_answered(summaries: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to call it a success that nothing was answered.
+def _sum_up(runs: "Sequence[ResumableRun]", *, json: bool) -> None:
+    """Print the summaries; refuse to call it a success that nothing was answered.
 
     Raises:
         SttmError: nothing was.
     """
+    summaries = [each.summary(setting) for each in runs for setting in each.config.settings]
+    if json:
+        show_json(summaries[0] if len(summaries) == 1 else {"settings": summaries})
+    else:
+        _show(summaries)
     if not any(summary["answered"] for summary in summaries):
         summary = summaries[0]
         why = ", ".join(f"{n} {kind}" for kind, n in sorted(summary["errors"].items()))
