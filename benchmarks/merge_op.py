@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sttm.evaluation.machine import environment
+from sttm.evaluation.environment import environment
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
 from sttm.ops import naive

@@ -47,7 +47,7 @@ PUBLIC = {
 # What examples and pages import beside that. It may change without notice.
 PROVISIONAL = {
     "sttm.cli.loading",
-    "sttm.evaluation.run.execute",
+    "sttm.evaluation.evaluate",
     "sttm.methods.base",
     "sttm.methods.registry",
     "sttm.models.families",

@@ -6,81 +6,49 @@ import pytest
 from .conftest import Run
 from .marks import needs_nano
 
-SMALL = ("--methods", "sttm", "random", "--keep", "1", "0.2", "--frames", 4, "--samples", 2)
+SMALL = ("--methods", "sttm", "random", "--keep", "1", "0.2", "--samples=2", "--kinds", "cut")
 
 
 @needs_nano
-def test_needle(run: Run, tmp_path: Path) -> None:
-    given = ("bench", "needle", *SMALL, "--against", "sttm", "--out", tmp_path / "new", "--json")
-    result = run(*given)
+def test_needle_says_what_to_use_now_and_does_it(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    few = ("--frames", 4, 5, "--seed", 3)
+    result = run("bench", "needle", *SMALL, *few, "--against", "sttm", "-o", out, "--json")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert {row["method"] for row in found["rows"]} == {"all", "sttm", "random"}
-    overall = [row for row in found["rows"] if row["task"] == "all"]
-    assert [row["retention"] for row in overall] == pytest.approx(
-        [1.0, 51 / 256, 51 / 256], abs=1e-5
+    scenes = "frames=4,5 count=2 kinds=cut seed=50000003"
+    told = "sttm eval run --task needle --method sttm random --keep 1 0.2 --max-new-tokens 6 --out "
+    assert f"it is now: {told}{out} --json --scenes {scenes} && sttm eval report {out}" in (
+        result.stderr.replace("\n", " ")
     )
-    assert all(0 <= row["accuracy"] <= 1 and row["clips"] == 2 for row in overall)
-    assert found["settings"]["layer"] == 0
-    assert {d["against"] for d in found["differences"]} == {"all", "sttm"}
-    names = {"answers.jsonl", "results.json", "results.csv", "results.md", "accuracy.png"}
-    assert {path.name for path in (tmp_path / "new").iterdir()} == names
-
-    # Cut off in the middle of a line, it goes on: the same answers, none twice, none lost.
-    journal = tmp_path / "new" / "answers.jsonl"
-    whole = journal.read_text()
-    journal.write_text(whole[: len(whole) * 2 // 3])
-    again = run(*given)
-    assert "answers already" in again.stderr
-    assert sorted(journal.read_text().splitlines()) == sorted(whole.splitlines())
-    assert json.loads(again.stdout)["rows"] == found["rows"]
+    found = json.loads(result.stdout)
+    assert {(row["method"], row["frames"]) for row in found["runs"]} == {
+        (method, frames) for method in ("all", "sttm", "random") for frames in (4, 5)
+    }
+    pairs = {(one["first"], one["second"]) for one in found["comparisons"]}
+    assert pairs == {(f"{n}-frames/random-0.2", f"{n}-frames/sttm-0.2") for n in (4, 5)}
+    assert {row["part"] for row in found["parts"]} == {"cut"}
+    assert (out / "5-frames" / "random-0.2" / "answers.jsonl").is_file()
+    assert (out / "report.md").is_file()
 
     # Nothing that changes what an answer means can be mixed in.
-    other = run("bench", "needle", *SMALL, "--layer", 1, "--out", tmp_path / "new")
+    other = run("bench", "needle", *SMALL, *few, "--layer", 1, "--out", out)
     assert other.exit_code == 2
     assert "layer 0 (now 1)" in other.stderr
-    relabelled = ("--methods", "sttm=sttm:root_level=0", "--keep", "0.2", "--frames", 4)
-    other = run("bench", "needle", *relabelled, "--samples", 2, "--out", tmp_path / "new")
+    relabelled = ("--methods", "sttm=sttm:root_level=0", "--keep", "0.2", "--samples", 2)
+    other = run("bench", "needle", *relabelled, *few, "--kinds", "cut", "--out", out)
     assert other.exit_code == 2
-    assert "another method has this label" in other.stderr
-
-
-@needs_nano
-def test_a_refused_run_does_not_spoil_its_folder(run: Run, tmp_path: Path) -> None:
-    given = ("bench", "needle", *SMALL, "--out", tmp_path)
-    refused = run(*given, "--positions", "bogus")
-    assert refused.exit_code == 2
-    assert "bogus" in refused.stderr
-    corrected = run(*given)
-    assert corrected.exit_code == 0, corrected.stderr
-
-
-@needs_nano
-@pytest.mark.slow
-def test_needle_in_two_processes_gives_the_same(run: Run, tmp_path: Path) -> None:
-    for processes in (1, 2):
-        given = ("--processes", processes, "--out", tmp_path / str(processes))
-        result = run("bench", "needle", *SMALL, *given)
-        assert result.exit_code == 0, result.stderr
-        assert "less all tokens" in result.stdout
-    one, two = (
-        sorted((tmp_path / name / "answers.jsonl").read_text().splitlines()[1:])
-        for name in ("1", "2")
-    )
-    assert one == two
+    assert "cannot be mixed" in other.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("--methods", "stmt"), "Did you mean 'sttm'"),
-        (("--keep", "0"), "keep"),
         (("--keep", "lots"), "a share such as 0.3"),
         (("--keep", "0.3", "0.3"), "twice"),
         (("--kinds", "static", "moving"), "kinds"),
-        (("--against", "tome"), "Expected one of the compared"),
-        (("--against", "all", "--keep", ".5"), "Add 1 to them: --keep 1"),
         (("--frames", "8", "8"), "frames"),
+        (("--sample", "8"), "No such option: --sample"),
     ],
 )
 def test_bad_needle_options(run: Run, tmp_path: Path, options: tuple[str, ...], told: str) -> None:

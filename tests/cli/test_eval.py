@@ -97,6 +97,111 @@ def test_a_changed_setting_is_refused(run: Run, task: Path, tmp_path: Path) -> N
     assert (out / "answers.jsonl").read_bytes() == before
 
 
+MANY = ("--method", "sttm", "random", "--keep", "1", "0.3")
+
+
+@needs_nano
+def test_many_settings_and_one_report(run: Run, task: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "many", tmp_path / "report"
+    given = ("eval", "run", "--task", task, *SMALL, *MANY, "--out", out)
+    shown = run(*given)
+    assert shown.exit_code == 0, shown.stderr
+    assert "random 0.3" in shown.stdout
+    names = ["all", "random-0.3", "sttm-0.3"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    before = {name: (out / name / "answers.jsonl").read_text() for name in names}
+    for name, setting in zip(names, ("all", "random 0.3", "sttm 0.3")):
+        assert {line["setting"] for line in lines(out / name)} == {setting}
+    # The answers are those of a run of its own.
+    ask(run, task, tmp_path / "one", "--keep", "0.3")
+    alone, merged = lines(tmp_path / "one"), lines(out / "sttm-0.3")
+    assert [line["text"] for line in alone] == [line["text"] for line in merged]
+
+    # A budget more asks nothing again, and one that was cut off goes on.
+    path = out / "all" / "answers.jsonl"
+    path.write_text(before["all"][: len(before["all"]) * 2 // 3])
+    more = run("eval", "run", "--task", task, *SMALL, *MANY, "0.1", "--out", out, "--json")
+    assert more.exit_code == 0, more.stderr
+    settings = json.loads(more.stdout)["settings"]
+    assert [each["method"] for each in settings][:2] == ["all", "sttm 0.3"]
+    for name in names[1:]:
+        assert (out / name / "answers.jsonl").read_text() == before[name]
+    texts = [json.loads(line)["text"] for line in before["all"].splitlines()[1:]]
+    assert [line["text"] for line in lines(out / "all")] == texts
+
+    sums = ("eval", "report", out)
+    asked = ("--against", "sttm", "--by", "kind", "--out", report)
+    found = json.loads(run(*sums, *asked, "--json").stdout)
+    rows = {row["run"]: row for row in found["runs"]}
+    assert (rows["random-0.1"]["full"], rows["all"]["less_full"]) == ("all", 0.0)
+    assert rows["sttm-0.3"]["metric"] == "macro"
+    pairs = {(one["first"], one["second"]) for one in found["comparisons"]}
+    assert pairs == {("random-0.3", "sttm-0.3"), ("random-0.1", "sttm-0.1")}
+    assert {row["part"] for row in found["parts"]} == {"static", "pan", "texture"}
+    assert "## short, nano (bundled), texture" in (report / "report.md").read_text()
+    assert run(*sums, "--by", "knd", "--out", report).exit_code == 2
+    assert "Did you mean 'sttm'" in run(*sums, "--against", "stm", "--out", report).stderr
+
+    refused = run("eval", "run", "--task", task, *SMALL, *MANY, "--out", out / "all")
+    assert "got the answers of one setting in it" in refused.stderr
+
+
+@needs_nano
+def test_several_lengths(run: Run, own: Path, clip: Path, tmp_path: Path) -> None:
+    own.write_text(own.read_text().splitlines(keepends=True)[1])  # the one about a good video
+    lengths = ("--max-frames", 2, 3, "--no-warm-up")
+    out, report = tmp_path / "out", tmp_path / "report"
+    given = ("eval", "run", "--task", "custom", "--data-root", own, *SMALL, *MANY, *lengths)
+    shown = run(*given, "--out", out)
+    assert shown.exit_code == 0, shown.stderr
+    assert "custom, nano (bundled), 3 frames" in shown.stdout
+    names = [f"{n}-frames/{name}" for n in (2, 3) for name in ("all", "random-0.3", "sttm-0.3")]
+    found = {str(path.parent.relative_to(out)): path for path in out.rglob("answers.jsonl")}
+    assert sorted(found) == names
+    for name, path in found.items():
+        tokens = {line["tokens_in"] for line in lines(path.parent)}
+        assert tokens == {64 * int(name[0])}
+    # The answers are those of a run of its own.
+    one = ("--keep", "0.3", "--max-frames", 3, "--no-warm-up", "--data-root", own)
+    ask(run, Path("custom"), tmp_path / "one", *one)
+    texts = [line["text"] for line in lines(tmp_path / "one")]
+    assert texts == [line["text"] for line in lines(out / "3-frames" / "sttm-0.3")]
+
+    result = run("eval", "report", out, "--against", "sttm", "--out", report, "--json")
+    summed = json.loads(result.stdout)
+    assert {row["run"]: row["full"] for row in summed["runs"]} == {
+        name: f"{name[0]}-frames/all" for name in names
+    }
+    pairs = {(pair["first"], pair["second"]) for pair in summed["comparisons"]}
+    assert pairs == {(f"{n}-frames/random-0.3", f"{n}-frames/sttm-0.3") for n in (2, 3)}
+    text = (report / "report.md").read_text()
+    assert "## custom, nano (bundled), 2 frames" in text
+    assert "## custom, nano (bundled), 3 frames" in text
+
+
+@needs_nano
+def test_a_budget_out_of_reach(run: Run, task: Path, tmp_path: Path) -> None:
+    out = tmp_path / "many"
+    methods = ("--method", "flat=sttm:spatial_threshold=none", "random", "--keep", "1", "5")
+    result = run("eval", "run", "--task", task, *SMALL, *methods, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert "flat 5: " in result.stderr
+    again = run("eval", "run", "--task", task, *SMALL, *methods, "--out", out)
+    assert "are tried again" not in again.stderr
+    shown = run("eval", "report", out, "--out", tmp_path / "report")
+    assert "no accuracy: the budget is out of the method's reach" in shown.stderr
+    assert "out of reach" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_answers_of_the_former_needle_benchmark_are_refused(run: Run, tmp_path: Path) -> None:
+    header = {"format": 1, "settings": {"benchmark": "needle"}, "info": {}}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(header) + "\n")
+    for given in (("eval", "report"), ("eval", "run", "--task", "needle", "--out")):
+        result = run(*given, tmp_path)
+        assert result.exit_code == 2
+        assert "got answers of `sttm bench needle` of sttm 0.1" in result.stderr
+
+
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
     limit = time.monotonic() + 120
     while not condition():
@@ -240,6 +345,18 @@ def test_two_processes_give_the_same(run: Run, task: Path, tmp_path: Path) -> No
         (("--task", "neddle"), "Did you mean 'needle'"),
         (("--task", "needle", "--method", "stmt"), "Did you mean 'sttm'"),
         (("--task", "needle", "--keep", "0.3", "--full"), "expected one of them"),
+        (("--task", "needle", "--keep", "0.3", "0.3"), "twice"),
+        (("--task", "needle", "--keep", "0"), "keep"),
+        (("--task", "needle", "--keep", "lots", "1"), "a share such as 0.3"),
+        (("--task", "needle", "--method", "sttm", "tome"), "expected budgets"),
+        (("--task", "needle", "--keep", ".5", ".3", "-t", "1/1"), "options of a method"),
+        (("--task", "needle", "--scenes", "kinds=cut,moving"), "expected different ones of"),
+        (("--task", "needle", "--scenes", "frames=0"), "frames: "),
+        (("--task", "needle", "--scenes", "length=4"), "length: "),
+        (("--task", "needle", "--scenes", "frames=4,4"), "expected different numbers"),
+        (("--task", "needle", "--scenes", "count=4", "count=5"), "expected every key once"),
+        (("--task", "custom", "--scenes", "frames=4"), "which has videos"),
+        (("--task", "needle", "--threads", "1", "--processes", "2"), "got --threads 1"),
         (("--task", "needle", "--prompt", "offical"), "prompt style"),
         (("--task", "needle", "--parser", "x"), "parser"),
         (("--task", "needle", "--on-error", "ignore"), "is not one of"),

@@ -10,7 +10,8 @@ from zipfile import ZipFile
 import pytest
 
 from sttm.errors import WriteError
-from sttm.evaluation.runner import Runner, TimedAnswer
+from sttm.evaluation.evaluator import Evaluator
+from sttm.evaluation.record import TimedAnswer
 from tests.checkpoints.original import write_original
 from tests.evaluation.tasks import published
 from tests.video.video_clips import numbered
@@ -53,15 +54,15 @@ def answers(out: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that say nothing to second questions."""
-    original = Runner.answers
+    original = Evaluator.answers
 
     def some(
-        self: Runner, encoded: Any, setting: Any, questions: Sequence[str]
+        self: Evaluator, encoded: Any, setting: Any, questions: Sequence[str]
     ) -> Iterator[TimedAnswer]:
         for question, found in zip(questions, original(self, encoded, setting, questions)):
             yield replace(found, text=" \n" if "Which 1?" in question else "A")
 
-    monkeypatch.setattr(Runner, "answers", some)
+    monkeypatch.setattr(Evaluator, "answers", some)
 
 
 @needs_nano
@@ -116,7 +117,7 @@ def test_a_full_disk_stops_whatever_is_skipped(
         raise WriteError(f"{video}: cannot be written (No space left on device). Make room.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("sttm.evaluation.run.answer.read_video", full)
+        patched.setattr("sttm.evaluation.evaluator.read_video", full)
         result = ask(run, data, out, "--on-error", "skip")
     assert result.exit_code == 2
     assert "No space left" in result.stderr

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sttm.evaluation.run.records import RUN, failed
+from sttm.evaluation.record import RUN, failed
 from sttm.evaluation.tasks import Item, Task, get_task
-from tests.evaluation.run import small
+from tests.evaluation import small
 
 from .conftest import Run
 

@@ -19,6 +19,7 @@ from .marks import needs_nano
 
 Q = "Which digit appears?"
 MAIN = ["-c", "from sttm.cli import main; main()"]
+SCENES = ("eval", "run", "--task", "needle", "--scenes")
 NUMBERS = ["1e400", "1e999999999", "-0", "nan", "inf", "\u0663", "1_0", "9" * 40, "-" + "9" * 40]
 
 
@@ -37,7 +38,6 @@ def refused(result: Any, told: str) -> None:
         ("ask", "clip.mp4", Q, "--max-tokens"),
         ("show", "clip.mp4", "--keep"),
         ("calibrate", "clip.mp4", "--keep"),
-        ("bench", "needle", "--keep"),
         ("bench", "speed", "--keep"),
         ("eval", "run", "--task", "needle", "--keep"),
     ],
@@ -50,10 +50,10 @@ def test_budgets(run: Run, command: tuple[str, ...], value: str) -> None:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (("bench", "needle", "--samples", 10**12), "samples: got 1000000000000, expected a whole"),
-        (("bench", "needle", "--frames", 2**31), "frames: got"),
-        (("bench", "needle", "--frames", 10**20), "frames: got"),
-        (("bench", "needle", "--seed", 10**30), "seed: got"),
+        ((*SCENES, f"count={10**12}"), "count: Input should be less than or equal to 1000000"),
+        ((*SCENES, f"frames={2**31}"), "frames: Input should be less than or equal to 100000"),
+        ((*SCENES, f"frames=4,{10**20}"), "frames: Input should be less than or equal to 100000"),
+        ((*SCENES, f"seed={10**30}"), "seed: Input should be less than"),
         (("bench", "speed", "--threads", 2**31, "--shape", "nano"), "--threads: got"),
         (("bench", "speed", "--repeats", 10**20), "repeats: got"),
         (("eval", "run", "--task", "needle", "--seed", 2**63), "seed: got"),
@@ -124,7 +124,7 @@ def test_devices_and_other_places_for_files(
     for place in ("/dev/null", "/dev/null/x", tmp_path / "file"):
         refused(run("show", clip, "--out", place), "--out: got")
         refused(run("extract", clip, "--out", place), "--out: got")
-        refused(run("bench", "needle", "--out", place), "--out: got")
+        refused(run("eval", "run", "--task", "needle", "--out", place), "--out: got")
     refused(run("calibrate", clip, "--out", "/dev/null"), "a device or pipe")
     refused(run("ask", clip, Q, "--save", tmp_path / "folder.sttm"), "which is no file")
     assert Path("/dev/null").is_char_device()

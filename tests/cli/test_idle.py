@@ -86,8 +86,11 @@ def test_a_saved_video_takes_no_option_of_watching(run: Run, options: tuple[str,
         ("eval run --task needle --device-map cpu", "got --device-map with nano"),
         ("eval run --task needle --ray-workers 1", "got --ray-workers without --ray"),
         ("eval run --task videomme --rule uniform --fps 2", "got --fps with --rule uniform"),
-        ("bench needle --methods tome --keep 1", "got --methods with no other budget than 1"),
-        ("bench needle --methods tome:keep=.3 --keep 1 .5", "got --keep 0.5, at which no method"),
+        (
+            "eval run --task needle --method tome random --keep 1",
+            "got --method with no other budget",
+        ),
+        ("eval run --task needle --method tome:keep=.3 --keep 1 .5", "got --keep 0.5, at which no"),
         ("bench speed --methods sttm:keep=.3 --keep .5", "got --keep 0.5, at which no method"),
     ],
 )

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import sttm
-from sttm.cli.many import _repeat
-from sttm.cli.options import Reduction, Wanted, describe_method, parse_reduction
+from sttm.cli.multi_value import _repeat
+from sttm.cli.reduction import Reduction, Wanted, describe_method, parse_reduction
 from sttm.evaluation.thresholds import Thresholds, VideoRetention
 from sttm.methods import Method
 

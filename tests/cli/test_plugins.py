@@ -123,9 +123,10 @@ def test_commands_use_them(
     if how == "behind":
         return
     assert run("show", clip, "--png", "--out", tmp_path, *method)["tokens_out"] == 32
-    small = ("--frames", 2, "--samples", 2, "--keep", ".5", "--json")
-    bench = ("bench", "needle", "--methods", "spaced", *small, "--out", tmp_path / "n")
-    assert {row["method"] for row in run(*bench)["rows"]} == {"spaced"}
+    small = ("--scenes", "frames=2", "count=2", "--keep", ".5", ".3", "--json")
+    needle = ("eval", "run", "--task", "needle", "--method", "spaced", *small)
+    found = run(*needle, "--out", tmp_path / "n")["settings"]
+    assert {row["method"] for row in found} == {"spaced 0.5", "spaced 0.3"}
     given = ("--model", model, "--max-frames", 2, "--out", tmp_path / "t.json", "--json")
     assert run("calibrate", clip, *given)["model"] == str(model)
 

@@ -103,21 +103,29 @@ def test_calibrate(run: Run, videos: Path, tmp_path: Path, crash: Exception) -> 
     assert run("calibrate", videos / "bad.mp4", "--out", tmp_path / "t.json").exit_code == 2
 
 
-def test_needle(run: Run, tmp_path: Path, crash: Exception) -> None:
-    few = ("--methods", "sttm", "random", "--keep", "1", ".3", "--frames", 2, "--samples", 4)
-    command = ("bench", "needle", *few, "--kinds", "static", "--out", tmp_path / "n", "--json")
-    result = run(*command, "--on-error", "skip")
+def scenes(tmp_path: Path, count: int, *more: object) -> tuple[object, ...]:
+    made = ("--scenes", "frames=2", f"count={count}", "kinds=static")
+    return ("eval", "run", "--task", "needle", *more, *made, "--out", tmp_path / "n")
+
+
+def test_scenes(run: Run, tmp_path: Path, crash: Exception) -> None:
+    more = ("--method", "sttm", "random", "--keep", "1", ".3")
+    result = run(*scenes(tmp_path, 4, *more), "--on-error", "skip", "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert found["skipped"] == [f"clip {FIRST_SEED + 1} (static, 2 frames): {line(crash)}"]
-    assert {row["clips"] for row in found["rows"] if row["task"] == "all"} == {3}
+    found = json.loads(result.stdout)["settings"]
+    assert [each["videos"] for each in found] == [3, 3, 3]
+    assert all(list(each["errors"]) == ["failed"] for each in found)
+    answers = (tmp_path / "n" / "all" / "answers.jsonl").read_text().splitlines()[1:]
+    failed = [one for one in map(json.loads, answers) if one["error"] == "failed"]
+    assert {one["video_id"] for one in failed} == {f"static-2-{FIRST_SEED + 1}"}
+    assert all(line(crash) in one["message"] for one in failed)
 
 
-def test_needle_stops(run: Run, tmp_path: Path, crash: Exception) -> None:
-    few = ("--methods", "sttm", "--keep", "1", ".3", "--frames", 2, "--samples", 2)
-    stopped = run("bench", "needle", *few, "--kinds", "static", "--out", tmp_path / "n")
+def test_scenes_stop(run: Run, tmp_path: Path, crash: Exception) -> None:
+    stopped = run(*scenes(tmp_path, 2, "--keep", "1", ".3"))
     assert stopped.exit_code == 2
-    assert f"error: clip {FIRST_SEED + 1} (static, 2 frames): {line(crash)}" in stopped.stderr
+    assert f"error: static-2-{FIRST_SEED + 1}-0: failed: " in stopped.stderr
+    assert line(crash) in stopped.stderr
 
 
 def test_ask_and_show(run: Run, videos: Path, tmp_path: Path, crash: Exception) -> None:
@@ -137,12 +145,11 @@ def test_an_interrupt_and_a_full_disk_end_a_run(
     run: Run, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip = ("--on-error", "skip")
-    few = ("--methods", "sttm", "--keep", ".3", "--frames", 2, "--samples", 2, "--kinds", "static")
     commands = [
         (*own(videos, tmp_path), *skip),
         ("extract", videos, "--out", tmp_path / "f", *skip),
         ("calibrate", videos, "--out", tmp_path / "t.json", *skip),
-        ("bench", "needle", *few, "--out", tmp_path / "n", *skip),
+        (*scenes(tmp_path, 2, "--keep", ".3"), *skip),
     ]
     for error, code in ((KeyboardInterrupt(), 130), (WriteError("the disk is full"), 2)):
         for command in commands:

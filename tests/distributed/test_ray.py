@@ -13,11 +13,11 @@ import pytest
 
 import sttm
 from sttm.errors import ConfigError, SttmError
+from sttm.evaluation.config import EvalConfig, VideoItems, by_video
+from sttm.evaluation.evaluate import evaluate
+from sttm.evaluation.executor import run_jobs
 from sttm.evaluation.features.extract import ExtractPlan, Failure, VideoJob, ready
-from sttm.evaluation.parallel import work
-from sttm.evaluation.run.execute import run
-from sttm.evaluation.run.plan import EvalPlan, VideoItems, by_video
-from sttm.evaluation.run.records import EvalAnswer
+from sttm.evaluation.record import AnswerRecord
 from sttm.evaluation.specs import Setting
 from sttm.evaluation.tasks import get_task
 from sttm.nano.clips import make_clip
@@ -63,25 +63,27 @@ def one_worker(cluster: None) -> Any:
 
 
 @pytest.fixture(scope="module")
-def plan() -> EvalPlan:
+def plan() -> EvalConfig:
     method = sttm.STTM(keep=0.3)
     setting = Setting("sttm", 0.3, method, "sttm")
-    return EvalPlan(get_task("needle"), setting, layer=NANO_LAYER, max_new_tokens=6, warm_up=False)
+    return EvalConfig(
+        get_task("needle"), (setting,), layer=NANO_LAYER, max_new_tokens=6, warm_up=False
+    )
 
 
 @pytest.fixture(scope="module")
-def videos(plan: EvalPlan) -> list[VideoItems]:
+def videos(plan: EvalConfig) -> list[VideoItems]:
     found = by_video(plan.task.items(None))[:VIDEOS]
     return [replace(video, items=video.items[:3]) for video in found]
 
 
 @pytest.fixture(scope="module")
-def alone(plan: EvalPlan, videos: list[VideoItems]) -> dict[str, EvalAnswer]:
+def alone(plan: EvalConfig, videos: list[VideoItems]) -> dict[str, AnswerRecord]:
     """The answers of a run in this process."""
-    return untimed(run(plan, load, videos, {}))
+    return untimed(evaluate(plan, load, videos, {}))
 
 
-def untimed(answers: Iterator[EvalAnswer]) -> dict[str, EvalAnswer]:
+def untimed(answers: Iterator[AnswerRecord]) -> dict[str, AnswerRecord]:
     found = list(answers)
     known = {answer.question_id: replace(answer, times=None) for answer in found}
     assert len(known) == len(found)  # every question once
@@ -110,14 +112,14 @@ def load_and_die_once(marks: Path) -> tuple[Any, Any]:
 
 def test_a_killed_worker_loses_no_answer(
     two_workers: Any,
-    plan: EvalPlan,
+    plan: EvalConfig,
     videos: list[VideoItems],
-    alone: dict[str, EvalAnswer],
+    alone: dict[str, AnswerRecord],
     tmp_path: Path,
 ) -> None:
     load_it = partial(load_and_die_once, tmp_path)
     known = {key: answer for key, answer in alone.items() if key == videos[0].items[1].question_id}
-    found = untimed(run(plan, load_it, videos, known, execute=two_workers))
+    found = untimed(evaluate(plan, load_it, videos, {"sttm 0.3": known}, execute=two_workers))
     assert not found.keys() & known.keys()  # what was written is not asked again
     assert {**found, **known} == alone
     assert all(answer.error is None for answer in found.values())
@@ -136,7 +138,7 @@ def test_features_are_those_of_one_process(cluster: None, tmp_path: Path) -> Non
     jobs.append(VideoJob.of_file(tmp_path / "bad.mp4"))
     sums: list[list[str]] = []
     # All in one batch of one worker, beside one by one in this process.
-    for execute in (work, RayExecutor(workers=1, gpus=0, batch=3)):
+    for execute in (run_jobs, RayExecutor(workers=1, gpus=0, batch=3)):
         plan = ExtractPlan(tmp_path / f"out-{len(sums)}", Sampling())
         (plan.out / "videos").mkdir(parents=True)
         outcomes = list(execute(partial(ready, plan, load), jobs))

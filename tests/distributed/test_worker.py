@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sttm.errors import ConfigError, SttmError
-from sttm.evaluation.parallel import WorkerFailure
-from sttm.evaluation.run.execute import Job
-from sttm.evaluation.run.plan import VideoItems
+from sttm.evaluation.config import VideoItems
+from sttm.evaluation.evaluate import Job
+from sttm.evaluation.executor import WorkerFailure
 from tests.distributed.tasks import dividing, doubling, refusing
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'sttm[ray]'")
@@ -67,7 +67,7 @@ def test_a_worker_that_cannot_get_ready_says_why(make: Make) -> None:
 
 def test_a_batch_that_was_begun_too_often_is_left(make: Make) -> None:
     worker = make(doubling)
-    job = Job(VideoItems("clip-7", ()), frozenset())
+    job = Job(VideoItems("clip-7", ()), {})
     for _ in range(2):
         assert ask(worker, 4, place=5) == [[4, 8]]
     found = ask(worker, job, place=5)[0]

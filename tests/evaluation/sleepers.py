@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from sttm.evaluation.parallel import work
+from sttm.evaluation.executor import run_jobs
 
 LONG_S = 600.0
 
@@ -36,5 +36,5 @@ def ready(folder: Path, at: str) -> Callable[[int], Iterator[int]]:
 
 
 if __name__ == "__main__":
-    for _ in work(partial(ready, Path(sys.argv[1]), sys.argv[2]), [0, 1], processes=2):
+    for _ in run_jobs(partial(ready, Path(sys.argv[1]), sys.argv[2]), [0, 1], processes=2):
         time.sleep(LONG_S)

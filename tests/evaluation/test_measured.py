@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import sttm
-from sttm.evaluation.needle import KINDS, TASKS, ClipId
-from sttm.evaluation.tables import markdown_table
+from sttm.evaluation.render import markdown_table
 from sttm.methods import Method, VideoFeatures, list_methods
 from sttm.nano.model import NANO_LAYER, NANO_POSITIONS, load
-from sttm.nano.scenes import FIRST_SEED
+from sttm.nano.questions import SCENE_TASKS
+from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 from tests.cli.marks import needs_nano
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def accuracy(method: str, keep: float, *, kind: str = "all", pan: bool = True) -
     }
     if pan:
         return float(rows["all"])
-    tasks = [task for task in TASKS if task != "pan"]
+    tasks = [task for task in SCENE_TASKS if task != "pan"]
     return float(sum(rows[task] for task in tasks) / len(tasks))
 
 
@@ -93,7 +93,7 @@ def level() -> str:
 
 def kinds() -> str:
     lines = []
-    for kind in KINDS:
+    for kind in SCENE_KINDS:
         values = [accuracy("all", 1.0, kind=kind)]
         values += [accuracy("sttm", keep, kind=kind) for keep in BUDGETS]
         lines.append([kind, *(f"{100 * value:.1f}" for value in values)])
@@ -150,7 +150,7 @@ def test_on_nano_a_budget_is_the_temporal_step() -> None:
     recorder = Recorder()
     chat = sttm.VideoChat(*load(), recorder, layer=NANO_LAYER, positions=NANO_POSITIONS)
     for i in range(8):
-        clip, _ = ClipId(32, KINDS[i % len(KINDS)], FIRST_SEED + i).questions()
+        clip = make_scene(FIRST_SEED + i, 32, kind=SCENE_KINDS[i % len(SCENE_KINDS)])
         chat.watch(clip.frames, fps=clip.fps, max_frames=32)
     same = 0
     for video in recorder.seen:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import sttm
-from sttm.evaluation.specs import ALL_TOKENS, find_reference, make_settings, parse_spec
+from sttm.evaluation.specs import ALL_TOKENS, make_settings, parse_spec
 
 
 def test_a_name() -> None:
@@ -83,16 +83,3 @@ def test_budgets_of_numpy_become_plain() -> None:
     assert json.dumps([s.keep for s in settings]) == "[0.3, 5]"
     with pytest.raises(sttm.ConfigError, match="twice"):
         make_settings(["random"], [*keeps, 0.3])
-
-
-def test_all_tokens_as_the_reference_must_be_asked_for() -> None:
-    with pytest.raises(sttm.ConfigError, match="Add 1 to them: --keep 1"):
-        find_reference("all", make_settings(["sttm"], [0.5]))
-    assert find_reference("all", make_settings(["sttm"], [1.0, 0.5])) == "all"
-
-
-def test_a_reference_must_be_there() -> None:
-    settings = make_settings(["sttm", "random"], [0.5])
-    assert find_reference("random", settings) == "random"
-    with pytest.raises(sttm.ConfigError, match="Did you mean 'random'"):
-        find_reference("randm", settings)

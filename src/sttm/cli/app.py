@@ -20,12 +20,12 @@ from sttm.cli.command import Command, check_once
 from sttm.cli.convert import convert
 from sttm.cli.demo import demo
 from sttm.cli.eval import evaluate
+from sttm.cli.executor_options import RayMayBeBare
 from sttm.cli.extract import extract
 from sttm.cli.methods import methods
 from sttm.cli.models import models
 from sttm.cli.output import show_error
 from sttm.cli.show import show
-from sttm.cli.spreading import RayMayBeBare
 from sttm.errors import SttmError
 
 _PLUGIN = "--plugin"

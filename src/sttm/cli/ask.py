@@ -19,14 +19,11 @@ from sttm.cli.options import (
     MaxTokensOption,
     MethodOption,
     ModelOption,
-    Reduction,
     ThresholdsOption,
-    Wanted,
-    describe_method,
-    parse_reduction,
 )
 from sttm.cli.output import milliseconds, percent, say, show_json, show_table
 from sttm.cli.progress import progress_bars
+from sttm.cli.reduction import Reduction, Wanted, describe_method, parse_reduction
 from sttm.errors import ConfigError
 from sttm.files import check_folder
 

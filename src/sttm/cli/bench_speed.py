@@ -9,10 +9,10 @@ import typer
 
 from sttm.budget import read_keep, written_keep
 from sttm.cli.command import refuse_unused
+from sttm.cli.executor_options import set_threads
 from sttm.cli.options import Dtype, JsonOption
 from sttm.cli.output import command_line, milliseconds, percent, results, say, show_json, show_table
 from sttm.cli.progress import progress_bars
-from sttm.cli.spreading import set_threads
 from sttm.files import make_folder
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def speed(
         list[str],
         typer.Option(
             metavar="SPEC...",
-            help="Methods as in `sttm bench needle`. With keep=none a method plans by its own "
+            help="Methods as in `sttm eval run`. With keep=none a method plans by its own "
             "rule, and the count is forced to each budget.",
         ),
     ] = _METHODS,
@@ -120,7 +120,7 @@ def speed(
 def _header(plan: "SpeedPlan") -> dict[str, Any]:
     import torch
 
-    from sttm.evaluation.machine import environment
+    from sttm.evaluation.environment import environment
     from sttm.evaluation.shapes import find_shape
 
     shape = find_shape(plan.shape)
@@ -159,7 +159,7 @@ def _cells(row: "SpeedRow") -> list[str]:
 
 
 def _write(out: Path, header: dict[str, Any], rows: Sequence["SpeedRow"]) -> list[Path]:
-    from sttm.evaluation.tables import markdown_table
+    from sttm.evaluation.render import markdown_table
     from sttm.files import write_json, write_text
 
     files = [out / "speed.json", out / "speed.md"]

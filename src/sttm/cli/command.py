@@ -88,23 +88,27 @@ def refuse_idle(context: typer.Context, names: Iterable[str] | None, beside: str
 
 
 def refuse_unused(
-    context: typer.Context, settings: Sequence["Setting"], keeps: Sequence["Keep"]
+    context: typer.Context,
+    settings: Sequence["Setting"],
+    keeps: Sequence["Keep"],
+    name: str = "methods",
 ) -> None:
     """Refuse methods or budgets of the command line that nothing runs with.
 
     Args:
-        context: of a command with ``--methods`` and ``--keep``.
+        context: of a command with methods and ``--keep``.
         settings: what runs.
         keeps: the budgets; 1.0 stands for all tokens.
+        name: of the parameter with the methods.
 
     Raises:
         ConfigError: there are some.
     """
     runs = [setting for setting in settings if setting.method is not None]
-    if is_given(context, "methods") and not runs:
+    if is_given(context, name) and not runs:
         raise ConfigError(
-            "got --methods with no other budget than 1, expected one below it, e.g. --keep 0.3: "
-            "1 keeps all tokens, with no method. Add one, or drop --methods."
+            f"got --{name} with no other budget than 1, expected one below it, e.g. --keep 0.3: "
+            f"1 keeps all tokens, with no method. Add one, or drop --{name}."
         )
     if is_given(context, "keep"):
         used = {setting.keep for setting in runs}
@@ -112,7 +116,7 @@ def refuse_unused(
         if unused:
             raise ConfigError(
                 f"got --keep {' '.join(unused)}, at which no method runs: each has a budget of its "
-                "own. Drop it, or the budget in --methods."
+                f"own. Drop it, or the budget in --{name}."
             )
 
 

@@ -17,15 +17,12 @@ from sttm.cli.options import (
     MaxTokensOption,
     MethodOption,
     OutOption,
-    Reduction,
     ThresholdsOption,
-    Wanted,
-    describe_method,
-    parse_reduction,
 )
 from sttm.cli.output import milliseconds, note, percent, say, show_error, show_json, show_table
 from sttm.cli.pictures import MergedVideo, write_pictures
 from sttm.cli.progress import Tell, progress_bars
+from sttm.cli.reduction import Reduction, Wanted, describe_method, parse_reduction
 from sttm.cli.side_by_side import Run, measure, miscounted
 from sttm.errors import (
     ConfigError,

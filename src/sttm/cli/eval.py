@@ -7,10 +7,16 @@ from sttm.cli.eval_report import presets, report
 from sttm.cli.eval_run import run
 from sttm.cli.eval_submission import submission
 from sttm.cli.eval_tasks import tasks, validate
-from sttm.cli.spreading import RayMayBeBare
+from sttm.cli.executor_options import RayMayBeBare
+from sttm.cli.multi_value import MultiValue
+
+
+class RunCommand(RayMayBeBare, MultiValue):
+    """A command with options of several values, whose ``--ray`` needs none."""
+
 
 evaluate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-evaluate.command("run", cls=RayMayBeBare)(run)
+evaluate.command("run", cls=RunCommand)(run)
 evaluate.command("report", cls=Command)(report)
 evaluate.command("presets", cls=Command)(presets)
 evaluate.command("tasks", cls=Command)(tasks)

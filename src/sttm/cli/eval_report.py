@@ -13,21 +13,21 @@ from sttm.errors import ConfigError
 from sttm.files import make_folder
 
 if TYPE_CHECKING:
-    from sttm.evaluation.run.load import Run
-    from sttm.evaluation.run.rows import EvalReport
+    from sttm.evaluation.rows import EvalReport
+    from sttm.evaluation.runs import Run
 
 
 # What is left of the tables in a narrow terminal; the files have all columns.
 _NARROW = (
-    *("run", "retention", "accuracy", "relative accuracy", "relative TTFT", "n"),
+    *("run", "retention", "accuracy", "relative accuracy", "less all tokens", "n"),
     *("first", "second", "difference", "p (McNemar)", "questions"),
 )
-_WIDE = 125
+_WIDE = 145
 
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of `sttm eval run`.")
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that `sttm eval run` wrote to.")
     ],
     full: Annotated[
         Path | None,
@@ -39,6 +39,14 @@ def report(
     compare: Annotated[
         bool, typer.Option("--compare", help="Test every two runs of a task against each other.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL", help="Test all against this method, at the same budget."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="GROUP", help="Report also on the questions of each of its values."),
+    ] = None,
     parser: Annotated[
         str | None,
         typer.Option(
@@ -56,15 +64,17 @@ def report(
     Writes report.md, report.json, runs.csv, accuracies.csv and accuracy.png. Runs may still be
     going on: what is there is summed up.
     """
-    from sttm.evaluation.run.load import load_runs
-    from sttm.evaluation.run.report import make_report
-    from sttm.evaluation.run.write import write_report
+    from sttm.evaluation.render import write_report
+    from sttm.evaluation.report import make_report
+    from sttm.evaluation.runs import load_runs
 
     runs = load_runs(folders, parser=parser)
     if compare and len(runs) == 1:
         raise ConfigError("got --compare with one run, expected two or more. Name another folder.")
     reference = None if full is None else _reference(full, runs, parser)
-    made = make_report(runs, full=reference, compare=compare, resamples=resamples)
+    made = make_report(
+        runs, full=reference, compare=compare, against=against, by=by, resamples=resamples
+    )
     make_folder(out)
     header = {
         "command": command_line(),
@@ -84,7 +94,7 @@ def report(
 
 def presets(json: JsonOption = False) -> None:
     """List the settings behind the paper's rows, for `sttm eval run --preset NAME`."""
-    from sttm.evaluation.run.presets import list_presets
+    from sttm.evaluation.presets import list_presets
 
     found = list_presets()
     if json:
@@ -101,7 +111,7 @@ def presets(json: JsonOption = False) -> None:
 
 
 def _reference(full: Path, runs: "list[Run]", parser: str | None) -> "Run":
-    from sttm.evaluation.run.load import load_runs
+    from sttm.evaluation.runs import load_runs
 
     known = next((run for run in runs if run.folder.resolve() == full.resolve()), None)
     found = known or load_runs([full], parser=parser)[0]
@@ -111,11 +121,12 @@ def _reference(full: Path, runs: "list[Run]", parser: str | None) -> "Run":
 
 
 def _show(made: "EvalReport") -> None:
-    from sttm.evaluation.run.write import NOTES, comparison_table, group_tables, sections, table
+    from sttm.evaluation.render import NOTES, comparison_table, group_tables, sections, table
 
-    for task, model in sections(made):
-        show_table(*_fitting(table(made, task, model), _NARROW), title=f"{task}, {model}")
-        for title, columns, lines in group_tables(made, task, model):
+    for section in sections(made):
+        show_table(*_fitting(table(made, section), _NARROW), title=str(section))
+        tables = [] if section.part else group_tables(made, section)  # report.md has all
+        for title, columns, lines in tables:
             if results.width >= 14 + 22 * (len(columns) - 1):
                 show_table(columns, lines, title=title)
             else:

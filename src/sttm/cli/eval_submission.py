@@ -26,7 +26,7 @@ def submission(
     One that was not asked, or ended in an error, is missing: the file is then written only with
     --incomplete, without it.
     """
-    from sttm.evaluation.run.load import load_runs
+    from sttm.evaluation.runs import load_runs
 
     found = load_runs([run])[0]
     rule = found.task.submission

@@ -12,28 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.cli.command import refuse_idle
+from sttm.cli.executor_options import ExecutorOptions
 from sttm.cli.loading import load_model, load_pair, refuse_for_nano
 from sttm.cli.options import (
-    DeviceMapOption,
-    DtypeOption,
     JsonOption,
-    ModelOption,
-    NewlineOption,
+    ModelOptions,
     OnError,
     OnErrorOption,
     OutOption,
     RuleOption,
     refuse_fps,
+    taken,
+    with_options,
 )
 from sttm.cli.output import note, say, show_json, show_table
 from sttm.cli.progress import Tell, progress_bars
-from sttm.cli.spreading import (
-    ProcessesOption,
-    RayGpusOption,
-    RayOption,
-    RayWorkersOption,
-    Spread,
-)
 from sttm.cli.task_items import refuse_data_root, refuse_sampling, sound_items
 from sttm.errors import ConfigError, VideoError
 from sttm.files import make_folder
@@ -68,6 +61,7 @@ class _Outcomes:
     seconds: float
 
 
+@with_options(ModelOptions, ExecutorOptions)
 def extract(
     context: typer.Context,
     out: OutOption,
@@ -82,8 +76,6 @@ def extract(
     data_root: Annotated[
         Path | None, typer.Option(metavar="D", help="Folder with the task's data.")
     ] = None,
-    model: ModelOption = None,
-    device_map: DeviceMapOption = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames per second. Default: the task's, or 1.")
     ] = None,
@@ -91,8 +83,6 @@ def extract(
         int | None, typer.Option(help="Most frames to sample. Default: the task's, or 128.")
     ] = None,
     rule: RuleOption = None,
-    dtype: DtypeOption = None,
-    newline: NewlineOption = None,
     with_attention: Annotated[
         bool,
         typer.Option(
@@ -101,14 +91,11 @@ def extract(
         ),
     ] = False,
     on_error: OnErrorOption = OnError.SKIP,
-    processes: ProcessesOption = 1,
-    ray: RayOption = None,
-    ray_workers: RayWorkersOption = None,
-    ray_gpus: RayGpusOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check what is in the folder; extract nothing.")
     ] = False,
     json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """Store the vision features of videos, for `sttm eval run --features DIR`.
 
@@ -119,21 +106,20 @@ def extract(
         refuse_idle(context, others, "--verify", "it checks what is in the folder, as it is")
         _verify(out, json=json)
         return
-    refuse_for_nano(context, model)
+    refuse_for_nano(context, options["model"])
     refuse_fps(context, rule)
+    from sttm.evaluation.environment import environment
     from sttm.evaluation.features import Extraction, ExtractPlan
-    from sttm.evaluation.machine import environment
 
-    spread = Spread(processes, ray, ray_workers, ray_gpus)
-    execute = spread.execute()  # without Ray this fails now, not after loading the model
+    executor, source = taken(ExecutorOptions, options), taken(ModelOptions, options).arguments
+    execute = executor.execute()  # without Ray this fails now, not after loading the model
     given = {"fps": fps, "max_frames": max_frames, "rule": None if rule is None else rule.value}
     stop = on_error is OnError.STOP
     found = _find_videos(videos or [], task, data_root, given, stop=stop)
     make_folder(out)
-    source = (model, device_map, None if dtype is None else dtype.value, newline)
     loaded = load_model(*source)
     pair = (loaded.model, loaded.processor)
-    load = (lambda: pair) if spread.here else partial(load_pair, *source)
+    load = (lambda: pair) if executor.here else partial(load_pair, *source)
     plan = ExtractPlan(out.absolute(), found.sampling, with_attention)
     info = {"model": loaded.name, **environment(loaded.model.device)}
     with (

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sttm.cli.command import refuse_idle
-from sttm.cli.options import Reduction
 from sttm.cli.output import note
+from sttm.cli.reduction import Reduction
 from sttm.errors import ConfigError, UnsupportedModelError, first_line
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sttm.evaluation.journal import Journal
+    pass
 
 results = Console()
 notes = Console(stderr=True)
@@ -53,22 +53,6 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
 def show_json(value: object) -> None:
     """Print one JSON value; dataclasses become objects."""
     typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def note_resumed(journal: "Journal[Any]", code: str, there: str) -> None:
-    """Tell that a journal goes on, and whether it was begun with another version of the source.
-
-    Args:
-        journal: with answers.
-        code: digest of the source as it is.
-        there: what is there already, and what becomes of the rest.
-    """
-    note(f"{journal.path} has {there}.")
-    if journal.info.get("code") != code:
-        note(
-            f"they were begun with another version of the source ({journal.info.get('commit')}): "
-            "mixed answers compare two versions. Choose another --out to start again."
-        )
 
 
 def command_line() -> str:

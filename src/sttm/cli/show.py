@@ -20,13 +20,11 @@ from sttm.cli.options import (
     OutOption,
     ThresholdsOption,
     VideoArgument,
-    Wanted,
-    describe_method,
-    parse_reduction,
 )
 from sttm.cli.output import percent, say, show_json, show_table
 from sttm.cli.pictures import KINDS, MergedVideo, write_pictures
 from sttm.cli.progress import progress_bars
+from sttm.cli.reduction import Wanted, describe_method, parse_reduction
 from sttm.files import make_folder
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from sttm.distributed.cluster import Room, find_room, joined, quiet_data
 from sttm.distributed.worker import JOB, PLACE, RESULTS, Attempts, Limits, Worker
 from sttm.errors import ConfigError, SttmError, first_line
 from sttm.evaluation.checks import check_count
-from sttm.evaluation.parallel import Setup, WorkerFailure
+from sttm.evaluation.executor import Setup, WorkerFailure
 from sttm.plugins import WithPlugins
 
 

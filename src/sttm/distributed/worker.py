@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from sttm.errors import SttmError
-from sttm.evaluation.parallel import Setup, WorkerFailure
+from sttm.evaluation.executor import Setup, WorkerFailure
 
 Batch = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Draw accuracy against retention: a panel per length of clip, a line per method."""
+"""Draw accuracy against retention: a panel per task, a line per method."""
 
 import io
 from collections.abc import Sequence
@@ -7,9 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from sttm.evaluation.report import Report
 from sttm.evaluation.specs import ALL
-from sttm.evaluation.statistics import MEAN
 from sttm.files import write_bytes
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; with markers and dashes, so that
@@ -22,7 +20,7 @@ _BESIDE = 0.02
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a panel; see `sttm.evaluation.report.Row`."""
+    """A place in a panel; see `sttm.evaluation.report.RunRow`."""
 
     method: str
     retention: float | None
@@ -44,28 +42,6 @@ class Panel:
     title: str
     points: Sequence[Point]
     beside: Sequence[Point] = ()
-
-
-def draw(report: Report, path: Path) -> None:
-    """Draw the mean over tasks, with its intervals.
-
-    Raises:
-        WriteError: the picture cannot be written.
-    """
-    rows = [row for row in report.rows if row.task == MEAN and row.accuracy is not None]
-    lengths = sorted({row.frames for row in report.rows})
-    panels = [
-        Panel(
-            f"{n} frames",
-            [
-                Point(row.method, row.retention, row.accuracy, row.ci_low, row.ci_high)
-                for row in rows
-                if row.frames == n
-            ],
-        )
-        for n in lengths
-    ]
-    draw_panels(panels, path, "accuracy, mean of tasks")
 
 
 def draw_panels(panels: Sequence[Panel], path: Path, title: str) -> None:

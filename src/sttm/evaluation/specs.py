@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from sttm.budget import check_keep, read_keep, written_keep
 from sttm.errors import ConfigError
@@ -142,27 +141,6 @@ def make_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Setting
     if not settings:
         raise ConfigError("got no method and no budget, expected at least one of each.")
     return settings
-
-
-def find_reference(label: str, settings: Sequence[Setting]) -> str:
-    """Return the label that others are compared with.
-
-    Raises:
-        ConfigError: nothing has it.
-    """
-    labels = list(dict.fromkeys(setting.label for setting in settings))
-    if label == ALL and ALL not in labels:
-        raise ConfigError(
-            "against: got 'all', but all tokens are not among the budgets. Add 1 to them: --keep 1 "
-            "and the others."
-        )
-    if check_text("against", label, labels[0]) not in labels:
-        close = get_close_matches(label, labels, n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"against: got {label!r}.{hint} Expected one of the compared: {', '.join(labels)}."
-        )
-    return label
 
 
 def check_labels(specs: Sequence[MethodSpec]) -> None:

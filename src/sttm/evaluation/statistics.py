@@ -14,7 +14,6 @@ from sttm.evaluation.checks import MOST_REPEATS, check_count
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-MEAN = "all"  # the name of the mean over tasks
 LEVEL = 0.95
 RESAMPLES = 2000
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from sttm.attachment import attach
 from sttm.chat import VideoChat
 from sttm.errors import ConfigError, SttmError, VideoError, WriteError
+from sttm.evaluation.executor import Execute, Loader, Worker, run_jobs
 from sttm.evaluation.features.manifest import (
     MANIFEST,
     SUFFIX,
@@ -23,8 +24,7 @@ from sttm.evaluation.features.manifest import (
 )
 from sttm.evaluation.features.replay import record
 from sttm.evaluation.features.stored import to_bytes
-from sttm.evaluation.journal import Journal
-from sttm.evaluation.parallel import Execute, Loader, Worker, work
+from sttm.evaluation.result_log import ResultLog
 from sttm.evaluation.trouble import naming, told
 from sttm.files import write_bytes
 from sttm.methods import Method, Signal, VideoFeatures
@@ -206,7 +206,7 @@ class Extraction:
         _make_folder(plan.out / VIDEOS)
         if _has_header(plan.out / MANIFEST):
             Manifest.read(plan.out).check_settings(settings)
-        self._journal: Journal[StoredVideo] = Journal(
+        self._journal: ResultLog[StoredVideo] = ResultLog(
             plan.out / MANIFEST, settings, info, StoredVideo, replaceable=lambda _: True
         )
         # Nobody else writes here now: what lies about half written is of a run that was killed.
@@ -218,7 +218,7 @@ class Extraction:
         self.todo = [job for job in jobs if job.video_id not in done]
 
     def run(
-        self, load: Loader, *, stop: bool = False, execute: Execute[VideoJob, Outcome] = work
+        self, load: Loader, *, stop: bool = False, execute: Execute[VideoJob, Outcome] = run_jobs
     ) -> Iterator[Outcome]:
         """Encode what is not there yet.
 

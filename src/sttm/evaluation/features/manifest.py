@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from sttm.errors import ConfigError, VideoError
+from sttm.evaluation.environment import fingerprint
 from sttm.evaluation.features.stored import EncodedFrames, from_bytes
-from sttm.evaluation.journal import Stored, read_journal
-from sttm.evaluation.machine import fingerprint
+from sttm.evaluation.result_log import StoredLog, read_log
 from sttm.video import Sampling
 
 MANIFEST = "manifest.jsonl"
@@ -182,7 +182,7 @@ class Manifest:
         Raises:
             ConfigError: there is none, or it is damaged.
         """
-        stored: Stored[StoredVideo] = read_journal(folder / MANIFEST, StoredVideo)
+        stored: StoredLog[StoredVideo] = read_log(folder / MANIFEST, StoredVideo)
         needed = {*_ABOUT_MODEL, *_ABOUT_SAMPLING, "tower_attention"}
         lacking = sorted(needed - stored.settings.keys())
         if lacking:

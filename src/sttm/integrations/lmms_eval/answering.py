@@ -9,9 +9,9 @@ from typing import Any
 
 from sttm.attachment import Attachment, attach
 from sttm.chat import PrefilledVideo, VideoChat
+from sttm.chat.batch import ask_alone
 from sttm.chat.records import Encoded
 from sttm.errors import BudgetError, SttmError, VideoError
-from sttm.evaluation.runner import generate_alone
 from sttm.integrations.lmms_eval.arguments import Arguments
 from sttm.integrations.lmms_eval.requests import Request, check_file
 from sttm.integrations.lmms_eval.stop_strings import StopStrings, cut_at
@@ -176,7 +176,7 @@ class Answerer:
         if isinstance(video, PrefilledVideo):
             return video.ask(request.question, **generate).ids, video.retention
         with self._attached() as attachment:
-            ids = generate_alone(self._chat, video, request.question, **generate)
+            ids = ask_alone(self._chat, video, request.question, **generate)
         self.counts = replace(self.counts, prefills=self.counts.prefills + 1)
         kept = sum(report.tokens_out for report in attachment.reports)
         return ids.tolist(), kept / video.tokens

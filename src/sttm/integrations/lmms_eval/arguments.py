@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from sttm.cli.options import Reduction, Wanted, parse_reduction
+from sttm.cli.reduction import Reduction, Wanted, parse_reduction
 from sttm.errors import ConfigError, SttmError
 from sttm.methods import STTM
 from sttm.video import Sampling
