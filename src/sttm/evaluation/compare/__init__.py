@@ -11,6 +11,7 @@ from sttm.evaluation.compare.measure import (
 from sttm.evaluation.compare.plot import draw_comparison
 from sttm.evaluation.compare.questions import Question, default_questions, read_questions
 from sttm.evaluation.compare.summary import Recommendation, Row, recommend, summarize
+from sttm.evaluation.specs import make_settings
 
 __all__ = [
     "Agreement",
@@ -24,6 +25,7 @@ __all__ = [
     "compare_video",
     "default_questions",
     "draw_comparison",
+    "make_settings",
     "read_questions",
     "recommend",
     "summarize",
