@@ -35,7 +35,7 @@ def test_a_comparison_is_written_and_goes_on(run: Run, clip: Path, tmp_path: Pat
     other.write_bytes(clip.read_bytes() + b"\0")
     more = run("compare", clip, other, *FEW, "--out", out)
     assert more.exit_code == 0, more.stderr
-    assert "has 1 videos already" in more.stderr
+    assert "got 1 videos from compare.json" in more.stderr
     assert "2 videos, 16 answers" in more.stdout
     assert found["recommendation"]["text"][0].split(" (")[0] in more.stdout
     again = json.loads((out / "compare.json").read_text(encoding="utf-8"))

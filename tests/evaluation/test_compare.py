@@ -212,6 +212,12 @@ def test_the_smallest_budget_that_loses_nothing_is_recommended() -> None:
     )
 
 
+def test_what_does_not_hold_at_a_larger_budget_is_chance() -> None:
+    rows = [WHOLE, row("sttm", 0.5, 0.0, 0.0), row("sttm", 0.3, 0.2, 0.0), row("sttm", 0.1, 0, 0)]
+    assert recommend(rows).keep == 0.5
+    assert recommend([*rows[:2], rows[3]]).keep == 0.1
+
+
 def test_random_tokens_that_do_as_well_are_told_and_never_recommended() -> None:
     rows = [WHOLE, row("sttm", 0.3, 0.0, 0.0), row("random", 0.1, 0.0, 0.0)]
     found = recommend(rows)

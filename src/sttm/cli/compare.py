@@ -1,6 +1,6 @@
 """``sttm compare``: which method and budget is good enough for a model and some videos."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from sttm.files import make_folder
 
 if TYPE_CHECKING:
     from sttm.evaluation.compare import Question, Row, VideoComparison
+    from sttm.evaluation.compare.store import ComparisonFile
     from sttm.evaluation.specs import Setting
 
 _METHODS = ["sttm", "tome", "evs", "random"]
@@ -148,26 +149,32 @@ def compare(
     layer = loaded.layer if layer is None else layer
     work = _Work(loaded, reducing, asked, layer, max_new_tokens, fps, max_frames)
     store = ComparisonFile(None if out is None else out / _FILE, *_header(work))
-    if store.videos:
-        note(f"{out} has {len(store.videos)} videos already: they are not measured again.")
-    for name, path in names.items():
-        if name not in store.videos:
-            with _skipping(path, stop=stop or len(names) == 1), progress_bars(quiet=json) as tell:
-                store.add(name, _compare_one(work, path, tell))
-    if not store.videos:
-        raise VideoError(
-            f"got {len(videos)} videos of which none can be compared, expected at least one. The "
-            "notes above say what is wrong with each."
-        )
-    found = list(store.videos.values())
+    _fill(store, work, names, stop=stop, quiet=json)
     if out is not None:
-        draw_comparison(summarize(found), out / _PICTURE)
+        draw_comparison(summarize(list(store.videos.values())), out / _PICTURE)
     if json:
         show_json({"videos": list(store.videos), **store.conclusions()})
         return
-    _show(found)
+    _show(list(store.videos.values()))
     if out is not None:
         say(f"wrote {out / _FILE} and {out / _PICTURE}")
+
+
+def _fill(
+    store: "ComparisonFile", work: _Work, names: Mapping[str, Path], *, stop: bool, quiet: bool
+) -> None:
+    """Measure the videos that are not in the store, and put them there."""
+    if store.videos:
+        note(f"got {len(store.videos)} videos from {_FILE}: they are not measured again.")
+    for name, path in names.items():
+        if name not in store.videos:
+            with _skipping(path, stop=stop or len(names) == 1), progress_bars(quiet=quiet) as tell:
+                store.add(name, _compare_one(work, path, tell))
+    if not store.videos:
+        raise VideoError(
+            f"got {len(names)} videos of which none can be compared, expected at least one. The "
+            "notes above say what is wrong with each."
+        )
 
 
 def _names(files: Sequence[Path], *, stop: bool) -> dict[str, Path]:
