@@ -26,6 +26,9 @@ PUBLIC = {
     "sttm.errors": """BudgetError ConfigError ContextWarning FailedVideoError
         IncompatibleTransformersError MissingExtraError SavedCacheError SttmError UnknownNameError
         UnreducedVideoError UnsupportedModelError UntestedVersionWarning VideoError WriteError""",
+    "sttm.evaluation.compare": """Agreement Measured ModelAnswer Question Recommendation Row
+        VideoComparison check_settings compare_video default_questions draw_comparison
+        make_settings read_questions recommend summarize""",
     "sttm.evaluation.features": """ExtractPlan Extraction Failure FeatureFolder StoredVideo VideoJob
         extract_video ready verify""",
     "sttm.evaluation.tasks": "Item Metric Scored Share Task get_task list_tasks",

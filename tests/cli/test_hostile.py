@@ -38,6 +38,7 @@ def refused(result: Any, told: str) -> None:
         ("ask", "clip.mp4", Q, "--max-tokens"),
         ("show", "clip.mp4", "--keep"),
         ("calibrate", "clip.mp4", "--keep"),
+        ("compare", "clip.mp4", "--keep"),
         ("bench", "speed", "--keep"),
         ("eval", "run", "--task", "needle", "--keep"),
     ],

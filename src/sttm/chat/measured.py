@@ -207,6 +207,52 @@ def generate_behind(
 
 
 @torch.no_grad()
+def forward_behind(
+    model: Any,
+    adapter: Adapter,
+    cache: Any,
+    *,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    known: int,
+    last: int,
+) -> torch.Tensor:
+    """Feed the rest of some tokens behind what a cache holds, and check that only it was fed.
+
+    Args:
+        model: what a video in the cache needs is attached to it.
+        adapter: of the model.
+        cache: holds the first ``known`` tokens; grows.
+        ids: ``(B, n)`` all tokens.
+        positions: ``(B, n)`` rotary positions.
+        known: tokens that the cache has seen; less than ``n``.
+        last: how many of the last tokens to give logits behind; at most ``n - known``.
+
+    Returns:
+        ``(B, last, V)`` float32 logits.
+
+    Raises:
+        IncompatibleTransformersError: more or less was fed, or at other positions.
+    """
+    device, wanted = adapter.model.device, positions[:, known:]
+    what = f"a question with an answer of {ids.shape[1] - known} tokens"
+    warn_beyond_context(adapter.model, int(positions.max()) + 1, what)
+    mask = torch.ones_like(ids).to(device)
+    with Meter(adapter) as meter:
+        out = model(
+            **api.prompt_arguments(ids[:, known:].to(device), mask, wanted.to(device)),
+            **api.cache_argument(model, cache),
+            use_cache=True,
+            logits_to_keep=last,
+        )
+    if meter.tokens != [wanted.shape[1]]:
+        raise api.mismatch(f"{wanted.shape[1]} tokens of which {meter.tokens} were fed", "all once")
+    _check_positions(meter, wanted)
+    logits: torch.Tensor = out.logits
+    return logits[:, -last:].float()
+
+
+@torch.no_grad()
 def prefill_prompt(
     model: Any,
     adapter: Adapter,

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import StoppingCriteriaList
 
-from sttm.chat.measured import generate_behind, generation_config, sequences
+from sttm.chat.measured import forward_behind, generate_behind, generation_config, sequences
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Answer, PrefillState
 from sttm.chat.store import save_state
@@ -70,6 +70,22 @@ class PrefilledVideo(PrefillState):
         """
         return self.conversation().ask(question, **generate)
 
+    def answer_logits(self, question: str, answer: Sequence[int]) -> torch.Tensor:
+        """Return what the model thinks of an answer: its logits in front of each of the tokens.
+
+        Args:
+            question: in words.
+            answer: ids of the answer's tokens, e.g. `Answer.ids`; at least one.
+
+        Returns:
+            ``(n, V)`` float32, for each token of the answer the logits over the vocabulary, given
+            the tokens before it.
+
+        Raises:
+            ConfigError: the question is no text or holds a placeholder of the model.
+        """
+        return self.conversation().answer_logits(question, answer)
+
     def conversation(self) -> "Conversation":
         """Begin a conversation that remembers its turns; any number may go on side by side."""
         return Conversation(self)
@@ -103,6 +119,27 @@ class Conversation:
         """Ask the next question; see :meth:`PrefilledVideo.ask`."""
         with self.video.chat.lock:
             return self._ask(question, generate)
+
+    def answer_logits(self, question: str, answer: Sequence[int]) -> torch.Tensor:
+        """Return the logits of an answer that is given; see :meth:`PrefilledVideo.answer_logits`.
+
+        The turn is not remembered.
+        """
+        chat = self.video.chat
+        prompt = self.video.prefix.prompt_ids(chat.processor, self.history, question)
+        ids = torch.cat([prompt, torch.tensor(answer[:-1], dtype=prompt.dtype)])
+        cache, known = self._resume(prompt)
+        positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
+        with chat.lock, chat.reducing(self.video.layer, self.video.positions):
+            return forward_behind(
+                chat.model,
+                chat.adapter,
+                cache,
+                ids=ids[None],
+                positions=positions[None],
+                known=known,
+                last=len(answer),
+            )[0]
 
     def _ask(self, question: str, generate: Mapping[str, Any]) -> Answer:
         chat = self.video.chat

@@ -17,6 +17,7 @@ from sttm.cli.ask import ask
 from sttm.cli.bench import bench
 from sttm.cli.calibrate import calibrate
 from sttm.cli.command import Command, check_once
+from sttm.cli.compare import compare
 from sttm.cli.convert import convert
 from sttm.cli.demo import demo
 from sttm.cli.eval import evaluate
@@ -24,6 +25,7 @@ from sttm.cli.executor_options import RayMayBeBare
 from sttm.cli.extract import extract
 from sttm.cli.methods import methods
 from sttm.cli.models import models
+from sttm.cli.multi_value import MultiValue
 from sttm.cli.output import show_error
 from sttm.cli.show import show
 from sttm.errors import SttmError
@@ -128,8 +130,9 @@ def options(
     plugins.use(plugin or [])
 
 
-for _command in (demo, ask, show, calibrate, extract, convert, methods, models):
-    app.command(cls=RayMayBeBare if _command is extract else Command)(_command)
+_CLASSES = {compare: MultiValue, extract: RayMayBeBare}
+for _command in (demo, ask, show, compare, calibrate, extract, convert, methods, models):
+    app.command(cls=_CLASSES.get(_command, Command))(_command)
 app.add_typer(bench, name="bench")
 app.add_typer(evaluate, name="eval")
 

@@ -7,7 +7,7 @@ from sttm.cli.command import Command
 
 
 class MultiValue(Command):
-    """A command whose repeatable options need their name only once; it has no arguments."""
+    """A command whose repeatable options need their name only once; arguments come before them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write the name in front of every value, then parse as usual."""
