@@ -218,14 +218,15 @@ def join_neighbours(groups: Groups, grid: VideoGrid) -> list[torch.Tensor]:
 
 
 def grid_edges(grid: VideoGrid, device: torch.device) -> torch.Tensor:
-    """Return ``(2, E)`` int64: tokens that touch in time or space, the earlier on top."""
+    """Return ``(2, E)`` int64: tokens that touch in time or space, the earlier first; ascending."""
     token = torch.arange(grid.num_tokens, device=device)
     token = token.view(grid.frames, grid.height, grid.width)
     steps = [
         torch.stack([token.narrow(axis, 0, length - 1), token.narrow(axis, 1, length - 1)])
         for axis, length in enumerate(token.shape)
     ]
-    return torch.cat([step.flatten(1) for step in steps], dim=1)
+    edges = torch.cat([step.flatten(1) for step in reversed(steps)], dim=1)
+    return edges[:, edges[0].argsort(stable=True)]
 
 
 def contract(edges: torch.Tensor, pairs: torch.Tensor, tokens: int) -> torch.Tensor:
