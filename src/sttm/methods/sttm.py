@@ -1,7 +1,7 @@
 """STTM: merge similar neighbours inside every frame, then from frame to frame."""
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, fields, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -10,7 +10,7 @@ from sttm.budget import check_keep, joint_budget
 from sttm.deprecated import warn_renamed
 from sttm.errors import BudgetError, ConfigError
 from sttm.methods.base import Method, VideoFeatures
-from sttm.methods.checks import check_choice, check_count, check_threshold
+from sttm.methods.checks import check_choice, check_count, check_number, check_threshold
 from sttm.methods.registry import register
 from sttm.ops.budget_search import cut_to
 from sttm.ops.links import Parent
@@ -18,12 +18,25 @@ from sttm.ops.merge import Linking, Merge, merge_at, to_plan
 from sttm.ops.merge_order import cosine_order
 from sttm.ops.pyramid import level_sizes, used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, grow
+from sttm.ops.ward import cheapest_merges, merge_trees, merges_within
 from sttm.plan import MergePlan
 
 BudgetScope = Literal["video", "joint"]
+Criterion = Literal["cosine", "distortion"]
 
 DEFAULT_SPATIAL = 0.80
 DEFAULT_TEMPORAL = 0.60
+
+# Fields that only mean something where cells and links are compared by their cosine.
+_OF_COSINE = (
+    "spatial_threshold",
+    "temporal_threshold",
+    "root_level",
+    "linking",
+    "parent",
+    "weighted",
+    "per_head",
+)
 
 
 @register
@@ -35,6 +48,9 @@ class STTM(Method):
     count from 1 to N: the thresholds come down along the published diagonal (temporal = spatial -
     0.2) until they can reach the budget, and of the links that they allow the most similar are
     used. Where one token per root cell is still too many, the pyramid goes on to 1x1.
+
+    ``criterion="distortion"`` merges what costs least squared error instead: tokens that touch in
+    space or time grow into groups of any shape. Then ``keep`` or ``max_distortion`` says how far.
 
     Args:
         keep: exact budget: a ratio in (0, 1] as a float, or a count as an integer. A threshold
@@ -56,13 +72,18 @@ class STTM(Method):
         weighted: mean over patches instead of over cells.
         per_head: number of equal parts of the channels; similarity is the mean of their cosines.
             None: one cosine over all channels.
+        criterion: what merges first: ``"cosine"``: the most similar, by the rules of the paper;
+            ``"distortion"``: what adds least squared error. The fields from ``spatial_threshold``
+            to ``per_head`` belong to the cosine alone.
+        max_distortion: with ``"distortion"``, instead of ``keep``: the most that merging may lose,
+            as a share in [0, 1] of the energy: ``sum(|x - mean of its group|**2) / sum(|x|**2)``.
         share: the old name of ``budget_scope``, until 0.3.
 
     Raises:
         ConfigError: a value out of range, or options that do not go together.
 
     Source: STTM, arXiv 2507.07990, sections 3.1-3.2. Differs: grids of any shape; local groups
-        unless ``linking="published"``.
+        unless ``linking="published"``; budgets and ``criterion="distortion"`` are our own.
     """
 
     name: ClassVar[str] = "sttm"
@@ -77,6 +98,8 @@ class STTM(Method):
     parent: Parent = "most_similar"
     weighted: bool = False
     per_head: int | None = None
+    criterion: Criterion = "cosine"
+    max_distortion: float | None = None
     share: InitVar[BudgetScope | None] = None
 
     def __post_init__(self, share: BudgetScope | None) -> None:
@@ -98,7 +121,34 @@ class STTM(Method):
                 "linking='directed': the other linkings do not choose parents."
             )
         check_choice("budget_scope", self.budget_scope, get_args(BudgetScope))
+        check_choice("criterion", self.criterion, get_args(Criterion))
+        self._check_criterion()
         self._check_budget()
+
+    def _check_criterion(self) -> None:
+        if self.max_distortion is not None:
+            check_number("max_distortion", self.max_distortion, 0.0, 1.0)
+        if self.criterion == "cosine":
+            if self.max_distortion is not None:
+                raise ConfigError(
+                    f"max_distortion: got {self.max_distortion!r} with criterion='cosine', "
+                    "expected it only with criterion='distortion'."
+                )
+            return
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in _OF_COSINE:
+            if getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"{name}: got {getattr(self, name)!r} with criterion='distortion', expected it "
+                    "only with criterion='cosine': there are no cells and no links that it could "
+                    "be about. Leave it out."
+                )
+        if (self.keep is None) == (self.max_distortion is None):
+            raise ConfigError(
+                f"criterion: got 'distortion' with keep={self.keep!r} and "
+                f"max_distortion={self.max_distortion!r}, expected one of them: keep is an exact "
+                "count, max_distortion what merging may lose; max_tokens= caps the latter."
+            )
 
     def _check_budget(self) -> None:
         for name in ("keep", "max_tokens"):
@@ -146,7 +196,9 @@ class STTM(Method):
             uniform merged cell and the cosine of the least similar link; None: nothing merged in
             this step), ``tokens_after_spatial``, ``links``, ``levels`` (sizes, finest first),
             ``boxes`` ``(M, 5)`` int64 (t, y0, x0, y1, x1 of each representative cell), ``cells``
-            ``(M,)`` int64 (cells merged into each token).
+            ``(M,)`` int64 (cells merged into each token). With ``criterion="distortion"`` it holds
+            ``distortion`` alone, the share of the energy that is lost: exact with
+            ``max_distortion``, with ``keep`` estimated for features of more than 128 channels.
 
         Raises:
             ConfigError: ``per_head`` does not divide the channels.
@@ -159,6 +211,8 @@ class STTM(Method):
         """Plan several videos, which share one budget if ``budget_scope="joint"``; see `plan`."""
         if self.budget_scope == "video" and len(videos) > 1:
             return [self.plan(video) for video in videos]
+        if self.criterion == "distortion":
+            return self._plan_by_distortion(videos)
         trees, merges = self._grow(videos), list[Merge]()
         if self.keep is None:
             options = (*self._thresholds, self.linking, self.parent)
@@ -168,6 +222,21 @@ class STTM(Method):
             if not merges or sum(merge.num_tokens for merge in merges) > budget:
                 trees, merges = self._merge_to(budget, videos, trees)
         return [to_plan(tree, merge) for tree, merge in zip(trees, merges, strict=True)]
+
+    def _plan_by_distortion(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
+        """Make the cheapest merges: as many as the budget asks for, or as the limit allows."""
+        tokens = [video.grid.num_tokens for video in videos]
+        trees = merge_trees([(v.x, v.grid) for v in videos], exact=self.max_distortion is not None)
+        least = 0 if self._budget is None else sum(tokens) - joint_budget(self._budget, tokens)
+        if self.max_distortion is not None:
+            least = max(least, merges_within(trees, self.max_distortion))
+        return [
+            replace(
+                MergePlan.from_anchors(tree.labels(made)),
+                info={"distortion": tree.distortion(made)},
+            )
+            for tree, made in zip(trees, cheapest_merges(trees, least), strict=True)
+        ]
 
     def _grow(self, videos: Sequence[VideoFeatures], *, to_single: bool = False) -> list[Quadtree]:
         """Grow every video's pyramid to the root level, or on to 1x1."""
