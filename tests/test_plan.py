@@ -257,6 +257,15 @@ def test_groups_follow_their_first_tokens() -> None:
     assert plan.anchor.tolist() == [0, 2, 4]
 
 
+@pytest.mark.parametrize("size", [2, 1500, 100_000])
+@pytest.mark.parametrize("rest", [0.4, 0.123])
+def test_thousands_of_small_shares_sum_to_one(size: int, rest: float) -> None:
+    weight = torch.full((size,), rest / size)
+    weight[0] += 1.0 - rest
+    plan = MergePlan.from_anchors(torch.zeros(size, dtype=torch.int64), weight)
+    assert float(plan.weight.double().sum()) == pytest.approx(1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "label", [torch.tensor([0, -2]), torch.tensor([0.0, 1.0]), torch.tensor([[0, 1]]), [0, 1]]
 )

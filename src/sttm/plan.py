@@ -95,10 +95,11 @@ class MergePlan:
         kept = group >= 0
         share = torch.ones(group.shape, device=group.device) if weight is None else weight.float()
         share = torch.where(kept, share, 0.0)
-        total = torch.zeros(anchor.shape[0], device=group.device)
-        total.index_add_(0, group.clamp(min=0), share)
+        # In float64: thousands of small equal shares drift away in float32.
+        total = torch.zeros(anchor.shape[0], dtype=torch.float64, device=group.device)
+        total.index_add_(0, group.clamp(min=0), share.double())
         share = share / total[group.clamp(min=0)].clamp(min=torch.finfo(torch.float32).tiny)
-        return cls(group=group, weight=share, anchor=anchor).check()
+        return cls(group=group, weight=share.float(), anchor=anchor).check()
 
     @classmethod
     def keep(cls, kept: torch.Tensor, num_tokens: int) -> "MergePlan":

@@ -1,4 +1,4 @@
-"""Workers that do nothing for long, each at another place; a program for `test_parallel`."""
+"""Workers that do nothing for long, each at another place; a program for `test_executor`."""
 
 import os
 import sys
@@ -35,6 +35,20 @@ def ready(folder: Path, at: str) -> Callable[[int], Iterator[int]]:
     return partial(sleep, folder, at)
 
 
+def sizes(job: bytes) -> Iterator[int]:
+    yield len(job)
+    time.sleep(LONG_S)
+
+
+def sized() -> Callable[[bytes], Iterator[int]]:
+    return sizes
+
+
 if __name__ == "__main__":
+    if sys.argv[2] == "first":  # jobs that no pipe holds, of which only the first result counts
+        results = run_jobs(sized, [bytes(10**6)] * 8, processes=2)
+        assert next(results) == 10**6
+        del results
+        sys.exit()
     for _ in run_jobs(partial(ready, Path(sys.argv[1]), sys.argv[2]), [0, 1], processes=2):
         time.sleep(LONG_S)

@@ -74,6 +74,16 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path, at: str) -> N
                 os.kill(worker, signal.SIGKILL)
 
 
+def test_who_stops_early_does_not_wait_for_jobs_that_nobody_takes(tmp_path: Path) -> None:
+    parent = start("-m", "tests.evaluation.sleepers", str(tmp_path), "first")
+    try:
+        assert wait_for(lambda: parent.poll() is not None)
+        assert parent.returncode == 0
+    finally:
+        parent.kill()
+        parent.wait()
+
+
 @needs_nano
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("name", ["eval", "needle"])

@@ -94,6 +94,7 @@ def _spread(setup: Setup[J, T], jobs: Sequence[J], processes: int) -> Iterator[T
             else:
                 yield found
     finally:
+        tasks.cancel_join_thread()  # nobody takes what is left, and this process is not to wait
         for worker in workers:
             worker.terminate()
             worker.join()
