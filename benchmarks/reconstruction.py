@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sttm.evaluation.machine import environment
+from sttm.evaluation.environment import environment
 from sttm.evaluation.specs import parse_spec
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
 from sttm.ops.selection import evenly_spaced
 
-METHODS = ["sttm", "sttm:criterion=distortion", "tome"]
+METHODS = ["sttm", "sttm:criterion=distortion", "tome", "simplecluster"]
 KEEPS = [0.5, 0.3, 0.2, 0.1, 0.05]
 FIGURES = ("error", "coverage", "distance", "plan_ms")
 COVERED = 0.90
