@@ -34,6 +34,8 @@ BUDGETS = {
     "plan_keep_30_ms": STTM(keep=0.30),
     "plan_keep_5_ms": STTM(keep=0.05),
     "plan_cap_5_ms": STTM(spatial_threshold=0.80, temporal_threshold=0.60, max_tokens=0.05),
+    "plan_distortion_30_ms": STTM(keep=0.30, criterion="distortion"),
+    "plan_distortion_limit_ms": STTM(max_distortion=0.10, criterion="distortion"),
 }
 # Frames that share one scene, and the noise that leaves about a quarter of the tokens.
 SCENE_FRAMES = 8

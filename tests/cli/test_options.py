@@ -167,4 +167,12 @@ def test_descriptions() -> None:
     assert describe_method(method_of(thresholds="0.925/0.7")) == "sttm, thresholds 0.925/0.70"
     assert describe_method(method_of(max_tokens="64")) == "sttm, thresholds 0.80/0.60, at most 64"
     assert describe_method(method_of(keep="30%")) == "sttm, keep 0.3"
+    by_distortion = "sttm:criterion=distortion"
+    assert describe_method(method_of(method=by_distortion, keep="30%")) == (
+        "sttm by distortion, keep 0.3"
+    )
+    limit = f"{by_distortion},max_distortion=0.1"
+    assert describe_method(method_of(method=limit, max_tokens="64")) == (
+        "sttm by distortion, losing 0.1 at most, at most 64"
+    )
     assert describe_method(sttm.get_method("identity")) == "identity"

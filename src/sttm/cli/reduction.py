@@ -194,14 +194,19 @@ def describe_method(method: "Method | None") -> str:
 
     if method is None:
         return "all tokens"
+    name = method.name
+    if isinstance(method, STTM) and method.criterion == "distortion":
+        name += " by distortion"
     keep = getattr(method, "keep", None)
     if keep is not None:
-        return f"{method.name}, keep {written_keep(keep)}"
+        return f"{name}, keep {written_keep(keep)}"
     if not isinstance(method, STTM):
-        return method.name
+        return name
+    cap = "" if method.max_tokens is None else f", at most {written_keep(method.max_tokens)}"
+    if method.max_distortion is not None:
+        return f"{name}, losing {method.max_distortion:g} at most{cap}"
     steps = (method.spatial_threshold, method.temporal_threshold)
     defaults = (DEFAULT_SPATIAL, DEFAULT_TEMPORAL)
     used = [default if step == "auto" else step for step, default in zip(steps, defaults)]
     shown = "/".join(_NO_STEP if step is None else _two_decimals(step) for step in used)
-    cap = "" if method.max_tokens is None else f", at most {written_keep(method.max_tokens)}"
-    return f"{method.name}, thresholds {shown}{cap}"
+    return f"{name}, thresholds {shown}{cap}"
