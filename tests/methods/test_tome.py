@@ -33,17 +33,6 @@ def test_it_equals_its_twin(frames: int, side: int, part: float, seed: int) -> N
     assert dict(zip(plan.anchor.tolist(), groups(plan), strict=True)) == expected
 
 
-def test_groups_stand_at_their_target_or_their_first_token() -> None:
-    grid = VideoGrid(2, 2, 3)
-    x = noisy(grid, seed=3)
-    target = ToMe(keep=3).plan(VideoFeatures(x, grid))
-    first = ToMe(keep=3, anchor="first").plan(VideoFeatures(x, grid))
-    assert sorted(groups(first)) == sorted(groups(target))
-    assert first.anchor.tolist() == sorted(group[0] for group in groups(target))
-    with pytest.raises(ConfigError, match="anchor"):
-        ToMe(keep=3, anchor="last")  # type: ignore[arg-type]
-
-
 def test_a_round_merges_the_most_similar_pairs() -> None:
     grid = VideoGrid(1, 1, 5)
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.2], [1.0, 0.1], [0.1, 1.0]])

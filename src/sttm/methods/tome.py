@@ -1,19 +1,16 @@
 """ToMe over a whole video: bipartite soft matching until the count is met."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 
 from sttm.budget import check_keep, token_budget
 from sttm.methods.base import Method, VideoFeatures
-from sttm.methods.checks import check_choice
 from sttm.methods.registry import register
 from sttm.ops.bipartite import best_partners
 from sttm.ops.selection import descending_rank
 from sttm.plan import MergePlan
-
-Anchor = Literal["target", "first"]
 
 
 @register
@@ -28,8 +25,6 @@ class ToMe(Method):
 
     Args:
         keep: a ratio in (0, 1] as a float, or a count as an integer.
-        anchor: where a merged token stands: ``"target"``, at its token of B as in the code
-            published with STTM, or ``"first"``, at the first of its tokens.
 
     Raises:
         ConfigError: a value out of range.
@@ -44,11 +39,9 @@ class ToMe(Method):
     default_layer: ClassVar[int | None] = 2
 
     keep: float | int
-    anchor: Anchor = "target"
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        check_choice("anchor", self.anchor, get_args(Anchor))
 
     @torch.no_grad()
     def plan(self, video: VideoFeatures) -> MergePlan:
@@ -68,8 +61,6 @@ class ToMe(Method):
             order, moved = _next_round(rows, order, plan.num_out - count)
             label = moved[label]
             plan, rounds = MergePlan.from_anchors(label), rounds + 1
-        if self.anchor == "first":
-            plan = MergePlan.from_labels(label)
         return replace(plan, info={"rounds": rounds})
 
 
