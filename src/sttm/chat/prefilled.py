@@ -13,7 +13,7 @@ from transformers import StoppingCriteriaList
 from sttm.chat.measured import forward_behind, generate_behind, generation_config, sequences
 from sttm.chat.prompt import common_length
 from sttm.chat.records import Answer, PrefillState
-from sttm.chat.store import save_state
+from sttm.chat.saved_video import save_state
 from sttm.models.timing import now
 
 if TYPE_CHECKING:

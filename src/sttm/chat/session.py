@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sttm.chat.identity import method_key
 from sttm.chat.measured import prefill_prompt
 from sttm.chat.prefilled import PrefilledVideo
 from sttm.chat.prompt import Prefix, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Encoded, Source, Timings
-from sttm.chat.store import load_state, method_key
+from sttm.chat.saved_video import load_state
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
