@@ -112,6 +112,16 @@ class PrefillState:
     timings: Timings
 
     @property
+    def tokens_out(self) -> int:
+        """Video tokens behind the reduction."""
+        return sum(r.tokens_out for r in self.reports) or self.tokens_in
+
+    @property
+    def retention(self) -> float:
+        """Tokens out / tokens in."""
+        return self.tokens_out / self.tokens_in
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors in the cache."""
         values = (value for layer in self.cache.layers for value in vars(layer).values())
@@ -143,3 +153,16 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {name: _moved(inner, device) for name, inner in value.items()}
     return device if isinstance(value, torch.device) else value
+
+
+def fork(cache: Any) -> Any:
+    """Copy a dynamic cache so that the copy can grow by itself; long tensors are shared.
+
+    Growing layers never write into their tensors, they replace them; recurrent states are copied.
+    """
+    new = copy.copy(cache)
+    new.layers = [
+        copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    return new

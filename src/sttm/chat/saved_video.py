@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import DynamicCache
 
+from sttm.chat.cache_tensors import (
+    KvDtype,
+    LayerRecord,
+    below,
+    fill_layer,
+    layer_devices,
+    layer_record,
+    layer_tensors,
+    unpacked,
+)
 from sttm.chat.identity import FORMAT, fingerprint, method_key
 from sttm.chat.prompt import Prefix
 from sttm.chat.records import PrefillState, Source, Timings
@@ -25,17 +35,15 @@ from sttm.files import in_utf8, replace_file
 from sttm.grid import VideoGrid
 from sttm.methods import Method
 from sttm.models import Adapter, Positions
-from sttm.models.cache import ReducedLayer, adopt_layer
 from sttm.models.report import VideoReport
 from sttm.plan import MergePlan
 
-KvDtype = Literal["bfloat16", "float8"]
 _KEY = "sttm"
-_KV = ("keys", "values")
-_PER_ENTRY = ("valid", "shift", "video_mask")
-_STATES = ("conv_states", "recurrent_states")
-_MOST = torch.finfo(torch.float8_e4m3fn).max
 _PLAN = ("group", "weight", "anchor")
+
+
+class OtherFormatError(SavedCacheError):
+    """A saved video is of another version of the format: older or newer, and not damaged."""
 
 
 class _Report(BaseModel):
@@ -45,14 +53,6 @@ class _Report(BaseModel):
     layer: int
     positions: Positions
     milliseconds: float
-
-
-class _Layer(BaseModel):
-    tensors: list[str]
-    active: bool = False
-    removed: int = 0
-    floor: int = 0
-    length: int | None = None
 
 
 class Header(BaseModel):
@@ -79,7 +79,7 @@ class Header(BaseModel):
     source: Source
     timings: Timings
     reports: list[_Report]
-    layers: list[_Layer]
+    layers: list[LayerRecord]
 
     def names(self) -> set[str]:
         """Name the tensors that must be there."""
@@ -109,8 +109,8 @@ def save_state(
     prefix = video.prefix
     tensors, records = {"ids": video.ids}, []
     for index, layer in enumerate(video.cache.layers):
-        parts = _layer_tensors(layer, kv_dtype)
-        records.append(_layer_record(layer, parts))
+        parts = layer_tensors(layer, kv_dtype)
+        records.append(layer_record(layer, parts))
         tensors |= {f"layer.{index}.{name}": t for name, t in parts.items()}
     for index, report in enumerate(video.reports):
         for name in _PLAN:
@@ -183,8 +183,8 @@ def load_state(
         )
     dtype = getattr(torch, header.dtype.removeprefix("torch."))
     for index, (record, device) in enumerate(zip(header.layers, layer_devices(adapter))):
-        parts = _unpacked(_below(tensors, f"layer.{index}."), header.kv_dtype, dtype)
-        _fill_layer(cache, index, record, {name: part.to(device) for name, part in parts.items()})
+        parts = unpacked(below(tensors, f"layer.{index}."), header.kv_dtype, dtype)
+        fill_layer(cache, index, record, {name: part.to(device) for name, part in parts.items()})
     ids = tensors["ids"]
     prefix = Prefix(
         header.system, header.context, header.before, header.rest, ids[: header.head].clone()
@@ -202,11 +202,6 @@ def load_state(
         source=header.source,
         timings=header.timings,
     )
-
-
-def layer_devices(adapter: Adapter) -> list[torch.device]:
-    """Return where each decoder layer of a model is, and so its layer of a cache."""
-    return [next(layer.parameters()).device for layer in adapter.text.layers]
 
 
 def _check_owner(
@@ -241,93 +236,10 @@ def digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
-def _layer_tensors(layer: Any, kv_dtype: KvDtype | None) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for name in _KV:
-        if getattr(layer, name, None) is not None:
-            tensors |= _packed(name, getattr(layer, name), kv_dtype)
-    for name in _PER_ENTRY:
-        if getattr(layer, name, None) is not None:
-            # All layers share these, which the format does not allow.
-            tensors[name] = getattr(layer, name).clone()
-    for name in _STATES:
-        for index, state in getattr(layer, name, {}).items():
-            if state is not None:
-                tensors[f"{name}.{index}"] = state
-    return tensors
-
-
-def _packed(name: str, x: torch.Tensor, kv_dtype: KvDtype | None) -> dict[str, torch.Tensor]:
-    """Round keys or values ``(B, H, N, D)``; float8 has a scale for each head and channel."""
-    if kv_dtype is None:
-        return {name: x}
-    if kv_dtype == "bfloat16":
-        return {name: x.bfloat16()}
-    scale = x.float().abs().amax(-2, keepdim=True).clamp(min=1e-12) / _MOST
-    return {name: (x / scale).to(torch.float8_e4m3fn), f"{name}_scale": scale}
-
-
-def _unpacked(
-    tensors: dict[str, torch.Tensor], kv_dtype: KvDtype | None, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    if kv_dtype is not None:
-        for name in tensors.keys() & set(_KV):
-            scale = tensors.pop(f"{name}_scale", torch.ones(()))
-            tensors[name] = (tensors[name].float() * scale).to(dtype)
-    return tensors
-
-
-def _layer_record(layer: Any, names: Iterable[str]) -> _Layer:
-    record = _Layer(tensors=[*names])
-    record.length = getattr(layer, "cumulative_length", None)
-    if isinstance(layer, ReducedLayer):
-        record.active, record.removed, record.floor = (
-            layer.active,
-            layer.removed,
-            layer.crop_limit,
-        )
-    return record
-
-
-def _fill_layer(
-    cache: DynamicCache, index: int, record: _Layer, tensors: dict[str, torch.Tensor]
-) -> None:
-    layer: Any = cache.layers[index]
-    for name in _STATES:
-        states = {int(key): t for key, t in _below(tensors, f"{name}.").items()}
-        for key, state in states.items():
-            layer.lazy_initialization(**{name: state}, state_idx=key)
-            getattr(layer, name)[key].copy_(state)
-            layer.has_previous_state[key] = True
-    if "keys" not in tensors:
-        return
-    if record.active or record.floor:
-        layer = adopt_layer(cache, index)
-        layer.active, layer.removed, layer.crop_limit = (
-            record.active,
-            record.removed,
-            record.floor,
-        )
-        for name in _PER_ENTRY:
-            setattr(layer, name, tensors.get(name))
-    layer.lazy_initialization(tensors["keys"], tensors["values"])
-    layer.keys, layer.values = tensors["keys"], tensors["values"]
-    if record.length is not None:
-        layer.cumulative_length = record.length
-
-
 def _load_report(index: int, record: _Report, tensors: dict[str, torch.Tensor]) -> VideoReport:
-    parts = _below(tensors, f"report.{index}.")
+    parts = below(tensors, f"report.{index}.")
     plan = MergePlan(group=parts["group"], weight=parts["weight"], anchor=parts["anchor"])
     return VideoReport(**dict(record), plan=plan)
-
-
-def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def read_header(path: Path) -> Header:
@@ -397,7 +309,7 @@ def _parse(path: Path, text: str) -> Header:
         found = json.loads(text or "null")
         version = found.get("format") if isinstance(found, dict) else None
         if version != FORMAT:
-            raise SavedCacheError(
+            raise OtherFormatError(
                 f"{path}: got format {version!r}, expected {FORMAT}. Watch the video again, "
                 "or use the version of sttm that saved it."
             )
