@@ -20,6 +20,16 @@ _MOST = torch.finfo(torch.float8_e4m3fn).max
 
 
 class LayerRecord(BaseModel):
+    """What a cache layer is beside its tensors.
+
+    Attributes:
+        tensors: their names.
+        active: see `ReducedLayer`.
+        removed: see there.
+        floor: ``crop_limit`` there.
+        length: tokens that a sliding-window layer has seen; None for others.
+    """
+
     tensors: list[str]
     active: bool = False
     removed: int = 0
@@ -33,6 +43,7 @@ def layer_devices(adapter: Adapter) -> list[torch.device]:
 
 
 def layer_tensors(layer: Any, kv_dtype: KvDtype | None) -> dict[str, torch.Tensor]:
+    """Return the tensors of a cache layer by name, keys and values rounded to ``kv_dtype``."""
     tensors: dict[str, torch.Tensor] = {}
     for name in _KV:
         if getattr(layer, name, None) is not None:
@@ -73,6 +84,13 @@ def rounded(video: PrefillState, kv_dtype: KvDtype) -> PrefillState:
 def unpacked(
     tensors: dict[str, torch.Tensor], kv_dtype: KvDtype | None, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
+    """Return the tensors of a layer with keys and values in ``dtype`` again.
+
+    Args:
+        tensors: that `layer_tensors` gave.
+        kv_dtype: that keys and values were rounded to; None if they were not.
+        dtype: of the model.
+    """
     if kv_dtype is not None:
         for name in tensors.keys() & set(_KV):
             scale = tensors.pop(f"{name}_scale", 1.0)
@@ -81,6 +99,7 @@ def unpacked(
 
 
 def layer_record(layer: Any, names: Iterable[str]) -> LayerRecord:
+    """Return the record of a cache layer whose tensors have these names."""
     record = LayerRecord(tensors=[*names])
     record.length = getattr(layer, "cumulative_length", None)
     if isinstance(layer, ReducedLayer):
@@ -95,6 +114,14 @@ def layer_record(layer: Any, names: Iterable[str]) -> LayerRecord:
 def fill_layer(
     cache: DynamicCache, index: int, record: LayerRecord, tensors: dict[str, torch.Tensor]
 ) -> None:
+    """Put tensors into an empty layer of a cache.
+
+    Args:
+        cache: a fresh one of the model.
+        index: of the layer.
+        record: of the layer.
+        tensors: by name, that `unpacked` gave.
+    """
     layer: Any = cache.layers[index]
     for name in _STATES:
         states = {int(key): t for key, t in below(tensors, f"{name}.").items()}
@@ -120,6 +147,7 @@ def fill_layer(
 
 
 def below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
