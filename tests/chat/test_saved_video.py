@@ -34,7 +34,9 @@ def rewrite(path: Path, **changes: Any) -> None:
     save_file(tensors, path, metadata={"sttm": f"{digest(text, tensors)} {text}"})
 
 
-@pytest.mark.parametrize("method", [None, PairMerge()], ids=["all", "merged"])
+@pytest.mark.parametrize(
+    "method", [None, PairMerge(), sttm.methods.Identity()], ids=["all", "merged", "kept"]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_loaded_video_answers_alike(name: str, method: Any, tmp_path: Path) -> None:
     tiny = bundle(name)

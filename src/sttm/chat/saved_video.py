@@ -114,7 +114,8 @@ def save_state(
         tensors |= {f"layer.{index}.{name}": t for name, t in parts.items()}
     for index, report in enumerate(video.reports):
         for name in _PLAN:
-            tensors[f"report.{index}.{name}"] = getattr(report.plan, name)
+            # Two may be one, as in a plan that keeps all, which the format does not allow.
+            tensors[f"report.{index}.{name}"] = getattr(report.plan, name).clone()
     header = Header(
         format=FORMAT,
         key=key,

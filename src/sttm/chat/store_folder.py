@@ -153,12 +153,12 @@ class StoreFolder:
 
     def problems(self) -> list[str]:
         """Read everything; one sentence for each file with something wrong."""
-        found = [_problem(path, whole=True) for path in sorted(self._files())]
+        found = []
+        for path in sorted(self._files()):
+            if _problem(path, whole=True) is not None:
+                with self._locked():  # it may have been replaced in that moment
+                    found.append(_problem(path, whole=True))
         return [problem for problem in found if problem is not None]
-
-    def nbytes(self) -> int:
-        """Count the bytes that all videos take."""
-        return sum(size for _, size, _ in self._by_age())
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.path / ".lock")
