@@ -83,6 +83,8 @@ def _sums(name: str, weight: torch.Tensor) -> bytes:
             "video must be told from that of another model. Use a device_map that holds them."
         )
     data = weight.detach().contiguous().reshape(-1).view(torch.uint8)
+    if data.storage_offset() % 8:  # a part of another tensor, which no view of eight bytes can be
+        data = data.clone()
     whole = len(data) // (8 * _WIDTH) * (8 * _WIDTH)
     rows = data[:whole].view(torch.int64).view(-1, _WIDTH)
     parts = rows.sum(0).view(torch.uint8), rows.sum(1).view(torch.uint8), data[whole:]

@@ -102,7 +102,7 @@ class VideoStore:
 
         Args:
             chat: that will be asked about it.
-            video: see :meth:`VideoChat.watch`.
+            video: see `VideoChat.watch`.
             fps: see there.
             max_frames: see there.
             rule: see there.

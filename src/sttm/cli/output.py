@@ -39,16 +39,17 @@ def note(text: str) -> None:
 @contextmanager
 def noted_warnings() -> Iterator[None]:
     """Tell warnings of sttm as notes, at the end of the block; others stay as they are."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        if warning.category.__module__.split(".")[0] == "sttm":
-            note(str(warning.message))
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for each in caught:
+            if each.category.__module__.split(".")[0] == "sttm":
+                note(str(each.message))
+            else:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def say(text: str) -> None:
