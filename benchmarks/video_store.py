@@ -31,7 +31,7 @@ import sttm
 from sttm import nano
 from sttm.chat import VideoStore
 from sttm.chat.saved_video import read_file, save_state
-from sttm.evaluation.machine import environment
+from sttm.evaluation.environment import environment
 
 KEEPS = (1.0, 0.3, 0.1)
 SEED = 60_000_000  # neither training nor its reports use scenes from here on
