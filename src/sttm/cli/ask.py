@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -145,6 +146,7 @@ def ask(
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
     from sttm.evaluation.trouble import naming
+    from sttm.video.container import check_file
 
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     is_saved = video.suffix.lower() == SAVED
@@ -158,6 +160,8 @@ def ask(
     _check_save(save)
     if store is None:
         refuse_idle(context, ["store_dtype"], "no --store", "nothing is stored")
+    elif not is_saved:
+        check_file(video, "video")  # all that can be told before the store is asked
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
     with progress_bars(quiet=json) as tell:
         decoded = None
@@ -170,12 +174,8 @@ def ask(
     with progress_bars(quiet=json) as tell, naming(str(video)), noted_warnings():
         watching: Any = {"fps": fps, "max_frames": max_frames, "context": spoken, "progress": tell}
         source = video if decoded is None else decoded.video
-        if is_saved:
-            watched = chat.load(video)
-        elif kept is None:
-            watched = chat.watch(source, **watching)
-        else:
-            watched = kept.watch(chat, source, **watching)
+        watch = chat.watch if kept is None else partial(kept.watch, chat)
+        watched = chat.load(video) if is_saved else watch(source, **watching)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
         watched.save(save)
