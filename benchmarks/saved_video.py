@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sttm.chat.store import digest
+from sttm.chat.saved_video import digest
 
 LAYERS = 28
 

@@ -10,7 +10,7 @@ import sttm.chat
 import sttm.models
 from sttm import STTM, VideoGrid, get_method
 from sttm.chat import Answer
-from sttm.chat.store import method_key
+from sttm.chat.identity import method_key
 
 
 def test_old_names_give_the_same_objects_and_warn() -> None:

@@ -20,12 +20,14 @@ PUBLIC = {
         VideoReport attach get_method list_methods""",
     "sttm.attachment": "Attachment VideoReport attach",
     "sttm.budget": "check_keep read_keep token_budget written_keep",
-    "sttm.chat": "Answer Conversation PrefilledVideo Source Timings VideoChat",
+    "sttm.chat": """Answer Conversation PrefilledVideo Source StoredVideo Timings VideoChat
+        VideoStore""",
     "sttm.checkpoints": "Conversion Needs Placement convert load plan_conversion",
     "sttm.distributed": "RayExecutor",
     "sttm.errors": """BudgetError ConfigError ContextWarning FailedVideoError
-        IncompatibleTransformersError MissingExtraError SavedCacheError SttmError UnknownNameError
-        UnreducedVideoError UnsupportedModelError UntestedVersionWarning VideoError WriteError""",
+        IncompatibleTransformersError MissingExtraError SavedCacheError StoreWarning SttmError
+        UnknownNameError UnreducedVideoError UnsupportedModelError UntestedVersionWarning
+        VideoError WriteError""",
     "sttm.evaluation.compare": """Agreement Measured ModelAnswer Question Recommendation Row
         VideoComparison check_settings compare_video default_questions draw_comparison
         make_settings read_questions recommend summarize""",

@@ -14,6 +14,7 @@ __all__ = [
     "IncompatibleTransformersError",
     "MissingExtraError",
     "SavedCacheError",
+    "StoreWarning",
     "SttmError",
     "UnknownNameError",
     "UnreducedVideoError",
@@ -82,6 +83,10 @@ class FailedVideoError(SttmError):
 
 class SavedCacheError(SttmError):
     """A saved video cache is damaged, of another version, or belongs to another model."""
+
+
+class StoreWarning(UserWarning):
+    """A store of watched videos lost or could not keep one; it will be watched again."""
 
 
 class WriteError(SttmError):

@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,36 @@ def replace_file(
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
             Path(name).replace(place)
+            _sync_folder(place.parent)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(given, error, kept) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last through a loss of power, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file until the block ends; other threads and processes wait for it.
+
+    The system lets go of it when the process ends, however it does. Where the system has no such
+    locks nothing is held.
+    """
+    with path.open("a") as file:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -165,7 +165,7 @@ def test_a_full_disk(
             full()
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("sttm.chat.store.save_file", refuse)
+    monkeypatch.setattr("sttm.chat.saved_video.save_file", refuse)
     result = run("ask", clip, Q, "--save", tmp_path / "x.sttm", "--max-frames", 2)
     assert result.exit_code == 2
     assert "x.sttm: cannot be written" in result.stderr

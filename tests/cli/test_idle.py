@@ -15,7 +15,7 @@ Q = "Which digit appears?"
 OF_WATCHING = [
     *(("--keep", ".3"), ("--thresholds", ".8/.6"), ("--max-tokens", "9"), ("--method", "random")),
     *(("--full",), ("--layer", "1"), ("--fps", "1"), ("--max-frames", "128")),
-    ("--subtitles", "auto"),
+    *(("--subtitles", "auto"), ("--store", "s"), ("--store-dtype", "float8")),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sttm.chat.store import method_key
+from sttm.chat.identity import method_key
 from sttm.errors import BudgetError, ConfigError
 from sttm.evaluation.specs import parse_spec
 from sttm.grid import VideoGrid

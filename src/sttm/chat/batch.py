@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from sttm.chat.measured import generate_behind, sequences
-from sttm.chat.prefilled import PrefilledVideo, fork
+from sttm.chat.prefilled import PrefilledVideo
 from sttm.chat.prompt import common_length
-from sttm.chat.records import Encoded
+from sttm.chat.records import Encoded, fork
 from sttm.chat.session import VideoChat
 from sttm.models.transformers_api import ATTENTION_MASK, features_argument
 

@@ -1,6 +1,5 @@
 """A video in a model's cache, and conversations about it."""
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from transformers import StoppingCriteriaList
 
 from sttm.chat.measured import forward_behind, generate_behind, generation_config, sequences
 from sttm.chat.prompt import common_length
-from sttm.chat.records import Answer, PrefillState
-from sttm.chat.store import save_state
+from sttm.chat.records import Answer, PrefillState, fork
+from sttm.chat.saved_video import save_state
 from sttm.models.timing import now
 
 if TYPE_CHECKING:
@@ -29,16 +28,6 @@ class PrefilledVideo(PrefillState):
     """
 
     chat: "VideoChat"
-
-    @property
-    def tokens_out(self) -> int:
-        """Video tokens behind the reduction."""
-        return sum(r.tokens_out for r in self.reports) or self.tokens_in
-
-    @property
-    def retention(self) -> float:
-        """Tokens out / tokens in."""
-        return self.tokens_out / self.tokens_in
 
     @property
     def entries(self) -> tuple[int | None, ...]:
@@ -210,16 +199,3 @@ class _FirstToken:
         if not self.at:
             self.at = now(input_ids.device)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-def fork(cache: Any) -> Any:
-    """Copy a dynamic cache so that the copy can grow by itself; long tensors are shared.
-
-    Growing layers never write into their tensors, they replace them; recurrent states are copied.
-    """
-    new = copy.copy(cache)
-    new.layers = [
-        copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
-        for layer in cache.layers
-    ]
-    return new

@@ -1,7 +1,9 @@
 """Plain records that conversations give and store."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 
@@ -108,3 +110,59 @@ class PrefillState:
     reports: tuple[VideoReport, ...]
     source: Source
     timings: Timings
+
+    @property
+    def tokens_out(self) -> int:
+        """Video tokens behind the reduction."""
+        return sum(r.tokens_out for r in self.reports) or self.tokens_in
+
+    @property
+    def retention(self) -> float:
+        """Tokens out / tokens in."""
+        return self.tokens_out / self.tokens_in
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors in the cache."""
+        values = (value for layer in self.cache.layers for value in vars(layer).values())
+        parts = (p for v in values for p in (v.values() if isinstance(v, Mapping) else (v,)))
+        return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
+
+    def state(self) -> "PrefillState":
+        """Return the same without what a subclass adds: nothing that refers to a model."""
+        return PrefillState(**{f.name: getattr(self, f.name) for f in fields(PrefillState)})
+
+    def to(self, devices: Sequence[torch.device | str]) -> Self:
+        """Return the same on other devices; tensors that are there already are shared.
+
+        Args:
+            devices: of each layer of the cache.
+        """
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        for layer, device in zip(cache.layers, devices, strict=True):
+            for name, value in vars(layer).items():
+                setattr(layer, name, _moved(value, torch.device(device)))
+        reports = tuple(replace(r, plan=r.plan.to(devices[0])) for r in self.reports)
+        return replace(self, cache=cache, reports=reports)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _moved(inner, device) for name, inner in value.items()}
+    return device if isinstance(value, torch.device) else value
+
+
+def fork(cache: Any) -> Any:
+    """Copy a dynamic cache so that the copy can grow by itself; long tensors are shared.
+
+    Growing layers never write into their tensors, they replace them; recurrent states are copied.
+    """
+    new = copy.copy(cache)
+    new.layers = [
+        copy.copy(layer) if hasattr(layer, "keys") else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    return new

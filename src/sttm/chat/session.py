@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sttm.chat.identity import method_key
 from sttm.chat.measured import prefill_prompt
 from sttm.chat.prefilled import PrefilledVideo
 from sttm.chat.prompt import Prefix, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Encoded, Source, Timings
-from sttm.chat.store import load_state, method_key
+from sttm.chat.saved_video import load_state
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
@@ -304,14 +305,28 @@ class VideoChat:
                 yield reduction
 
     def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
-        if isinstance(video, Video):
-            return video
-        if isinstance(video, np.ndarray):
-            return video_of_frames(video, Sampling(**sampling))
-        if not isinstance(video, str | PathLike):
-            raise ConfigError(
-                f"video: got {type(video).__name__}, expected a path, a Video that read_video() "
-                "gave, or frames as an array (T, H, W, 3) of uint8. Stack a list of frames with "
-                "numpy.stack()."
-            )
-        return read_video(video, progress=lambda i, n: tell("decode", i, n), **sampling)
+        found = as_video(video, **sampling)
+        if isinstance(found, Video):
+            return found
+        return read_video(found, progress=lambda i, n: tell("decode", i, n), **sampling)
+
+
+def as_video(video: Any, **sampling: Any) -> Video | str | PathLike[str]:
+    """Return frames as a `Video`, and the path of a file as it is.
+
+    Args:
+        video: see :meth:`VideoChat.watch`.
+        sampling: the numbers of :class:`sttm.video.Sampling`.
+
+    Raises:
+        ConfigError: it is neither, or a number is out of range.
+    """
+    if isinstance(video, np.ndarray):
+        return video_of_frames(video, Sampling(**sampling))
+    if not isinstance(video, str | PathLike | Video):
+        raise ConfigError(
+            f"video: got {type(video).__name__}, expected a path, a Video that read_video() "
+            "gave, or frames as an array (T, H, W, 3) of uint8. Stack a list of frames with "
+            "numpy.stack()."
+        )
+    return video

@@ -28,6 +28,7 @@ from sttm.cli.models import models
 from sttm.cli.multi_value import MultiValue
 from sttm.cli.output import show_error
 from sttm.cli.show import show
+from sttm.cli.store import store
 from sttm.errors import SttmError
 
 _PLUGIN = "--plugin"
@@ -135,6 +136,7 @@ for _command in (demo, ask, show, compare, calibrate, extract, convert, methods,
     app.command(cls=_CLASSES.get(_command, Command))(_command)
 app.add_typer(bench, name="bench")
 app.add_typer(evaluate, name="eval")
+app.add_typer(store, name="store")
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
 """``sttm ask``: questions about one video, on one prefill."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sttm.cli.command import refuse_idle
-from sttm.cli.decoding import Decoded, decode
+from sttm.cli.decoding import decode
 from sttm.cli.loading import load_model, refuse_for_nano
 from sttm.cli.options import (
     DeviceMapOption,
@@ -21,23 +23,30 @@ from sttm.cli.options import (
     ModelOption,
     ThresholdsOption,
 )
-from sttm.cli.output import milliseconds, percent, say, show_json, show_table
+from sttm.cli.output import milliseconds, noted_warnings, percent, say, show_json, show_table
 from sttm.cli.progress import progress_bars
 from sttm.cli.reduction import Reduction, Wanted, describe_method, parse_reduction
 from sttm.errors import ConfigError
 from sttm.files import check_folder
 
 if TYPE_CHECKING:
-    from sttm.chat import Conversation, PrefilledVideo
+    from sttm.chat import Conversation, PrefilledVideo, VideoStore
     from sttm.video import Video
 
 SAVED = ".sttm"
 # What says how a video is watched, and nothing of one that was watched already.
 _OF_WATCHING = (
     *("keep", "thresholds", "max_tokens", "method", "full", "layer"),
-    *("fps", "max_frames", "subtitles"),
+    *("fps", "max_frames", "subtitles", "store", "store_dtype"),
 )
 _LEAD = "This video's subtitles are listed below:\n"
+
+
+class StoreDtype(StrEnum):
+    """Of keys and values in a store."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT8 = "float8"
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,11 @@ class AskResult:
     """What ``sttm ask --json`` prints; times in seconds.
 
     Args:
-        decode_s: None for a saved video.
-        process_s, encode_s, prefill_s: of a saved video: what was paid when it was watched.
-        ttft_s: prefill and first question to its first token; None for a saved video.
+        loaded: whether the video was saved or in a store, and not watched now.
+        decode_s: None for a video that was loaded.
+        process_s, encode_s, prefill_s: of a video that was loaded: what was paid when it was
+            watched.
+        ttft_s: prefill and first question to its first token; None for a video that was loaded.
     """
 
     video: str
@@ -77,6 +88,7 @@ class AskResult:
     tokens_in: int
     tokens_out: int
     retention: float
+    loaded: bool
     decode_s: float | None
     process_s: float
     encode_s: float
@@ -118,10 +130,23 @@ def ask(
         Path | None,
         typer.Option(metavar="FILE.sttm", help="Store the prefilled video; ask it again later."),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the prefilled video in this folder, and find it there the next time: see "
+            "`sttm store`.",
+        ),
+    ] = None,
+    store_dtype: Annotated[
+        StoreDtype | None,
+        typer.Option(help="Round keys and values to it in --store. Default: the model's."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
     from sttm.evaluation.trouble import naming
+    from sttm.video.container import check_file
 
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     is_saved = video.suffix.lower() == SAVED
@@ -133,26 +158,43 @@ def ask(
     refuse_for_nano(context, model)
     reduction = parse_reduction(wanted, model=model, layer=layer)
     _check_save(save)
+    if store is None:
+        refuse_idle(context, ["store_dtype"], "no --store", "nothing is stored")
+    elif not is_saved:
+        check_file(video, "video")  # all that can be told before the store is asked
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
     with progress_bars(quiet=json) as tell:
-        decoded = None if is_saved else decode(video, fps, max_frames, tell)
+        decoded = None
+        if not is_saved and (store is None or subtitles is not None):
+            decoded = decode(video, fps, max_frames, tell)
     spoken = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
+    kept = None if store is None else _open_store(store, store_dtype)
     loaded = load_model(model, device_map)
     chat = loaded.chat(Reduction(None) if is_saved else reduction)
-    with progress_bars(quiet=json) as tell, naming(str(video)):
-        if decoded is None:
-            watched = chat.load(video)
-        else:
-            watched = chat.watch(decoded.video, context=spoken, progress=tell)
+    with progress_bars(quiet=json) as tell, naming(str(video)), noted_warnings():
+        watching: Any = {"fps": fps, "max_frames": max_frames, "context": spoken, "progress": tell}
+        source = video if decoded is None else decoded.video
+        watch = chat.watch if kept is None else partial(kept.watch, chat)
+        watched = chat.load(video) if is_saved else watch(source, **watching)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
         watched.save(save)
-    described = "as saved" if decoded is None else describe_method(reduction.method)
-    result = _result(str(video), loaded.name, described, watched, decoded, asked)
+    is_loaded = is_saved or (kept is not None and kept.hits > 0)
+    described = "as saved" if is_saved else describe_method(reduction.method)
+    seconds = watched.timings.decode if decoded is None else decoded.seconds
+    decoding = None if is_loaded else seconds
+    result = _result(str(video), loaded.name, described, watched, decoding, asked)
     if json:
         show_json(result)
     else:
         _show(result)
+
+
+def _open_store(folder: Path, dtype: StoreDtype | None) -> "VideoStore":
+    from sttm.chat import VideoStore
+
+    with noted_warnings():
+        return VideoStore(folder, kv_dtype=None if dtype is None else dtype.value)
 
 
 def _result(
@@ -160,7 +202,7 @@ def _result(
     model: str,
     method: str,
     watched: "PrefilledVideo",
-    decoded: Decoded | None,
+    decode_s: float | None,
     asked: list[Asked],
 ) -> AskResult:
     return AskResult(
@@ -172,11 +214,12 @@ def _result(
         tokens_in=watched.tokens_in,
         tokens_out=watched.tokens_out,
         retention=watched.retention,
-        decode_s=None if decoded is None else decoded.seconds,
+        loaded=decode_s is None,
+        decode_s=decode_s,
         process_s=watched.timings.process,
         encode_s=watched.timings.encode,
         prefill_s=watched.timings.prefill,
-        ttft_s=None if decoded is None else watched.timings.prefill + asked[0].ttft_s,
+        ttft_s=None if decode_s is None else watched.timings.prefill + asked[0].ttft_s,
         questions=asked,
     )
 

@@ -5,7 +5,9 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -32,6 +34,22 @@ def show_error(error: Exception) -> None:
 def note(text: str) -> None:
     """Tell the user something beside the results."""
     notes.print(_text(f"note: {text}", "yellow"), soft_wrap=True)
+
+
+@contextmanager
+def noted_warnings() -> Iterator[None]:
+    """Tell warnings of sttm as notes, at the end of the block; others stay as they are."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for each in caught:
+            if each.category.__module__.split(".")[0] == "sttm":
+                note(str(each.message))
+            else:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def say(text: str) -> None:

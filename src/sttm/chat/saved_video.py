@@ -4,8 +4,9 @@ import errno
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import DynamicCache
 
+from sttm.chat.cache_tensors import (
+    KvDtype,
+    LayerRecord,
+    below,
+    fill_layer,
+    layer_devices,
+    layer_record,
+    layer_tensors,
+    unpacked,
+)
+from sttm.chat.identity import FORMAT, fingerprint, method_key
 from sttm.chat.prompt import Prefix
 from sttm.chat.records import PrefillState, Source, Timings
 from sttm.errors import SavedCacheError
@@ -23,14 +35,15 @@ from sttm.files import in_utf8, replace_file
 from sttm.grid import VideoGrid
 from sttm.methods import Method
 from sttm.models import Adapter, Positions
-from sttm.models.cache import ReducedLayer, adopt_layer
 from sttm.models.report import VideoReport
 from sttm.plan import MergePlan
 
-FORMAT: Literal[2] = 2
 _KEY = "sttm"
-_STATES = ("conv_states", "recurrent_states")
 _PLAN = ("group", "weight", "anchor")
+
+
+class OtherFormatError(SavedCacheError):
+    """A saved video is of another version of the format: older or newer, and not damaged."""
 
 
 class _Report(BaseModel):
@@ -42,22 +55,17 @@ class _Report(BaseModel):
     milliseconds: float
 
 
-class _Layer(BaseModel):
-    tensors: list[str]
-    active: bool = False
-    removed: int = 0
-    floor: int = 0
-    length: int | None = None
-
-
-class _Header(BaseModel):
+class Header(BaseModel):
     """Everything about a watched video that is no tensor."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[2]
+    format: Literal[3]
+    key: str | None
+    created: float | None
     model: str
     dtype: str
+    kv_dtype: KvDtype | None
     method: str | None
     layer: int | None
     positions: Positions
@@ -71,7 +79,7 @@ class _Header(BaseModel):
     source: Source
     timings: Timings
     reports: list[_Report]
-    layers: list[_Layer]
+    layers: list[LayerRecord]
 
     def names(self) -> set[str]:
         """Name the tensors that must be there."""
@@ -81,25 +89,40 @@ class _Header(BaseModel):
         return {"ids"} | parts
 
 
-def save_state(video: PrefillState, adapter: Adapter, path: str | PathLike[str]) -> None:
+def save_state(
+    video: PrefillState,
+    adapter: Adapter,
+    path: str | PathLike[str],
+    *,
+    key: str | None = None,
+    kv_dtype: KvDtype | None = None,
+) -> None:
     """Store a watched video; an existing file is replaced only once the new one is complete.
 
     Args:
         video: to store.
         adapter: of its model.
         path: of the file.
+        key: of the video in a store of many; files without one do not say when they were made.
+        kv_dtype: to round keys and values to; None for exactly what they are.
     """
     prefix = video.prefix
-    tensors = {"ids": video.ids}
+    tensors, records = {"ids": video.ids}, []
     for index, layer in enumerate(video.cache.layers):
-        tensors |= {f"layer.{index}.{name}": t for name, t in _layer_tensors(layer).items()}
+        parts = layer_tensors(layer, kv_dtype)
+        records.append(layer_record(layer, parts))
+        tensors |= {f"layer.{index}.{name}": t for name, t in parts.items()}
     for index, report in enumerate(video.reports):
         for name in _PLAN:
-            tensors[f"report.{index}.{name}"] = getattr(report.plan, name)
-    header = _Header(
+            # Two may be one, as in a plan that keeps all, which the format does not allow.
+            tensors[f"report.{index}.{name}"] = getattr(report.plan, name).clone()
+    header = Header(
         format=FORMAT,
+        key=key,
+        created=None if key is None else time.time(),
         model=fingerprint(adapter.model),
         dtype=str(adapter.model.dtype),
+        kv_dtype=kv_dtype,
         method=video.method,
         layer=video.layer,
         positions=video.positions,
@@ -115,7 +138,7 @@ def save_state(video: PrefillState, adapter: Adapter, path: str | PathLike[str])
         reports=[
             _Report(**{k: getattr(r, k) for k in _Report.model_fields}) for r in video.reports
         ],
-        layers=[_layer_record(layer) for layer in video.cache.layers],
+        layers=records,
     )
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = header.model_dump_json()
@@ -132,35 +155,37 @@ def save_state(video: PrefillState, adapter: Adapter, path: str | PathLike[str])
     replace_file(path, write)
 
 
-def load_state(adapter: Adapter, method: Method | None, path: str | PathLike[str]) -> PrefillState:
+def load_state(
+    adapter: Adapter,
+    method: Method | None,
+    path: str | PathLike[str],
+    *,
+    key: str | None = None,
+) -> PrefillState:
     """Load a watched video for the model that it was made with.
 
     Args:
         adapter: of the model.
         method: that must have reduced it; None takes what any has.
         path: of the file.
+        key: that it must have in a store of many; None takes what any has.
 
     Raises:
-        SavedCacheError: no such file, damaged, or of another format version, model, dtype or
-            method.
+        SavedCacheError: no such file, damaged, or of another format version, model, dtype, method
+            or key.
     """
-    header, tensors = _read(Path(path))
+    header, tensors = read_file(Path(path), key)
     _check_owner(path, header, adapter.model, method)
-    lacking = header.names() - tensors.keys()
-    if lacking:
-        raise SavedCacheError(
-            f"{path}: got a file that lacks {', '.join(sorted(lacking)[:3])}, expected one that "
-            "save() wrote. Watch the video again."
-        )
     cache = DynamicCache(config=adapter.config)
     if len(cache.layers) != len(header.layers):
         raise SavedCacheError(
             f"{path}: got {len(header.layers)} layers, expected {len(cache.layers)}. "
             "Watch the video again."
         )
-    device = adapter.model.device
-    for index, record in enumerate(header.layers):
-        _fill_layer(cache, index, record, _below(tensors, f"layer.{index}.", device))
+    dtype = getattr(torch, header.dtype.removeprefix("torch."))
+    for index, (record, device) in enumerate(zip(header.layers, layer_devices(adapter))):
+        parts = unpacked(below(tensors, f"layer.{index}."), header.kv_dtype, dtype)
+        fill_layer(cache, index, record, {name: part.to(device) for name, part in parts.items()})
     ids = tensors["ids"]
     prefix = Prefix(
         header.system, header.context, header.before, header.rest, ids[: header.head].clone()
@@ -181,7 +206,7 @@ def load_state(adapter: Adapter, method: Method | None, path: str | PathLike[str
 
 
 def _check_owner(
-    path: str | PathLike[str], header: _Header, model: Any, method: Method | None
+    path: str | PathLike[str], header: Header, model: Any, method: Method | None
 ) -> None:
     """Refuse what was made by another model, in another dtype, or by another method."""
     if header.dtype != str(model.dtype):
@@ -202,16 +227,6 @@ def _check_owner(
         )
 
 
-def method_key(method: Method | None) -> str | None:
-    """Write a method with all its options, to tell whether two are the same; None for none."""
-    if method is None:
-        return None
-    known: Any = method
-    names = [field.name for field in fields(known)] if is_dataclass(known) else []
-    options = ", ".join(f"{name}={getattr(known, name)!r}" for name in names)
-    return f"{method.name}({options})"
-
-
 def digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
     """Hash a header and the names, types, shapes and bytes of tensors on the CPU (SHA-256, hex)."""
     found = hashlib.sha256(header.encode())
@@ -222,118 +237,86 @@ def digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
-def fingerprint(model: Any) -> str:
-    """Hash what a cache depends on: the configuration, and a sample of the weights."""
-    config = json.loads(model.config.to_json_string(use_diff=False))
-    for name in ("transformers_version", "_name_or_path", "architectures"):
-        config.pop(name, None)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for parameter in model.parameters():
-        digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _layer_tensors(layer: Any) -> dict[str, torch.Tensor]:
-    tensors = {
-        name: getattr(layer, name)
-        for name in ("keys", "values")
-        if getattr(layer, name, None) is not None
-    }
-    for name in ("valid", "shift"):
-        if getattr(layer, name, None) is not None:
-            # All layers share these, which the format does not allow.
-            tensors[name] = getattr(layer, name).clone()
-    for name in _STATES:
-        for index, state in getattr(layer, name, {}).items():
-            if state is not None:
-                tensors[f"{name}.{index}"] = state
-    return tensors
-
-
-def _layer_record(layer: Any) -> _Layer:
-    record = _Layer(tensors=[*_layer_tensors(layer)])
-    record.length = getattr(layer, "cumulative_length", None)
-    if isinstance(layer, ReducedLayer):
-        record.active, record.removed, record.floor = (
-            layer.active,
-            layer.removed,
-            layer.crop_limit,
-        )
-    return record
-
-
-def _fill_layer(
-    cache: DynamicCache, index: int, record: _Layer, tensors: dict[str, torch.Tensor]
-) -> None:
-    layer: Any = cache.layers[index]
-    for name in _STATES:
-        states = {int(key): t for key, t in _below(tensors, f"{name}.").items()}
-        for key, state in states.items():
-            layer.lazy_initialization(**{name: state}, state_idx=key)
-            getattr(layer, name)[key].copy_(state)
-            layer.has_previous_state[key] = True
-    if "keys" not in tensors:
-        return
-    if record.active or record.floor:
-        layer = adopt_layer(cache, index)
-        layer.active, layer.removed, layer.crop_limit = (
-            record.active,
-            record.removed,
-            record.floor,
-        )
-        layer.valid, layer.shift = tensors.get("valid"), tensors.get("shift")
-    layer.lazy_initialization(tensors["keys"], tensors["values"])
-    layer.keys, layer.values = tensors["keys"], tensors["values"]
-    if record.length is not None:
-        layer.cumulative_length = record.length
-
-
 def _load_report(index: int, record: _Report, tensors: dict[str, torch.Tensor]) -> VideoReport:
-    parts = _below(tensors, f"report.{index}.")
+    parts = below(tensors, f"report.{index}.")
     plan = MergePlan(group=parts["group"], weight=parts["weight"], anchor=parts["anchor"])
     return VideoReport(**dict(record), plan=plan)
 
 
-def _below(
-    tensors: dict[str, torch.Tensor], prefix: str, device: Any = None
-) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): tensor.to(device)
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def read_header(path: Path) -> Header:
+    """Read what a file says about its video; the checksum is not compared.
+
+    Raises:
+        SavedCacheError: no such file, damaged, cut off, or of another format version.
+    """
+    return _open(path, with_tensors=False)[1]
 
 
-def _read(path: Path) -> tuple[_Header, dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise SavedCacheError(f"{path}: got no such file, expected one that save() wrote.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise SavedCacheError(
-            f"{path}: got a damaged file ({error}), expected one that save() wrote. "
-            "Watch the video again."
-        ) from error
-    checksum, _, text = metadata.get(_KEY, "").partition(" ")
-    try:
-        found = json.loads(text or "null")
-        version = found.get("format") if isinstance(found, dict) else None
-        if version != FORMAT:
-            raise SavedCacheError(
-                f"{path}: got format {version!r}, expected {FORMAT}. Watch the video again, "
-                "or use the version of sttm that saved it."
-            )
-        header = _Header.model_validate(found)
-    except (json.JSONDecodeError, ValidationError, RecursionError) as error:
-        raise SavedCacheError(
-            f"{path}: got a damaged header ({error}), expected one that save() wrote. "
-            "Watch the video again."
-        ) from error
+def read_file(path: Path, key: str | None = None) -> tuple[Header, dict[str, torch.Tensor]]:
+    """Read a whole file and compare its checksum.
+
+    Args:
+        path: of the file.
+        key: that it must have; None takes what any has.
+
+    Raises:
+        SavedCacheError: see `read_header`; or its content or its key is another.
+    """
+    checksum, header, text, tensors = _open(path, with_tensors=True)
     if checksum != digest(text, tensors):
         raise SavedCacheError(
             f"{path}: got content that does not match its checksum, expected what save() wrote. "
             "The file was damaged. Watch the video again."
         )
+    lacking = header.names() - tensors.keys()
+    if lacking:
+        raise SavedCacheError(
+            f"{path}: got a file that lacks {', '.join(sorted(lacking)[:3])}, expected one that "
+            "save() wrote. Watch the video again."
+        )
+    if key is not None and header.key != key:
+        raise SavedCacheError(
+            f"{path}: got the video of key {header.key}, expected that of {key}. The file was "
+            "renamed. Watch the video again."
+        )
     return header, tensors
+
+
+def _open(path: Path, *, with_tensors: bool) -> tuple[str, Header, str, dict[str, torch.Tensor]]:
+    """Return the checksum, the header, its text, and the tensors in memory of their own."""
+    if not path.is_file():
+        raise SavedCacheError(f"{path}: got no such file, expected one that save() wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys() if with_tensors else ()
+            # Copies: another process may cut off the file, and what is mapped of it would be gone.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+    except SafetensorError as error:
+        raise SavedCacheError(
+            f"{path}: got a damaged file ({error}), expected one that save() wrote. "
+            "Watch the video again."
+        ) from error
+    except OSError as error:
+        raise SavedCacheError(
+            f"{path}: got a file that cannot be read ({error}), expected one that save() wrote."
+        ) from error
+    checksum, _, text = metadata.get(_KEY, "").partition(" ")
+    return checksum, _parse(path, text), text, tensors
+
+
+def _parse(path: Path, text: str) -> Header:
+    try:
+        found = json.loads(text or "null")
+        version = found.get("format") if isinstance(found, dict) else None
+        if version != FORMAT:
+            raise OtherFormatError(
+                f"{path}: got format {version!r}, expected {FORMAT}. Watch the video again, "
+                "or use the version of sttm that saved it."
+            )
+        return Header.model_validate(found)
+    except (json.JSONDecodeError, ValidationError, RecursionError) as error:
+        raise SavedCacheError(
+            f"{path}: got a damaged header ({error}), expected one that save() wrote. "
+            "Watch the video again."
+        ) from error

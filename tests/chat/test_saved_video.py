@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import sttm
-from sttm.chat.store import digest, method_key
+from sttm.chat.identity import method_key
+from sttm.chat.saved_video import digest
 from sttm.errors import SavedCacheError, WriteError
 from tests.models.methods import KeepEvery, PairMerge
 
@@ -33,7 +34,9 @@ def rewrite(path: Path, **changes: Any) -> None:
     save_file(tensors, path, metadata={"sttm": f"{digest(text, tensors)} {text}"})
 
 
-@pytest.mark.parametrize("method", [None, PairMerge()], ids=["all", "merged"])
+@pytest.mark.parametrize(
+    "method", [None, PairMerge(), sttm.methods.Identity()], ids=["all", "merged", "kept"]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_loaded_video_answers_alike(name: str, method: Any, tmp_path: Path) -> None:
     tiny = bundle(name)
@@ -75,7 +78,7 @@ def load(path: Path, family: str = "llava_onevision") -> None:
 
 def test_another_version_is_refused(saved: Path) -> None:
     rewrite(saved, format=99)
-    with pytest.raises(SavedCacheError, match="got format 99, expected 2"):
+    with pytest.raises(SavedCacheError, match="got format 99, expected 3"):
         load(saved)
 
 
@@ -138,7 +141,7 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
     def full_disk(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sttm.chat.store.save_file", full_disk)
+    monkeypatch.setattr("sttm.chat.saved_video.save_file", full_disk)
     with pytest.raises(WriteError, match="No space left"):
         video.save(saved)
     assert saved.read_bytes() == before
