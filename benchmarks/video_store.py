@@ -50,17 +50,22 @@ def main() -> None:
     chats = {keep: chat_of(model, processor, keep) for keep in KEEPS}
     for chat in chats.values():
         chat.watch(nano.make_scene(SEED, 8).frames)  # to warm up
-    result = {
+    result: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "environment": environment(torch.device("cpu")),
-        "nano": [times(chat, keep, options) for keep, chat in chats.items()],
-        "rounding": [rounding(chat, keep, options) for keep, chat in chats.items()],
-        "shapes_of_7b": [large_file(chats[1.0], keep) for keep in KEEPS],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    parts: dict[str, Callable[[float], dict[str, Any]]] = {
+        "nano": lambda keep: times(chats[keep], keep, options),
+        "shapes_of_7b": lambda keep: large_file(chats[1.0], keep),
+        "rounding": lambda keep: rounding(chats[keep], keep, options),
+    }
+    for name, part in parts.items():
+        for keep in KEEPS:
+            row = part(keep)
+            print(name, row, flush=True)
+            result.setdefault(name, []).append(row)
+            if options.out is not None:
+                options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def chat_of(model: Any, processor: Any, keep: float) -> sttm.VideoChat:

@@ -151,6 +151,15 @@ def test_the_same_name_with_other_content(tmp_path: Path) -> None:
     assert (store.hits, found.source.path) == (1, str(other))
 
 
+@pytest.mark.parametrize("other", [{"fps": 0.5}, {"max_frames": 2}, {"rule": "uniform"}])
+def test_other_frames_of_the_same_file(tmp_path: Path, other: dict[str, Any]) -> None:
+    path, chat = tmp_path / "clip.mp4", chat_of()
+    write_clip(make_clip(1, 3), path)
+    key = VideoStore().key(chat, path)
+    assert VideoStore().key(chat, str(path), fps=1, max_frames=128) == key
+    assert VideoStore().key(chat, path, **other) != key
+
+
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     path, store, chat = tmp_path / "clip.mp4", VideoStore(tmp_path / "store"), chat_of()
     write_clip(make_clip(1, 3), path)
