@@ -11,9 +11,9 @@ import torch
 from training.data import prefetch
 from training.real import train
 from training.real.clips import FRAMES, SIZE, Clip, Needle, compose, render, render_frame
-from training.real.data import NONE, AskBatches, RealRecipe, cell_labels, kept_frames, needed_frames
-from training.real.evaluate import answers, clip_of, rows
-from training.real.model import LEXICON, load, new_model, tokenizer
+from training.real.data import AskBatches, RealRecipe, cell_labels, kept_frames, needed_frames
+from training.real.evaluate import ClipSet, answers, rows
+from training.real.model import LEXICON, NONE, load, new_model, tokenizer
 from training.real.pool import Pool
 from training.real.questions import TASKS, make_questions
 from training.real.sources import BACKGROUNDS, KINDS, Material
@@ -136,7 +136,7 @@ def test_kept_frames_hold_what_is_asked_for(pool: Pool) -> None:
 def test_the_tower_inside_the_model_gives_the_features_of_the_pool(material: Material) -> None:
     model, _ = new_model(0)
     tower = model.model.vision_tower = LiteTower()
-    frames = torch.from_numpy(render(clip_of(0, material)[0], material))
+    frames = torch.from_numpy(render(ClipSet(material).clip(0)[0], material))
     pixels = (frames.permute(0, 3, 1, 2).float() - 127) / 128
     with torch.no_grad():
         given = model.model.get_video_features(pixels[None]).pooler_output
@@ -152,6 +152,7 @@ def test_words_of_the_lexicon_are_single_tokens() -> None:
 def test_training_goes_through_all_stages_and_the_model_can_be_compared(
     material: Material, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train, "EVALUATED", {"train": 1, "held": 1})
     stages = [replace(stage, steps=2) for stage in train.STAGES]
     model, head = new_model(0)
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -161,7 +162,7 @@ def test_training_goes_through_all_stages_and_the_model_can_be_compared(
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     settings = make_settings(["random"], [1.0, 0.1])
     runner = Runner(*load(tmp_path / f"{stages[-1].name}.pt"), settings, layer=0)
-    held_out = replace(material, held_out=True)
+    held_out = ClipSet(replace(material, held_out=True))
     found = list(answers(runner, settings, range(2), held_out, {}))
     table = rows(found, settings)
     assert [row["setting"] for row in table] == ["all", "random 0.1"]

@@ -16,8 +16,8 @@ from training.real.sources import KINDS, Material, Pixels, cut_out
 SIZE = 256  # side of a frame, in pixels
 FRAMES = 12
 MIN_SCENE = 3  # frames between two cuts
-SIZES = (40, 60)  # longer side of a needle, in pixels; a cell has 32
-LONGEST = 2  # frames that a needle is there
+SIZES = (40, 60)  # shortest and longest longer side of a needle, in pixels; a cell has 32
+LONGEST = 2  # frames that a needle is there, at most
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,21 @@ def random_shot(rng: np.random.Generator, material: Material) -> Shot:
     return Shot(source, tuple(indices.tolist()), boxes, bool(rng.integers(2)), gain)
 
 
-def random_runs(rng: np.random.Generator, material: Material, count: int) -> list[list[Needle]]:
+def random_runs(
+    rng: np.random.Generator,
+    material: Material,
+    count: int,
+    sizes: tuple[int, int] = SIZES,
+    longest: int = LONGEST,
+) -> list[list[Needle]]:
     """Choose needles for a shot: each run is one needle, or two in the same place in turn."""
     runs = []
     for _ in range(count):
         pair = rng.random() < 0.3
-        lengths = rng.integers(1, LONGEST + 1, 1 + pair).tolist()
+        lengths = rng.integers(1, longest + 1, 1 + pair).tolist()
         start = int(rng.integers(FRAMES - sum(lengths) + 1))
         kinds = rng.choice(list(KINDS), 1 + pair, replace=False).tolist()
-        size = int(rng.integers(SIZES[0], SIZES[1] + 1))
+        size = int(rng.integers(sizes[0], sizes[1] + 1))
         corner = rng.integers(2, size=2) * SIZE // 2
         x, y = (corner + rng.integers(4, SIZE // 2 - size - 3, 2)).tolist()
         run = []

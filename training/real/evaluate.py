@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,16 @@ from sttm.evaluation.specs import ALL, Setting, make_settings
 from sttm.evaluation.statistics import Bootstrap, Estimate, Tally
 from sttm.evaluation.tables import markdown_table
 from training.data import batch_generator
-from training.real.clips import FRAMES, Clip, compose, random_runs, random_shot, render
+from training.real.clips import (
+    FRAMES,
+    LONGEST,
+    SIZES,
+    Clip,
+    compose,
+    random_runs,
+    random_shot,
+    render,
+)
 from training.real.model import load
 from training.real.pool import RUNS
 from training.real.questions import TASKS, Question, make_questions
@@ -36,12 +46,33 @@ Answer = dict[str, Any]
 Key = tuple[str, int, int]
 
 
-def clip_of(seed: int, material: Material) -> tuple[Clip, list[Question]]:
-    """Compose a clip for testing, with its questions."""
-    rng = batch_generator(seed, "clips", int(material.held_out))
-    shots = [random_shot(rng, material) for _ in range(3)]
-    clip, _ = compose(rng, shots, [random_runs(rng, material, RUNS) for _ in shots])
-    return clip, make_questions(clip, rng)
+@dataclass(frozen=True)
+class ClipSet:
+    """Which clips to compose.
+
+    Args:
+        material: of what.
+        sizes: of needles, in pixels: the smallest and the largest.
+        longest: frames that a needle is there, at most.
+    """
+
+    material: Material
+    sizes: tuple[int, int] = SIZES
+    longest: int = LONGEST
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        half = "held-out" if self.material.held_out else "seen"
+        return f"{half}-{self.sizes[0]}-{self.sizes[1]}px-{self.longest}"
+
+    def clip(self, seed: int) -> tuple[Clip, list[Question]]:
+        """Compose a clip, with its questions."""
+        rng = batch_generator(seed, "clips", int(self.material.held_out))
+        shots = [random_shot(rng, self.material) for _ in range(3)]
+        runs = [random_runs(rng, self.material, RUNS, self.sizes, self.longest) for _ in shots]
+        clip, _ = compose(rng, shots, runs)
+        return clip, make_questions(clip, rng)
 
 
 @torch.inference_mode()
@@ -49,7 +80,7 @@ def answers(
     runner: Runner,
     settings: Sequence[Setting],
     clips: Sequence[int],
-    material: Material,
+    test: ClipSet,
     known: Mapping[Key, Answer],
 ) -> Iterator[Answer]:
     """Answer what is not known yet.
@@ -58,18 +89,18 @@ def answers(
         runner: has the model and the settings.
         settings: what to compare.
         clips: their seeds.
-        material: to compose them of.
+        test: which clips.
         known: answers that are there, by setting, clip and question.
 
     Yields:
         one answer per setting, clip and question.
     """
     for seed in clips:
-        clip, questions = clip_of(seed, material)
+        clip, questions = test.clip(seed)
         todo = [s for s in settings if (str(s), seed, 0) not in known]
         if not todo or not questions:
             continue
-        encoded = runner.encode(render(clip, material), fps=1.0, max_frames=FRAMES)
+        encoded = runner.encode(render(clip, test.material), fps=1.0, max_frames=FRAMES)
         for setting in todo:
             outcome = runner.run(encoded, setting, [q.text for q in questions])
             for i, (question, text) in enumerate(zip(questions, outcome.texts, strict=True)):
@@ -142,6 +173,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=150)
     parser.add_argument("--positions", default="survived")
     parser.add_argument("--seen", action="store_true", help="videos and cut-outs of training")
+    parser.add_argument("--sizes", nargs=2, type=int, default=SIZES, help="of needles, in pixels")
+    parser.add_argument("--longest", type=int, default=LONGEST, help="frames of a needle")
     parser.add_argument("--out", type=Path, default=WORK / "evaluation")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -152,8 +185,8 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     settings = make_settings(args.methods, args.keep)
-    material = Material(held_out=not args.seen)
-    name = f"{args.checkpoint.stem}-{'seen' if args.seen else 'held-out'}-{args.positions}"
+    test = ClipSet(Material(held_out=not args.seen), tuple(args.sizes), args.longest)
+    name = f"{args.checkpoint.stem}-{test.name}-{args.positions}"
     path = args.out / f"{name}.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
@@ -161,7 +194,7 @@ def main() -> None:
     runner = Runner(*load(args.checkpoint), settings, layer=LAYER, positions=args.positions)
     clips = range(args.clips)
     with path.open("a") as file:
-        for answer in answers(runner, settings, clips, material, known):
+        for answer in answers(runner, settings, clips, test, known):
             known[answer["setting"], answer["clip"], answer["index"]] = answer
             file.write(json.dumps(answer) + "\n")
     labels = {str(setting) for setting in settings}

@@ -33,6 +33,7 @@ from training.tower import cell_loss
 WORK = ROOT / "build" / "real"
 TIME_PAIR = 8  # turns by 0.8 rad in the 768 tokens of a clip
 TRAIN_SHOTS, TEST_SHOTS = 360, 80
+EVALUATED = {"train": 2, "held": 6}  # batches of either pool
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ STAGES = (
     Stage("cells", 150, 3e-3),
     Stage("short", 200, 1.5e-3, RealRecipe(6, 8, needles=3), fresh=True, floor=0.7),
     Stage("order", 250, 1.5e-3, RealRecipe(7, 8), order_heads=True, floor=0.5),
-    Stage("full", 160, 1.0e-3, RealRecipe(12, 6), floor=0.02),
+    Stage("full", 240, 1.3e-3, RealRecipe(9, 7), floor=0.02),
 )
 
 
@@ -118,7 +119,7 @@ def run_stage(
             model,
             {
                 name: asked_batches(pool, stage.recipe, count)
-                for name, pool, count in (("train", pools[0], 2), ("held", pools[1], 6))
+                for pool, (name, count) in zip(pools, EVALUATED.items(), strict=True)
             },
         )
     run_steps(
