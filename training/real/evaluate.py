@@ -117,16 +117,24 @@ def answers(
                 }
 
 
-def rows(found: Sequence[Answer], settings: Sequence[Setting]) -> list[dict[str, Any]]:
+def rows(
+    found: Sequence[Answer], settings: Sequence[Setting], tasks: Sequence[str] = TASKS
+) -> list[dict[str, Any]]:
     """Average answers by setting: every task, their mean, and how far it is from all tokens.
+
+    Args:
+        found: the answers.
+        settings: in the order of the rows.
+        tasks: that count; what the model cannot do with all tokens tells nothing.
 
     Returns:
         for each setting its label and budget, retention, accuracies, the mean over tasks with its
         95 % interval, and the paired difference to all tokens with its own.
     """
+    found = [answer for answer in found if answer["task"] in tasks]
     clips = sorted({answer["clip"] for answer in found})
     place = {seed: i for i, seed in enumerate(clips)}
-    tasks = [task for task in TASKS if any(a["task"] == task for a in found)]
+    tasks = [task for task in tasks if any(a["task"] == task for a in found)]
     bootstrap = Bootstrap(len(clips))
     tallies: dict[str, Tally] = {}
     table = []
@@ -170,6 +178,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=WORK / f"{STAGES[-1].name}.pt")
     parser.add_argument("--methods", nargs="+", default=["random"])
     parser.add_argument("--keep", nargs="+", type=read_keep, default=[1.0, 0.1])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--clips", type=int, default=150)
     parser.add_argument("--positions", default="survived")
     parser.add_argument("--seen", action="store_true", help="videos and cut-outs of training")
@@ -199,7 +208,7 @@ def main() -> None:
             file.write(json.dumps(answer) + "\n")
     labels = {str(setting) for setting in settings}
     used = [a for a in known.values() if a["setting"] in labels and a["clip"] in clips]
-    table = rows(used, settings)
+    table = rows(used, settings, args.tasks)
     (args.out / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
     print(text_table(table))
 
