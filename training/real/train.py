@@ -34,6 +34,7 @@ WORK = ROOT / "build" / "real"
 TIME_PAIR = 8  # turns by 0.8 rad in the 768 tokens of a clip
 TRAIN_SHOTS, TEST_SHOTS = 360, 80
 EVALUATED = {"train": 2, "held": 6}  # batches of either pool
+MEASURED = {"cells": 20, "order": 10}  # batches to initialise a decoder from, and its order heads
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,9 @@ def cell_accuracy(
     model: LlavaOnevisionForConditionalGeneration, head: CellHead, pool: Pool
 ) -> dict[str, float]:
     """Accuracy of the read-outs where they have a label; the kind where there is a needle."""
-    made = CellBatches(pool, 0, "evaluation", 0, 8)
+    made = CellBatches(pool, 0, "evaluation", 0, EVALUATED["held"])
     right: dict[str, list[torch.Tensor]] = {name: [] for name in head.read_outs}
-    for batch in (made[i] for i in range(8)):
+    for batch in (made[i] for i in range(len(made))):
         tokens = video_tokens(model, batch.frames)[:, :-1].flatten(0, 1)
         labels = batch.labels.flatten(0, 2)
         for column, (name, logits) in enumerate(zip(head.read_outs, head(tokens))):
@@ -174,13 +175,13 @@ def begin(
 ) -> None:
     """Initialise what a stage starts with."""
     if stage.fresh:
-        seen = CellBatches(pool, seed, "initial", 0, 20)
+        seen = CellBatches(pool, seed, "initial", 0, MEASURED["cells"])
         measured = [seen[i] for i in range(len(seen))]
         prepare_decoder(model, head, tokenizer(), measured, seed, LEXICON)
     if stage.recipe is not None:
         model.set_attn_implementation({"text_config": ATTENTION})
     if stage.order_heads:
-        asked = asked_batches(pool, RealRecipe(8, 8), 10)
+        asked = asked_batches(pool, RealRecipe(8, 8), MEASURED["order"])
         add_order_heads(model, asked, LEXICON, TIME_PAIR)
 
 
