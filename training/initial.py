@@ -10,6 +10,7 @@ and copying them; another starts by looking a few tokens back, which carries the
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,37 @@ TIME_PAIR = 9  # turns by 0.9 rad in 2048 tokens
 TIME_BIAS = 12.0
 
 
+@dataclass(frozen=True)
+class Lexicon:
+    """What the first label columns say about a needle, and the words for it.
+
+    Args:
+        classes: how many each column tells apart, cells without a needle left out.
+        none: the first column's class of cells without a needle.
+        words: word, column and the classes that it names.
+    """
+
+    classes: tuple[int, ...]
+    none: int
+    words: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+    def is_needle(self, labels: Tensor) -> Tensor:
+        """Which of ``(N, columns)`` are of a cell with a needle: bool ``(N,)``."""
+        return (labels[:, 0] >= 0) & (labels[:, 0] < self.none)
+
+
+CORNER_WORDS = (("top", (0, 1)), ("bottom", (2, 3)), (" left", (0, 2)), (" right", (1, 3)))
+NANO_LEXICON = Lexicon(
+    (10, len(COLOUR_NAMES), 4),
+    NO_DIGIT,
+    (
+        *((str(digit), 0, (digit,)) for digit in range(10)),
+        *((w, 1, (i,)) for i, name in enumerate(COLOUR_NAMES) for w in (name, f" {name}")),
+        *((word, 2, classes) for word, classes in CORNER_WORDS),
+    ),
+)
+
+
 @torch.no_grad()
 def prepare_decoder(
     model: LlavaOnevisionForConditionalGeneration,
@@ -46,12 +78,14 @@ def prepare_decoder(
     tokenizer: PreTrainedTokenizerFast,
     batches: list[CellBatch],
     seed: int,
+    lexicon: Lexicon = NANO_LEXICON,
 ) -> None:
     """Initialise the decoder, in place, and bring the video tokens to a matching scale.
 
     Args:
         head: its read-outs are scaled along with the tokens.
         batches: clips on which scale and class means of the tokens are measured.
+        lexicon: what their labels mean.
     """
     _randomise(model, seed)
     tokens = torch.cat([video_tokens(model, b.frames)[:, :-1].flatten(0, 1) for b in batches])
@@ -63,9 +97,9 @@ def prepare_decoder(
     for weight in head.parameters():
         if weight.ndim == 2:
             weight.div_(scale)
-    _point_words(model, tokenizer, tokens, labels)
-    facts = _facts(tokens, labels)
-    _wire(model, facts, _presence(tokens, labels, facts))
+    _point_words(model, tokenizer, tokens, labels, lexicon)
+    facts = _facts(tokens, labels, lexicon)
+    _wire(model, facts, _presence(tokens, labels, facts, lexicon))
 
 
 def _randomise(model: LlavaOnevisionForConditionalGeneration, seed: int) -> None:
@@ -88,48 +122,43 @@ def _point_words(
     tokenizer: PreTrainedTokenizerFast,
     tokens: Tensor,
     labels: Tensor,
+    lexicon: Lexicon,
 ) -> None:
     """Add the mean token of its class, less the mean of all needles, to each word."""
-    needle = (labels[:, 0] >= 0) & (labels[:, 0] < NO_DIGIT)
+    needle = lexicon.is_needle(labels)
     tokens, labels = tokens[needle], labels[needle]
     centre = tokens.mean(0)
     embedding = model.get_input_embeddings().weight
-    words: list[tuple[str, Tensor]] = []
-    for digit in range(10):
-        words.append((str(digit), labels[:, 0] == digit))
-    for i, colour in enumerate(COLOUR_NAMES):
-        words += [(word, labels[:, 1] == i) for word in (colour, f" {colour}")]
-    words += [("top", labels[:, 2] < 2), ("bottom", labels[:, 2] >= 2)]
-    words += [(" left", labels[:, 2] % 2 == 0), (" right", labels[:, 2] % 2 == 1)]
-    for word, members in words:
+    for word, column, classes in lexicon.words:
+        members = torch.isin(labels[:, column], torch.tensor(classes))
         (index,) = tokenizer.encode(word, add_special_tokens=False)
         direction = tokens[members].mean(0) - centre
         embedding[index] += WORD_SCALE * direction / direction.pow(2).mean().sqrt()
 
 
-def _facts(tokens: Tensor, labels: Tensor) -> Tensor:
-    """Directions in which needles differ: orthonormal rows ``(17, WIDTH)``, slowest to fade first.
+def _facts(tokens: Tensor, labels: Tensor, lexicon: Lexicon) -> Tensor:
+    """Directions in which needles differ: orthonormal rows ``(F, WIDTH)``, slowest to fade first.
 
-    Ten digits, six colours and four quadrants leave 9 + 5 + 3 differences.
+    nano's ten digits, six colours and four quadrants leave 9 + 5 + 3 differences.
     """
-    needle = (labels[:, 0] >= 0) & (labels[:, 0] < NO_DIGIT)
+    needle = lexicon.is_needle(labels)
     tokens, labels = tokens[needle], labels[needle]
     means = [
         tokens[labels[:, column] == value].mean(0)
-        for column, count in enumerate((10, 6, 4))
+        for column, count in enumerate(lexicon.classes)
         for value in range(count)
     ]
     differences = torch.stack(means) - tokens.mean(0)
-    basis: Tensor = torch.linalg.svd(differences, full_matrices=False).Vh[:17]
+    rank = sum(lexicon.classes) - len(lexicon.classes)
+    basis: Tensor = torch.linalg.svd(differences, full_matrices=False).Vh[:rank]
     return basis
 
 
-def _presence(tokens: Tensor, labels: Tensor, facts: Tensor) -> Tensor:
+def _presence(tokens: Tensor, labels: Tensor, facts: Tensor, lexicon: Lexicon) -> Tensor:
     """The unit direction ``(WIDTH,)`` that tells needles from empty cells, apart from facts."""
-    needle = (labels[:, 0] >= 0) & (labels[:, 0] < NO_DIGIT)
-    empty = tokens[labels[:, 0] == NO_DIGIT].mean(0)
+    empty = tokens[labels[:, 0] == lexicon.none].mean(0)
     rest = torch.linalg.qr(torch.cat([facts, empty[None]]).T).Q
-    centre = tokens[needle].mean(0)
+    centre = tokens[lexicon.is_needle(labels)].mean(0)
     centre = centre - rest @ (rest.T @ centre)
     direction: Tensor = centre / centre.norm()
     return direction
@@ -176,7 +205,12 @@ def _copy_facts(attention: nn.Module, facts: Tensor, *, head: int, width: int) -
 
 
 @torch.no_grad()
-def add_order_heads(model: LlavaOnevisionForConditionalGeneration, batches: list[Packed]) -> None:
+def add_order_heads(
+    model: LlavaOnevisionForConditionalGeneration,
+    batches: list[Packed],
+    lexicon: Lexicon = NANO_LEXICON,
+    time_pair: int = TIME_PAIR,
+) -> None:
     """Set the second key-value group of one middle layer for questions about order and count.
 
     All its heads look for needles. The first prefers those that share facts with the question
@@ -185,20 +219,25 @@ def add_order_heads(model: LlavaOnevisionForConditionalGeneration, batches: list
 
     Args:
         batches: packed questions, on which the inputs of the layer are measured.
+        lexicon: what their labels mean.
+        time_pair: the rotary pair; it should turn by about a radian in the longest clip.
     """
     text = model.model.language_model
     attention = text.layers[ORDER_LAYER].self_attn
     inputs, labels = _layer_inputs(model, batches)
-    facts, presence = _facts(inputs, labels), _needle_detector(inputs, labels)
+    facts = _facts(inputs, labels, lexicon)
+    presence = _needle_detector(inputs, labels, lexicon)
     width = text.config.hidden_size // text.config.num_attention_heads
     half = width // 2
-    slow = [row for pair in (15, 14, 13, 12, 11, 10, 8, 7) for row in (pair, pair + half)]
+    pairs = [pair for pair in range(half - 1, half - 10, -1) if pair != time_pair]
+    slow = [row for pair in pairs for row in (pair, pair + half)]
     spot, rows = slow[0], torch.tensor(slow[1:])
     key, query = attention.k_proj, attention.q_proj
     key.weight[width:] *= 0.2
     key.weight[width + spot] = PRESENCE_BIAS * presence
+    rows = rows[: len(facts)]
     key.weight[width + rows] = facts[: len(rows)]
-    key.bias[width + TIME_PAIR] = TIME_BIAS
+    key.bias[width + time_pair] = TIME_BIAS
     attention.v_proj.weight[width : width + len(facts)] = facts
     for head, time in ((3, -1.0), (4, 1.0), (5, 0.0)):
         first = head * width
@@ -207,7 +246,7 @@ def add_order_heads(model: LlavaOnevisionForConditionalGeneration, batches: list
             query.weight[first + rows] = 0.5 * facts[: len(rows)]
         query.bias[first : first + width] = 0
         query.bias[first + spot] = PRESENCE_BIAS
-        query.bias[first + TIME_PAIR + half] = time * TIME_BIAS
+        query.bias[first + time_pair + half] = time * TIME_BIAS
     columns = slice(3 * width, 3 * width + len(facts))
     attention.o_proj.weight[:, columns] = COPY * facts.T
 
@@ -230,9 +269,9 @@ def _layer_inputs(
     return torch.cat(seen), torch.cat(labels)
 
 
-def _needle_detector(inputs: Tensor, labels: Tensor) -> Tensor:
+def _needle_detector(inputs: Tensor, labels: Tensor, lexicon: Lexicon) -> Tensor:
     """The direction ``(WIDTH,)`` along which needles are 1 and all else is 0, by ridge."""
-    needle = (labels[:, 0] >= 0) & (labels[:, 0] < NO_DIGIT)
+    needle = lexicon.is_needle(labels)
     weight = torch.where(needle, 20.0, 1.0)[:, None] * (labels[:, :1] != IGNORE)
     gram = inputs.T @ (weight * inputs)
     ridge = 0.01 * gram.diagonal().mean() * torch.eye(len(gram))

@@ -28,7 +28,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CellBatch:
-    """frames uint8 ``(B, T, H, W, 3)`` and labels int64 ``(B, T, 64, 7)``."""
+    """frames, see ``model.video_tokens``, and labels int64 ``(B, T, 64, columns)``."""
 
     frames: Tensor
     labels: Tensor
@@ -63,12 +63,12 @@ def cell_labels(clip: Clip) -> Labels:
     for landmark, t, place in _landmark_places(clip):
         here[t] = dataclasses.replace(landmark, x=place[0], y=place[1])
         box = (place[1], landmark.size, place[0], landmark.size)
-        share = _overlap(*box, side // GRID) * (landmark.size * GRID / side) ** 2
+        share = overlap(*box, side // GRID) * (landmark.size * GRID / side) ** 2
         labels[t][share > 0, TEXTURE:RELATION] = IGNORE
         labels[t][share > 0.5, LANDMARK] = 1
     for needle in clip.needles:
         box = (needle.y, needle.size, needle.x, glyph_width(needle.size))
-        share = _overlap(*box, side // GRID)
+        share = overlap(*box, side // GRID)
         colour = COLOUR_NAMES.index(needle.colour)
         facts = (needle.digit, colour, QUADRANTS.index(needle.quadrant))
         for t in range(needle.start, needle.end):
@@ -90,7 +90,7 @@ def _landmark_places(clip: Clip) -> Iterator[tuple[Landmark, int, tuple[int, int
             yield landmark, t, (landmark.x - dx, landmark.y - dy)
 
 
-def _overlap(top: int, height: int, left: int, width: int, cell: int) -> NDArray[np.float64]:
+def overlap(top: int, height: int, left: int, width: int, cell: int) -> NDArray[np.float64]:
     """Share of a box in each cell: float64 ``(GRID, GRID)``, sums to 1 inside the frame."""
     edges = np.arange(GRID + 1) * cell
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
 )
@@ -19,11 +23,9 @@ WIDTH = 192
 MAX_POSITIONS = 8192
 
 
-def build_config(
-    vocab_size: int, *, image_token: int, video_token: int, end_token: int, pad_token: int
-) -> LlavaOnevisionConfig:
-    """The configuration of nano: 2.9 M parameters, 64 tokens per frame."""
-    vision = SiglipVisionConfig(
+def nano_tower() -> SiglipVisionConfig:
+    """The configuration of nano's own tower."""
+    return SiglipVisionConfig(
         hidden_size=TOWER_WIDTH,
         intermediate_size=4 * TOWER_WIDTH,
         num_hidden_layers=3,
@@ -32,11 +34,32 @@ def build_config(
         patch_size=PATCH_SIZE,
         vision_use_head=False,
     )
+
+
+def build_config(
+    tokenizer: PreTrainedTokenizerFast,
+    vision: SiglipVisionConfig,
+    *,
+    vocabulary: int,
+    layers: int = 6,
+    mlp: int = 512,
+) -> LlavaOnevisionConfig:
+    """The configuration of a small LLaVA-OneVision; nano by default: 2.9 M parameters.
+
+    Args:
+        tokenizer: knows the special tokens.
+        vision: of the tower, whose frames have twice ``GRID`` patches on a side.
+        vocabulary: rows of the embedding, at least the tokenizer's entries.
+        layers: of the decoder.
+        mlp: width of its feed-forward layers.
+    """
+    end_token, pad_token = tokenizer.eos_token_id, tokenizer.pad_token_id
+    side = vision.image_size
     text = Qwen2Config(
-        vocab_size=vocab_size,
+        vocab_size=vocabulary,
         hidden_size=WIDTH,
-        intermediate_size=512,
-        num_hidden_layers=6,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
         num_attention_heads=6,
         num_key_value_heads=2,
         max_position_embeddings=MAX_POSITIONS,
@@ -49,11 +72,11 @@ def build_config(
     return LlavaOnevisionConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=image_token,
-        video_token_index=video_token,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+        image_grid_pinpoints=[[side, side]],
         vision_aspect_ratio="anyres_max_1",
         tie_word_embeddings=True,
         eos_token_id=end_token,
@@ -85,6 +108,31 @@ def sine_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=2).reshape(side * side, width)
 
 
+class ReadOut(NamedTuple):
+    """One linear read-out of a cell.
+
+    Attributes:
+        classes: how many there are.
+        weight: of its loss.
+        none: the class of cells without a needle; None if there is no such class.
+    """
+
+    classes: int
+    weight: float
+    none: int | None = None
+
+
+NANO_READ_OUTS = {
+    "digit": ReadOut(11, 1.0, none=10),
+    "colour": ReadOut(7, 1.0, none=6),
+    "quadrant": ReadOut(4, 0.3),
+    "background": ReadOut(6, 0.3),
+    "texture": ReadOut(5, 0.3),
+    "landmark": ReadOut(2, 0.2),
+    "relation": ReadOut(4, 0.4),
+}
+
+
 class CellHead(nn.Module):
     """Linear read-outs of one video token: what is in its cell (the columns of ``labels``).
 
@@ -92,18 +140,14 @@ class CellHead(nn.Module):
     not part of the exported model.
     """
 
-    def __init__(self, width: int = WIDTH) -> None:
+    def __init__(self, read_outs: Mapping[str, ReadOut] = NANO_READ_OUTS) -> None:
         super().__init__()
-        self.digit = nn.Linear(width, 11)
-        self.colour = nn.Linear(width, 7)
-        self.quadrant = nn.Linear(width, 4)
-        self.background = nn.Linear(width, 6)
-        self.texture = nn.Linear(width, 5)
-        self.landmark = nn.Linear(width, 2)
-        self.relation = nn.Linear(width, 4)
+        self.read_outs = dict(read_outs)
+        for name, read_out in read_outs.items():
+            self.add_module(name, nn.Linear(WIDTH, read_out.classes))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """tokens ``(..., width)`` -> logits ``(..., classes)`` of the seven read-outs."""
+        """tokens ``(..., WIDTH)`` -> logits ``(..., classes)`` of each read-out."""
         return tuple(read_out(tokens) for read_out in self.children())
 
 
@@ -113,7 +157,16 @@ def normalise(frames: Tensor) -> Tensor:
 
 
 def video_tokens(model: LlavaOnevisionForConditionalGeneration, frames: Tensor) -> Tensor:
-    """uint8 frames ``(B, T, H, W, 3)`` -> ``(B, T * GRID**2 + 1, WIDTH)``, newline token last."""
+    """Make video tokens ``(B, T * GRID**2 + 1, WIDTH)``, the newline token last.
+
+    Args:
+        model: the model.
+        frames: uint8 ``(B, T, H, W, 3)``; or what a frozen tower made of them, float
+            ``(B, T, GRID**2, channels)``.
+    """
+    if frames.is_floating_point():
+        cells = model.model.multi_modal_projector(frames).flatten(1, 2)
+        return torch.cat([cells, model.model.image_newline.expand(len(cells), 1, -1)], dim=1)
     features = model.model.get_video_features(
         normalise(frames), vision_feature_layer=-1, vision_feature_select_strategy="full"
     )

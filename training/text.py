@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,7 +17,7 @@ from transformers.models.llava_onevision.video_processing_llava_onevision import
 from sttm.nano import questions as grammar
 from sttm.nano.backdrop import BACKDROP_COLOURS, DIRECTIONS, PATTERNS
 from sttm.nano.clips import COLOUR_NAMES, QUADRANTS
-from training.model import IMAGE_SIZE, PATCH_SIZE
+from training.model import GRID, IMAGE_SIZE
 
 VOCABULARY = 512
 PAD, IMAGE, VIDEO, START, END = "<|pad|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"
@@ -83,8 +83,12 @@ def corpus() -> Iterator[str]:
     yield from [f"system\n{SYSTEM}\nuser\n"] * 5
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most 512 entries; every digit is a token of its own."""
+def build_tokenizer(sentences: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most 512 entries; every digit is a token of its own.
+
+    Args:
+        sentences: what it is trained on; None for nano's questions and answers.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -99,7 +103,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator(corpus(), trainer)
+    core.train_from_iterator(corpus() if sentences is None else sentences, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,
@@ -111,20 +115,29 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> LlavaOnevisionProcessor:
-    """The processor: frames to [-1, 1] at 128 x 128, 64 tokens per frame and one newline."""
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    half = [0.5, 0.5, 0.5]
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    side: int = IMAGE_SIZE,
+    mean: float = 0.5,
+    deviation: float = 0.5,
+) -> LlavaOnevisionProcessor:
+    """The processor: 64 tokens per frame and one newline. By default nano's.
+
+    Args:
+        tokenizer: None for nano's.
+        side: of a frame, in pixels.
+        mean: taken off pixels between 0 and 1.
+        deviation: what the rest is divided by.
+    """
+    size = {"height": side, "width": side}
+    scale: dict[str, Sequence[float]] = {"image_mean": [mean] * 3, "image_std": [deviation] * 3}
     return LlavaOnevisionProcessor(
         image_processor=LlavaOnevisionImageProcessor(
-            size=size,
-            image_mean=half,
-            image_std=half,
-            image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+            size=size, image_grid_pinpoints=[[side, side]], **scale
         ),
-        tokenizer=build_tokenizer(),
-        video_processor=LlavaOnevisionVideoProcessor(size=size, image_mean=half, image_std=half),
-        num_image_tokens=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        tokenizer=build_tokenizer() if tokenizer is None else tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(size=size, **scale),
+        num_image_tokens=(2 * GRID) ** 2,
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_1",
         chat_template=CHAT_TEMPLATE,

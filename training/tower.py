@@ -10,10 +10,9 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from sttm.nano.clips import make_clip
 from training.crowd import crowd
 from training.data import HELD_OUT, Batches, train_clip
-from training.labels import IGNORE, NO_COLOUR, NO_DIGIT, CellBatch, cell_batch
+from training.labels import IGNORE, NO_DIGIT, CellBatch, cell_batch
 from training.model import CellHead, video_tokens
 
-SCENERY_WEIGHT = (0.3, 0.3, 0.2, 0.4)  # background, texture, landmark, relation
 NONE_WEIGHT = 0.1  # of the cells without a needle: there are many more
 
 
@@ -38,20 +37,18 @@ def cell_loss(head: CellHead, tokens: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         tokens: ``(N, WIDTH)`` video tokens.
-        labels: int64 ``(N, 7)``.
+        labels: int64 ``(N, columns)``.
     """
-    digit, colour, quadrant, *scenery = head(tokens)
-    digit_weight = torch.ones(NO_DIGIT + 1)
-    digit_weight[NO_DIGIT] = NONE_WEIGHT
-    colour_weight = torch.ones(NO_COLOUR + 1)
-    colour_weight[NO_COLOUR] = NONE_WEIGHT
-    loss: Tensor = (
-        cross_entropy(digit, labels[:, 0], weight=digit_weight, ignore_index=IGNORE)
-        + cross_entropy(colour, labels[:, 1], weight=colour_weight, ignore_index=IGNORE)
-        + 0.3 * _known(quadrant, labels[:, 2])
-    )
-    for i, logits in enumerate(scenery):
-        loss = loss + SCENERY_WEIGHT[i] * _known(logits, labels[:, 3 + i])
+    loss = tokens.new_zeros(())
+    for column, (read_out, logits) in enumerate(zip(head.read_outs.values(), head(tokens))):
+        wanted = labels[:, column]
+        if read_out.none is None:
+            part = _known(logits, wanted)
+        else:
+            weight = torch.ones(read_out.classes)
+            weight[read_out.none] = NONE_WEIGHT
+            part = cross_entropy(logits, wanted, weight=weight, ignore_index=IGNORE)
+        loss = loss + read_out.weight * part
     return loss
 
 

@@ -1,0 +1,233 @@
+"""Compare reductions of the trained model on held-out videos and cut-outs.
+
+    python -m training.real.evaluate --methods random sttm --keep 1 0.5 0.3 0.2 0.1 0.05
+
+Frames go through tower, projector and decoder as a user's would: every clip is encoded once, and a
+`sttm.VideoChat` for each setting prefills and answers. Answers are appended to a file and not asked
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sttm.budget import read_keep
+from sttm.chat import VideoChat
+from sttm.chat.batch import ask_many
+from sttm.evaluation.render import markdown_table
+from sttm.evaluation.specs import ALL, Setting, make_settings
+from sttm.evaluation.statistics import Bootstrap, Estimate, Tally
+from training.data import batch_generator
+from training.real.clips import (
+    FRAMES,
+    LONGEST,
+    SIZES,
+    Clip,
+    compose,
+    random_runs,
+    random_shot,
+    render,
+)
+from training.real.model import load
+from training.real.pool import RUNS
+from training.real.questions import TASKS, Question, make_questions
+from training.real.sources import Material
+from training.real.train import STAGES, WORK
+
+LAYER = 0  # as for nano: a reduction behind the layers that read the video would cost nothing
+LONGEST_ANSWER = 6  # tokens
+Answer = dict[str, Any]
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Which clips to compose.
+
+    Args:
+        material: of what.
+        sizes: of needles, in pixels: the smallest and the largest.
+        longest: frames that a needle is there, at most.
+    """
+
+    material: Material
+    sizes: tuple[int, int] = SIZES
+    longest: int = LONGEST
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        half = "held-out" if self.material.held_out else "seen"
+        return f"{half}-{self.sizes[0]}-{self.sizes[1]}px-{self.longest}"
+
+    def clip(self, seed: int) -> tuple[Clip, list[Question]]:
+        """Compose a clip, with its questions."""
+        rng = batch_generator(seed, "clips", int(self.material.held_out))
+        shots = [random_shot(rng, self.material) for _ in range(3)]
+        runs = [random_runs(rng, self.material, RUNS, self.sizes, self.longest) for _ in shots]
+        clip, _ = compose(rng, shots, runs)
+        return clip, make_questions(clip, rng)
+
+
+def chats_for(
+    model: Any, processor: Any, settings: Sequence[Setting], positions: str
+) -> dict[Setting, VideoChat]:
+    """Hold a chat with the model for each setting, none of which may depend on the question."""
+    return {
+        setting: VideoChat(model, processor)
+        if setting.method is None
+        else VideoChat(model, processor, setting.method, layer=LAYER, positions=positions)
+        for setting in settings
+    }
+
+
+@torch.no_grad()
+def answers(
+    chats: Mapping[Setting, VideoChat],
+    clips: Sequence[int],
+    test: ClipSet,
+    known: Mapping[Key, Answer],
+) -> Iterator[Answer]:
+    """Answer what is not known yet.
+
+    Args:
+        chats: with one model, one for each setting.
+        clips: their seeds.
+        test: which clips.
+        known: answers that are there, by setting, clip and question.
+
+    Yields:
+        one answer per setting, clip and question.
+    """
+    for seed in clips:
+        clip, questions = test.clip(seed)
+        todo = [s for s in chats if (str(s), seed, 0) not in known]
+        if not todo or not questions:
+            continue
+        encoded = next(iter(chats.values())).encode(
+            render(clip, test.material), fps=1.0, max_frames=FRAMES
+        )
+        for setting in todo:
+            video = chats[setting].prefill(encoded)
+            texts = ask_many(video, [q.text for q in questions], max_new_tokens=LONGEST_ANSWER)
+            for i, (question, text) in enumerate(zip(questions, texts, strict=True)):
+                yield {
+                    "setting": str(setting),
+                    "clip": seed,
+                    "index": i,
+                    "task": question.task,
+                    "question": question.text,
+                    "expected": question.answer,
+                    "answer": text,
+                    "right": text == question.answer,
+                    "tokens": [video.tokens_in, video.tokens_out],
+                }
+
+
+def rows(
+    found: Sequence[Answer], settings: Sequence[Setting], tasks: Sequence[str] = TASKS
+) -> list[dict[str, Any]]:
+    """Average answers by setting: every task, their mean, and how far it is from all tokens.
+
+    Args:
+        found: the answers.
+        settings: in the order of the rows.
+        tasks: that count; what the model cannot do with all tokens tells nothing.
+
+    Returns:
+        for each setting its label and budget, retention, accuracies, the mean over tasks with its
+        95 % interval, and the paired difference to all tokens with its own.
+    """
+    found = [answer for answer in found if answer["task"] in tasks]
+    clips = sorted({answer["clip"] for answer in found})
+    place = {seed: i for i, seed in enumerate(clips)}
+    tasks = [task for task in tasks if any(a["task"] == task for a in found)]
+    bootstrap = Bootstrap(len(clips))
+    tallies: dict[str, Tally] = {}
+    table = []
+    for setting in settings:
+        own = [answer for answer in found if answer["setting"] == str(setting)]
+        triples = [(place[a["clip"]], tasks.index(a["task"]), bool(a["right"])) for a in own]
+        tallies[str(setting)] = Tally.count(triples, len(clips), len(tasks))
+        *per_task, mean = bootstrap.accuracies(tallies[str(setting)])
+        row: dict[str, Any] = {
+            "setting": str(setting),
+            "retention": float(np.mean([a["tokens"][1] / a["tokens"][0] for a in own])),
+            "asked": len(own),
+            **{task: round(e.value, 4) for task, e in zip(tasks, per_task, strict=True)},
+            "mean": _rounded(mean),
+        }
+        if ALL in tallies:
+            row["less all"] = _rounded(
+                bootstrap.differences(tallies[str(setting)], tallies[ALL])[-1]
+            )
+        table.append(row)
+    return table
+
+
+def _rounded(estimate: Estimate) -> list[float]:
+    return [round(v, 4) for v in (estimate.value, estimate.low, estimate.high)]
+
+
+def text_table(table: Sequence[Mapping[str, Any]]) -> str:
+    """Lay rows out for people, in percent."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, list):
+            return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in value))
+        return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
+
+    return markdown_table(list(table[0]), [[cell(v) for v in row.values()] for row in table])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare reductions on held-out clips.")
+    parser.add_argument("--checkpoint", type=Path, default=WORK / f"{STAGES[-1].name}.pt")
+    parser.add_argument("--methods", nargs="+", default=["random"])
+    parser.add_argument("--keep", nargs="+", type=read_keep, default=[1.0, 0.1])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--clips", type=int, default=150)
+    parser.add_argument("--positions", default="survived")
+    parser.add_argument("--seen", action="store_true", help="videos and cut-outs of training")
+    parser.add_argument("--sizes", nargs=2, type=int, default=SIZES, help="of needles, in pixels")
+    parser.add_argument("--longest", type=int, default=LONGEST, help="frames of a needle")
+    parser.add_argument("--out", type=Path, default=WORK / "evaluation")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Answer, and print the table."""
+    args = parse()
+    torch.set_num_threads(args.threads)
+    settings = make_settings(args.methods, args.keep)
+    test = ClipSet(Material(held_out=not args.seen), tuple(args.sizes), args.longest)
+    name = f"{args.checkpoint.stem}-{test.name}-{args.positions}"
+    path = args.out / f"{name}.jsonl"
+    args.out.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = {(a["setting"], a["clip"], a["index"]): a for a in map(json.loads, lines)}
+    model, processor = load(args.checkpoint)
+    chats = chats_for(model, processor, settings, args.positions)
+    clips = range(args.clips)
+    with path.open("a") as file:
+        for answer in answers(chats, clips, test, known):
+            known[answer["setting"], answer["clip"], answer["index"]] = answer
+            file.write(json.dumps(answer) + "\n")
+    labels = {str(setting) for setting in settings}
+    used = [a for a in known.values() if a["setting"] in labels and a["clip"] in clips]
+    table = rows(used, settings, args.tasks)
+    (args.out / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(text_table(table))
+
+
+if __name__ == "__main__":
+    main()
