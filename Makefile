@@ -9,7 +9,7 @@ VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests
 TRANSFORMERS ?= transformers
 RELEASES ?=
 
-.PHONY: help setup demo test parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
+.PHONY: help setup demo test test-vllm parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +37,17 @@ demo: setup  ## watch a made clip with the bundled model, with all tokens and me
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.venv-vllm/.installed: pyproject.toml $(wildcard tests/vllm/environment/*.txt)
+	$(call install,.venv-vllm,--requirement tests/vllm/environment/requirements.txt)
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement tests/vllm/environment/no-deps.txt --editable .
+	cp -r tests/vllm/environment/site/. \
+		$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@touch $@
+
+test-vllm: .venv-vllm/.installed  ## run the tests of the plugin inside vLLM on this CPU
+	.venv-vllm/bin/python -m pytest tests/vllm
 
 parity: setup  ## compare with the numbers from other authors' code, and print the table
 	$(BIN)/python -m tests.parity
