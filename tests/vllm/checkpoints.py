@@ -100,10 +100,12 @@ def make(name: str, folder: Path) -> Path:
     network.save_pretrained(folder)
     sizes = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2}
     limits = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 4096}
+    videos = getattr(transformers, f"{video}VideoProcessor")(**sizes, size=limits)
+    colours = {"image_mean": videos.image_mean, "image_std": videos.image_std}  # vLLM has one
     processor = getattr(transformers, f"{model}Processor")(
-        image_processor=transformers.Qwen2VLImageProcessor(**sizes, size=limits),
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes, **colours, size=limits),
         tokenizer=tokenizer,
-        video_processor=getattr(transformers, f"{video}VideoProcessor")(**sizes, size=limits),
+        video_processor=videos,
         chat_template=_TEMPLATE,
     )
     processor.save_pretrained(folder)
