@@ -15,7 +15,7 @@ import numpy as np
 
 from sttm.nano import make_clip
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -168,7 +168,7 @@ def _ask(engine: Engine, requests: tuple[Request, ...]) -> list[Answer]:
         asked.write_text(json.dumps([engine.settings(), [asdict(one) for one in requests]]))
         done = subprocess.run(
             [sys.executable, "-m", "tests.vllm.engine", str(asked), str(answered)],
-            env={**os.environ, **_ENVIRONMENT, **dict(engine.environment)},
+            env={**os.environ, **ENVIRONMENT, **dict(engine.environment)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,5 +1,6 @@
 """What vLLM's workers do: merge the features of a video, and place the merged tokens."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -21,6 +22,8 @@ from sttm.plan import MergePlan
 from sttm.vllm.config import NUM_TOKENS, Reduction
 from sttm.vllm.positions import pack, place_rows
 
+_logger = logging.getLogger("vllm.sttm")
+
 
 class MergingModel:
     """Mixin in front of a model in vLLM whose text has 1-D positions.
@@ -39,6 +42,7 @@ class MergingModel:
         if self.reduction is not None:
             _check_engine(vllm_config)
             self.is_multimodal_pruning_enabled = False  # the model's own pruning
+            _logger.info("sttm merges videos: %s", self.reduction)
 
     def video_grid(self, item: Mapping[str, Any]) -> VideoGrid:
         """Return a video's shape in tokens."""
