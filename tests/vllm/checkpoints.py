@@ -1,10 +1,14 @@
 """Tiny checkpoints with random weights that vLLM can load, tokenizer and processor included."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+
+from sttm import nano
 
 PATCH = 14
 _MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
@@ -86,11 +90,22 @@ _FAMILIES = {
     "qwen2_5_vl": (_qwen2_5_vl, "Qwen2_5_VL", "Qwen2VL"),
     "qwen3_vl": (_qwen3_vl, "Qwen3VL", "Qwen3VL"),
 }
-NAMES = tuple(_FAMILIES)
+
+
+def _nano(folder: Path) -> Path:
+    """Copy nano with the older names of its tower's weights: vLLM does not know the newer ones."""
+    shutil.copytree(nano.weights_path(), folder)
+    path, tower = folder / "model.safetensors", "vision_tower."
+    weights = load_file(path)
+    older = {name.replace(tower, f"{tower}vision_model."): w for name, w in weights.items()}
+    save_file(older, path, {"format": "pt"})
+    return folder
 
 
 def make(name: str, folder: Path) -> Path:
     """Write a checkpoint, and return its folder."""
+    if name == "nano":
+        return _nano(folder)
     config, model, video = _FAMILIES[name]
     tokenizer = _tokenizer()
     torch.manual_seed(0)

@@ -6,13 +6,13 @@ import torch
 import sttm
 from sttm import nano
 
+from .conftest import Checkpoint
 from .engine import STOCK, Clip, Engine, Request
 from .test_exact import all_tokens, equal
 
 FRAMES, PER_FRAME = 24, 64
 CLIPS = tuple(Clip(FRAMES, 1.0, seed, nano=True) for seed in range(30_000_000, 30_000_006))
 QUESTIONS = [nano.make_questions(nano.make_clip(c.seed, FRAMES), 0)[-1] for c in CLIPS]
-HALF = Engine(str(nano.weights_path()), sttm="{}", rate=0.5)
 
 
 def prompt(question: str) -> str:
@@ -24,20 +24,23 @@ REQUESTS = tuple(
 )
 
 
-@pytest.mark.usefixtures("checkpoint")
-def test_all_tokens_are_stock_and_half_is_exact() -> None:
-    stock = Engine(HALF.model, environment=tuple(STOCK.items())).ask(*REQUESTS)
-    equal(Engine(HALF.model).ask(*REQUESTS), stock)
-    answers = HALF.ask(*REQUESTS, *map(all_tokens, REQUESTS))
+@pytest.fixture
+def half(checkpoint: Checkpoint) -> Engine:
+    return Engine(checkpoint("nano"), sttm="{}", rate=0.5)
+
+
+def test_all_tokens_are_stock_and_half_is_exact(half: Engine) -> None:
+    stock = Engine(half.model, environment=tuple(STOCK.items())).ask(*REQUESTS)
+    equal(Engine(half.model).ask(*REQUESTS), stock)
+    answers = half.ask(*REQUESTS, *map(all_tokens, REQUESTS))
     equal(answers[len(REQUESTS) :], stock)
-    for half, whole in zip(answers, stock, strict=False):
-        assert whole.prompt_tokens - half.prompt_tokens == FRAMES * PER_FRAME // 2
+    for merged, whole in zip(answers, stock, strict=False):
+        assert whole.prompt_tokens - merged.prompt_tokens == FRAMES * PER_FRAME // 2
 
 
-@pytest.mark.usefixtures("checkpoint")
-def test_it_answers_as_in_transformers() -> None:
+def test_it_answers_as_in_transformers(half: Engine) -> None:
     model, processor = nano.load()
-    answers = HALF.ask(*REQUESTS, *map(all_tokens, REQUESTS))[: len(REQUESTS)]
+    answers = half.ask(*REQUESTS, *map(all_tokens, REQUESTS))[: len(REQUESTS)]
     for request, answer in zip(REQUESTS, answers, strict=True):
         [clip] = request.clips
         inputs = processor(text=[request.prompt], videos=[clip.pixels()], return_tensors="pt")

@@ -41,7 +41,7 @@ def client(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(nano.weights_path())]
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", checkpoint("nano")]
     command += [part for name, value in _SETTINGS.items() for part in (f"--{name}", value)]
     command += [f"--{name}" for name in _SWITCHES]
     env = {**os.environ, **ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
