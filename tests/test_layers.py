@@ -22,6 +22,7 @@ ORDER = (
     "ops",
     "budget",
     "methods",
+    "vllm",
     "video",
     "models",
     "attachment",
