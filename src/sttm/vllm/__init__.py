@@ -19,6 +19,9 @@ ARCHITECTURES = {
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
+    "Qwen3VLMoeForConditionalGeneration": "refused",
+    "Qwen3_5ForConditionalGeneration": "refused",
+    "Qwen3_5MoeForConditionalGeneration": "refused",
 }
 _logger = logging.getLogger("vllm.sttm")  # below vLLM's own logger, whose handlers show it
 
