@@ -49,7 +49,7 @@ def test_it_answers_as_in_transformers(half: Engine) -> None:
         with torch.no_grad(), sttm.attach(model, method, layer=0, positions="reassigned"):
             logprobs = model(**inputs).logits[0, -1].log_softmax(0)
         apart.append(float((torch.tensor(answer.logprobs[0]) - logprobs).abs().max()))
-    # The features of the two differ by rounding. In one of these still clips a tie breaks otherwise.
+    # The features of the two differ by rounding. In one of the still clips a tie breaks otherwise.
     assert max(sorted(apart)[:-1]) < 1e-4, apart
     assert max(apart) < 0.05, apart
     said = [answer.text for answer in answers]  # with more words behind the end

@@ -56,7 +56,8 @@ def client(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     openai = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     try:
         for second in range(901):
-            assert server.poll() is None and second < 900, log.read_text()[-6000:]
+            assert server.poll() is None, log.read_text()[-6000:]
+            assert second < 900, log.read_text()[-6000:]
             try:
                 openai.models.list()
                 break

@@ -8,8 +8,6 @@ import logging
 import os
 import re
 
-__all__ = ["ARCHITECTURES", "register"]
-
 # The releases of vLLM (major, minor) that `make test-vllm` was run with.
 TESTED = ((0, 32),)
 ANYWAY = "VLLM_STTM_UNTESTED"  # Ray copies variables that begin with VLLM_ to its workers
