@@ -7,7 +7,7 @@ import json
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from os import PathLike
 from pathlib import Path
@@ -225,6 +225,8 @@ def video_key(
         UnsupportedModelError: the model cannot, see `fingerprint`.
     """
     check_words("context", context, chat.processor)
+    if sampling is not None:
+        sampling = replace(sampling, fps=float(sampling.fps))  # 1 is 1.0
     prompt = render(chat.processor, chat.system, context, [], "")
     return digest_of(
         *(FORMAT, sttm.__version__, transformers.__version__, dtype),
