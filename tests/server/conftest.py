@@ -1,0 +1,196 @@
+"""A real server on loopback, with nano and a store that is a dictionary."""
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+
+import httpcore
+import uvicorn
+
+import sttm
+from sttm import nano
+from sttm.chat import PrefilledVideo, VideoChat
+from sttm.server.answering import Service
+from sttm.server.app import create_app
+from sttm.server.config import Limits, ServerConfig
+from sttm.server.decoding import Decoder
+from sttm.server.security import ImpatientProtocol
+from sttm.server.watching import Chats
+
+NAME = "nano"
+
+
+@dataclass
+class Entry:
+    key: str
+    name: str
+    tokens_in: int
+    tokens_out: int
+
+
+class DictStore:
+    """What a server needs of a store, in a dictionary."""
+
+    def __init__(self) -> None:
+        self.videos: dict[str, PrefilledVideo] = {}
+        self.hits = self.misses = 0
+        self.watching: Callable[[], None] = lambda: None
+
+    def key(self, chat: VideoChat, video: Any, **sampling: Any) -> str:
+        content = Path(video).read_bytes()
+        return f"{hash((content, repr(chat.method), chat.system, str(sampling))):x}"
+
+    def find(self, chat: VideoChat, key: str) -> PrefilledVideo | None:
+        found = self.videos.get(key)
+        self.hits += found is not None
+        self.misses += found is None
+        return None if found is None else replace(found, chat=chat)
+
+    def watch(self, chat: VideoChat, video: Any, **sampling: Any) -> PrefilledVideo:
+        self.watching()
+        key = self.key(chat, video, **sampling)
+        self.videos[key] = chat.watch(video, **sampling)
+        return self.videos[key]
+
+    def entries(self) -> list[Entry]:
+        return [
+            Entry(key, video.source.path, video.tokens_in, video.tokens_out)
+            for key, video in self.videos.items()
+        ]
+
+    def remove(self, key: str) -> None:
+        del self.videos[key]
+
+
+@dataclass
+class Running:
+    """A server that runs."""
+
+    url: str
+    port: int
+    service: Service
+    store: DictStore
+    server: uvicorn.Server
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Send a request; return the status and the JSON."""
+        import json
+
+        content = None if body is None else json.dumps(body).encode()
+        named = {"content-type": "application/json", **headers}
+        done = httpcore.request(method, self.url + path, headers=named, content=content)
+        return done.status, json.loads(done.content)
+
+    def ask(self, url: str, question: str = "Which digit appears?", **more: Any) -> tuple[int, Any]:
+        """Ask one question about a video."""
+        return self.call("POST", "/v1/chat/completions", request(url, question, **more))
+
+
+def request(url: str, question: str, **more: Any) -> dict[str, Any]:
+    part = {"type": "video_url", "video_url": {"url": url}}
+    content = [part, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    return {"model": NAME, "messages": messages, "max_tokens": 8, **more}
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    return nano.load()
+
+
+def reduction(keep: Any) -> Any:
+    return None if keep == 1.0 else sttm.STTM(keep=0.3 if keep is None else keep)
+
+
+@pytest.fixture
+def serve(model: Any, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start servers, each with its own configuration, and stop them in the end."""
+    with contextmanagers() as enter:
+
+        def start(limits: Limits | None = None, **options: Any) -> Running:
+            folder = tmp_path / f"files{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            limits = limits or Limits()
+            config = ServerConfig(NAME, folder, frames=32, limits=limits, **options)
+            return enter(running(model, config))  # type: ignore[no-any-return]
+
+        yield start
+
+
+@contextmanager
+def contextmanagers() -> Iterator[Callable[[Any], Any]]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        yield stack.enter_context
+
+
+@contextmanager
+def running(model: Any, config: ServerConfig) -> Iterator[Running]:
+    store = DictStore()
+    decoder = Decoder(config.limits)
+    chats = Chats(
+        *model,
+        reduction,
+        layer=nano.NANO_LAYER,
+        positions=nano.NANO_POSITIONS,
+        reader=decoder,
+    )
+    service = Service(config, chats, store)
+    protocol = type("Protocol", (ImpatientProtocol,), {"header_seconds": config.limits.header_seconds})
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(service), port=0, log_level="error", http=protocol, timeout_graceful_shutdown=5
+        )
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield Running(f"http://127.0.0.1:{port}", port, service, store, server)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+@dataclass
+class Sample:
+    """A clip of nano's, as a file, and a question whose answer nano gives."""
+
+    path: Path
+    question: str
+    answer: str
+
+    @property
+    def url(self) -> str:
+        return "data:video/mp4;base64," + base64.b64encode(self.path.read_bytes()).decode()
+
+
+@pytest.fixture(scope="session")
+def samples(model: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Clips of different lengths; the answers are the chat's own."""
+    folder, made = tmp_path_factory.mktemp("clips"), []
+    for seed, frames in ((3, 32), (5, 12), (8, 20), (11, 6)):
+        clip = nano.make_clip(seed, frames)
+        path = folder / f"{seed}.mp4"
+        nano.write_clip(clip, path)
+        question = nano.make_questions(clip, 0)[1].text
+        with VideoChat(
+            *model, reduction(None), layer=nano.NANO_LAYER, positions=nano.NANO_POSITIONS
+        ) as chat:
+            answer = chat.watch(path, max_frames=32).ask(question, max_new_tokens=8).text
+        made.append(Sample(path, question, answer))
+    return made
