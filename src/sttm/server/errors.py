@@ -52,6 +52,8 @@ class ApiError(Exception):
         """Return the headers that go with it."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
+        if self.status in (408, 413):
+            return {"Connection": "close"}  # the rest of the body is not read
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 

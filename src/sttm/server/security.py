@@ -150,7 +150,5 @@ async def _respond(send: Send, error: ApiError) -> None:
         *((name.lower().encode(), value.encode()) for name, value in error.headers().items()),
         (b"content-type", b"application/json"),
     ]
-    if error.status in (408, 413):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(error.body()).encode()})
