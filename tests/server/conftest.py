@@ -1,6 +1,7 @@
 """A real server on loopback, with nano and a store that is a dictionary."""
 
 import base64
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +21,9 @@ import sttm
 from sttm import nano
 from sttm.chat import PrefilledVideo, VideoChat
 from sttm.server.answering import Service
-from sttm.server.app import create_app
 from sttm.server.config import Limits, ServerConfig
 from sttm.server.decoding import Decoder
-from sttm.server.security import ImpatientProtocol
+from sttm.server.running import make_server
 from sttm.server.watching import Chats
 
 NAME = "nano"
@@ -120,7 +120,7 @@ def serve(model: Any, tmp_path: Path) -> Iterator[Callable[..., Running]]:
             folder = tmp_path / f"files{len(list(tmp_path.iterdir()))}"
             folder.mkdir()
             limits = limits or Limits()
-            config = ServerConfig(NAME, folder, frames=32, limits=limits, **options)
+            config = ServerConfig(NAME, folder, max_frames=32, limits=limits, **options)
             return enter(running(model, config))  # type: ignore[no-any-return]
 
         yield start
@@ -146,18 +146,14 @@ def running(model: Any, config: ServerConfig) -> Iterator[Running]:
         reader=decoder,
     )
     service = Service(config, chats, store)
-    protocol = type("Protocol", (ImpatientProtocol,), {"header_seconds": config.limits.header_seconds})
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(service), port=0, log_level="error", http=protocol, timeout_graceful_shutdown=5
-        )
-    )
-    thread = threading.Thread(target=server.run)
+    server = make_server(service)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    port = listener.getsockname()[1]
     try:
         yield Running(f"http://127.0.0.1:{port}", port, service, store, server)
     finally:

@@ -13,7 +13,7 @@ import httpcore
 import pytest
 
 from sttm.server.config import Limits
-from sttm.server.security import refuse_open
+from sttm.server.security import is_open
 
 from .conftest import Running, Sample, request
 
@@ -64,9 +64,9 @@ def test_keys_are_compared_in_constant_time(
 
 
 def test_an_open_server_is_told() -> None:
-    assert refuse_open("0.0.0.0", ())
-    assert not refuse_open("0.0.0.0", (KEY,))
-    assert not refuse_open("127.0.0.1", ())
+    assert is_open("0.0.0.0", ())
+    assert not is_open("0.0.0.0", (KEY,))
+    assert not is_open("127.0.0.1", ())
 
 
 def preflight(running: Running, origin: str) -> dict[bytes, bytes]:
@@ -124,7 +124,7 @@ def test_no_traces(
 
 
 def test_bodies_that_are_too_large(serve: Serve, samples: list[Sample]) -> None:
-    running = serve(Limits(video_bytes=1000))
+    running = serve(Limits(video_mib=0.001))
     most = running.service.config.limits.body_bytes
     assert running.ask("data:video/mp4;base64," + "A" * most)[0] == 413
     # Without a length, in chunks: the server stops reading.
@@ -200,7 +200,7 @@ class Held:
 
 def test_too_many_at_once(serve: Serve, samples: list[Sample]) -> None:
     """Videos are counted, and so are answers; what is too much may come again."""
-    running = serve(Limits(videos=1, answers=3))
+    running = serve(Limits(open_videos=1, open_answers=3))
     held = Held(running)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(running.ask, samples[0].url)

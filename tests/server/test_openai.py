@@ -114,7 +114,7 @@ def test_a_seed_repeats_a_draw(serve: Serve, samples: list[Sample]) -> None:
         ({"messages": [{"role": "tool", "content": "Hi"}]}, 400, "invalid_value", "messages.0.role"),
         ({"sttm": {"keep": 0}}, 400, "invalid_value", "sttm.keep"),
         ({"sttm": {"kept": 0.3}}, 400, "invalid_value", "sttm.kept"),
-        ({"sttm": {"max_frames": 1000}}, 400, "invalid_value", "got 1000, expected at most 128"),
+        ({"sttm": {"max_frames": 1000}}, 400, "invalid_value", "got 1000, expected at most 32"),
     ],
 )
 def test_bad_requests(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from sttm.chat.measured import forward_behind
 from sttm.chat.prefilled import Conversation, PrefilledVideo, fork
 from sttm.models import Positions
 from sttm.models import transformers_api as api
@@ -65,10 +66,19 @@ def feed(video: PrefilledVideo, ids: torch.Tensor) -> FedQuestion:
         ids: ``(n,)`` the whole prompt, see `prompt_of`.
     """
     cache, known = Conversation(video).resume(ids)
-    places = torch.arange(known, len(ids)) + video.next_position - len(video.ids)
-    mask = torch.ones(1, len(ids), dtype=torch.bool)
-    logits = _forward(video, cache, ids[None, known:], mask, places[None])
-    return FedQuestion(video, cache, ids, known, logits[0])
+    places = torch.arange(len(ids)) + video.next_position - len(video.ids)
+    chat = video.chat
+    with chat.reducing(video.layer, video.positions, alone=False):
+        logits = forward_behind(
+            chat.model,
+            chat.adapter,
+            cache,
+            ids=ids[None],
+            positions=places[None],
+            known=known,
+            last=1,
+        )
+    return FedQuestion(video, cache, ids, known, logits[0, 0])
 
 
 class DecodingBatch:
@@ -147,9 +157,18 @@ class DecodingBatch:
             ``(B, vocabulary)`` float32 logits of the next.
         """
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
-        ids = torch.tensor(tokens)[:, None]
-        logits = _forward(self._rows[0].video, self._cache, ids, self._mask, self._places)
+        video = self._rows[0].video
+        chat, device = video.chat, video.chat.model.device
+        ids, mask = torch.tensor(tokens)[:, None].to(device), self._mask.long().to(device)
+        with chat.reducing(video.layer, video.positions, alone=False):
+            out = chat.model(
+                **api.prompt_arguments(ids, mask, self._places.to(device)),
+                **api.cache_argument(chat.model, self._cache),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         self._places = self._places + 1
+        logits: torch.Tensor = out.logits[:, -1].float()
         return logits
 
 
@@ -173,27 +192,6 @@ def stack(caches: Sequence[Any]) -> Any:
             layer.shift = None if shifts[0] is None else torch.cat(shifts)
     _count_removed(new)
     return new
-
-
-def _forward(
-    video: PrefilledVideo,
-    cache: Any,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    places: torch.Tensor,
-) -> torch.Tensor:
-    """Call the model behind a cache; return the float32 logits ``(B, vocabulary)`` of the last."""
-    chat, device = video.chat, video.chat.model.device
-    prompt = (ids.to(device), mask.long().to(device), places.to(device))
-    with chat.reducing(video.layer, video.positions, alone=False):
-        out = chat.model(
-            **api.prompt_arguments(*prompt),
-            **api.cache_argument(chat.model, cache),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    logits: torch.Tensor = out.logits[:, -1].float()
-    return logits
 
 
 def _grows(layer: Any) -> bool:

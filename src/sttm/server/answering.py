@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sttm.chat.stepping import prompt_of
-from sttm.server.config import ServerConfig
+from sttm.server.config import MIB, ServerConfig
 from sttm.server.errors import bad_request, busy
 from sttm.server.metrics import Metrics
 from sttm.server.openai_schema import ChatRequest, Usage, read_talk, refuse_model
@@ -36,8 +36,8 @@ class Service:
         self.store = store
         self.uploads = Uploads(config.folder, limits)
         self.metrics = Metrics()
-        self.scheduler = Scheduler(rows=limits.batch, kv_bytes=limits.batch_bytes)
-        self.watcher = Watcher(store, limits.videos)
+        self.scheduler = Scheduler(rows=limits.batch, kv_bytes=int(limits.batch_mib * MIB))
+        self.watcher = Watcher(store, limits.open_videos)
         self._chats = chats
         self._inputs = VideoInputs(config, self.uploads)
         self._open = 0
@@ -59,7 +59,7 @@ class Service:
         talk = read_talk(request.messages)
         sampling = self._sampling(request)
         params = self._params(request)
-        if self._open >= self.config.limits.answers:
+        if self._open >= self.config.limits.open_answers:
             raise busy("question", _RETRY_SECONDS)
         self._open += 1
         try:
@@ -80,20 +80,20 @@ class Service:
         self._open -= 1
 
     def _sampling(self, request: ChatRequest) -> dict[str, Any]:
-        limits, wanted = self.config.limits, request.sttm
-        given = {"keep": wanted.keep, "fps": wanted.fps, "max_frames": wanted.max_frames}
-        most = {"keep": limits.keep, "fps": limits.fps, "max_frames": limits.frames}
-        if isinstance(wanted.keep, int) and limits.keep == 1:
-            del given["keep"]  # a count of tokens; below that limit only shares are taken
-        for name, value in given.items():
-            if value is not None and value > most[name]:
+        config, wanted = self.config, request.sttm
+        most = {"keep": config.limits.max_keep, "max_frames": config.max_frames}
+        if isinstance(wanted.keep, int) and most["keep"] == 1:
+            del most["keep"]  # below that limit, counts of tokens are not taken
+        for name, limit in most.items():
+            value = getattr(wanted, name)
+            if value is not None and value > limit:
                 raise bad_request(
-                    f"sttm.{name}: got {value}, expected at most {most[name]}, this server's limit.",
+                    f"sttm.{name}: got {value}, expected at most {limit}, this server's limit.",
                     f"sttm.{name}",
                 )
         return {
-            "fps": wanted.fps or self.config.fps,
-            "max_frames": wanted.max_frames or self.config.frames,
+            "fps": wanted.fps or config.fps,
+            "max_frames": wanted.max_frames or config.max_frames,
         }
 
     def _params(self, request: ChatRequest) -> SamplingParams:

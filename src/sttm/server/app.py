@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -200,7 +200,7 @@ async def upload(request: Request) -> Response:
         if file is None or isinstance(file, str):
             raise bad_request("file: got none, expected the content of a video file.", "file")
         purpose = form.get("purpose", "user_data")
-        record = await anyio.to_thread.run_sync(
+        record = await asyncio.to_thread(
             _service(request).uploads.add, file.file, file.filename or "", str(purpose)
         )
     return _give(request, record.body())
@@ -221,14 +221,14 @@ async def file(file_id: str, request: Request) -> Response:
 @router.delete("/v1/files/{file_id}")
 async def delete_file(file_id: str, request: Request) -> Response:
     """Delete an uploaded file."""
-    await anyio.to_thread.run_sync(_service(request).uploads.remove, file_id)
+    await asyncio.to_thread(_service(request).uploads.remove, file_id)
     return _give(request, {"id": file_id, "object": "file", "deleted": True})
 
 
 @router.get("/v1/videos")
 async def videos(request: Request) -> Response:
     """List the videos that were watched."""
-    entries = await anyio.to_thread.run_sync(_service(request).store.entries)
+    entries = await asyncio.to_thread(_service(request).store.entries)
     return _give(request, _list([_video(entry) for entry in entries]))
 
 
@@ -236,19 +236,18 @@ async def videos(request: Request) -> Response:
 async def delete_video(key: str, request: Request) -> Response:
     """Forget a video that was watched."""
     store = _service(request).store
-    known = {entry.key for entry in await anyio.to_thread.run_sync(store.entries)}
+    known = {entry.key for entry in await asyncio.to_thread(store.entries)}
     if key not in known:
         raise ApiError(
             404, "got the id of no video, expected one that GET /v1/videos lists.", "not_found"
         )
-    await anyio.to_thread.run_sync(store.remove, key)
+    await asyncio.to_thread(store.remove, key)
     return _give(request, {"id": key, "object": "video", "deleted": True})
 
 
 def _video(entry: Any) -> dict[str, Any]:
     """Return the JSON object of a stored video; a file's folder is nobody's business."""
-    facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else vars(entry)
-    plain = {k: v for k, v in facts.items() if isinstance(v, str | int | float | bool | None)}
-    if "name" in plain:
-        plain["name"] = Path(str(plain["name"])).name
-    return {"id": plain.pop("key", entry.key), "object": "video", **plain}
+    facts = asdict(entry)
+    times = {k: int(v.timestamp()) for k, v in facts.items() if isinstance(v, datetime)}
+    name = Path(facts["name"]).name
+    return {"id": facts.pop("key"), "object": "video", **facts, **times, "name": name}

@@ -16,7 +16,7 @@ import numpy as np
 
 import sttm
 from sttm.errors import VideoError
-from sttm.server.config import Limits
+from sttm.server.config import MIB, Limits
 from sttm.server.decode_worker import KNOWN_ERROR
 from sttm.video import Sampling, Video
 
@@ -56,7 +56,7 @@ class Decoder:
         job = {
             "path": str(path),
             "sampling": sampling,
-            "bytes": limits.decode_bytes,
+            "bytes": int(limits.decode_mib * MIB),
             "seconds": limits.decode_seconds,
             "most_seconds": limits.video_seconds,
             "most_pixels": limits.video_pixels,
@@ -75,7 +75,7 @@ class Decoder:
             log.warning("decoding failed: %s", told.decode(errors="replace").strip()[-_SHOWN:])
             raise VideoError(
                 "decoding the video ended without a result, as when a file is damaged, or takes "
-                f"more than {limits.decode_bytes >> 20} MiB of memory. Convert it to H.264."
+                f"more than {limits.decode_mib:g} MiB of memory. Convert it to H.264."
             )
         head, _, frames = out.partition(b"\n")
         facts: dict[str, Any] = json.loads(head)

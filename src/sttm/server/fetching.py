@@ -1,5 +1,6 @@
 """Downloads from allowed hosts that cannot be turned against the server's own network."""
 
+import asyncio
 import ipaddress
 import socket
 import ssl
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import anyio
 import httpcore
 
 from sttm.server.errors import ApiError, bad_request
@@ -16,6 +16,10 @@ from sttm.server.errors import ApiError, bad_request
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
 _PARAM = "messages"
+_FAILURES = (
+    *(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError),
+    *(httpcore.UnsupportedProtocol, ssl.SSLError),
+)
 _CHUNK_SECONDS = 10.0  # for the next bytes
 _HEADERS = {"User-Agent": "sttm", "Accept-Encoding": "identity", "Accept": "video/*,*/*;q=0.5"}
 
@@ -44,20 +48,19 @@ class Fetcher:
         Raises:
             ApiError: a host or an address that is not allowed, too much or too slow, or no answer.
         """
-        with anyio.move_on_after(self._seconds):
-            for _ in range(_MOST_REDIRECTS + 1):
-                self._check(url)
-                try:
+        try:
+            async with asyncio.timeout(self._seconds):
+                for _ in range(_MOST_REDIRECTS + 1):
+                    self._check(url)
                     found = await self._get(url, path)
-                except (httpcore.NetworkError, httpcore.TimeoutException) as error:
-                    raise _unreachable(type(error).__name__) from error
-                except (httpcore.ProtocolError, ssl.SSLError, httpcore.UnsupportedProtocol) as e:
-                    raise _unreachable(type(e).__name__) from e
-                if found is None:
-                    return
-                url = found
-            raise _unreachable(f"more than {_MOST_REDIRECTS} redirects")
-        raise _unreachable(f"more than {self._seconds:g} s")
+                    if found is None:
+                        return
+                    url = found
+        except TimeoutError as error:
+            raise _unreachable(f"more than {self._seconds:g} s") from error
+        except _FAILURES as error:
+            raise _unreachable(type(error).__name__) from error
+        raise _unreachable(f"more than {_MOST_REDIRECTS} redirects")
 
     def _check(self, url: str) -> None:
         try:
@@ -90,7 +93,7 @@ class Fetcher:
             if response.status != 200:
                 raise _unreachable(f"status {response.status}")
             size = 0
-            async with await anyio.open_file(path, "wb") as file:
+            with path.open("wb") as file:
                 async for chunk in response.aiter_stream():
                     size += len(chunk)
                     if size > self._most:
@@ -101,7 +104,7 @@ class Fetcher:
                             "video_too_large",
                             param=_PARAM,
                         )
-                    await file.write(chunk)
+                    await asyncio.to_thread(file.write, chunk)
         return None
 
 
@@ -126,10 +129,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Resolve a name, check all its addresses, and connect to the first."""
         try:
-            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = await resolve(host, port)
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
-        addresses = [str(entry[4][0]) for entry in found]
         if not addresses or not (self._private or all(map(is_public, addresses))):
             raise ApiError(
                 403,
@@ -142,7 +144,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        await anyio.sleep(seconds)
+        await asyncio.sleep(seconds)
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Return the addresses of a name."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
 
 
 def is_allowed_host(host: str, allowed: Iterable[str]) -> bool:

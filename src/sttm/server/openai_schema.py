@@ -81,7 +81,7 @@ class Reduction(_Strict):
     """
 
     keep: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, le=1)] | None = None
-    fps: Annotated[float, Field(gt=0)] | None = None
+    fps: Annotated[float, Field(gt=0, le=60)] | None = None
     max_frames: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -1,6 +1,7 @@
 """What stands between the network and the application: keys, sizes, and slow clients."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -17,6 +18,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 log = logging.getLogger("sttm.server")
+_DRAIN_SECONDS = 5.0
 OPEN_PATHS = ("/healthz",)
 
 
@@ -48,7 +50,7 @@ class Gate:
         try:
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
                 self._check_key(scope)
-            await self._app(scope, self._limited(scope, receive), sending)
+            await self._app(scope, await self._limited(scope, receive), sending)
         except Exception as error:  # noqa: BLE001 (a client gets no trace)
             refusal = as_api_error(error)
             if refusal.status >= 500:
@@ -70,11 +72,12 @@ class Gate:
                 "invalid_api_key",
             )
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+    async def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Bound the bytes of a body, and the time that a client takes to send it."""
         most = self._limits.body_bytes
         declared = [value for name, value in scope["headers"] if name == b"content-length"]
         if declared and int(declared[0]) > most:
+            await _drain(receive, most)
             raise _too_large(most)
         loop, left = asyncio.get_running_loop(), most
         deadline, more = loop.time() + self._limits.body_seconds, True
@@ -92,6 +95,7 @@ class Gate:
                 ) from error
             left -= len(message.get("body", b""))
             if left < 0:
+                await _drain(receive, most)
                 raise _too_large(most)
             more = message.get("more_body", False)
             return message
@@ -130,13 +134,24 @@ class ImpatientProtocol(H11Protocol):
             self.transport.close()
 
 
-def refuse_open(host: str, keys: Sequence[str]) -> bool:
+def is_open(host: str, keys: Sequence[str]) -> bool:
     """Whether a server would answer anybody in the network."""
     return not keys and host not in ("127.0.0.1", "localhost", "::1")
 
 
 def _digest(key: str | bytes) -> bytes:
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Read on for a while: who is cut off in the middle of sending never sees why."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _too_large(most: int) -> ApiError:

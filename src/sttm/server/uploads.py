@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from pydantic import TypeAdapter, ValidationError
 
 from sttm.files import write_json
-from sttm.server.config import Limits
+from sttm.server.config import MIB, Limits
 from sttm.server.errors import ApiError
 
 FILE_PREFIX = "file-"
@@ -144,12 +144,13 @@ class Uploads:
         return self._folder / f"{file_id}.json"
 
     def _check(self, size: int) -> None:
+        most = int(self._limits.upload_mib * MIB)
         held = sum(file.bytes for file in self._files.values())
-        if size > self._limits.video_bytes or held + size > self._limits.upload_bytes:
+        if size > self._limits.video_bytes or held + size > most:
             raise ApiError(
                 413,
                 f"got a file of {size} bytes or more, expected at most {self._limits.video_bytes}, "
-                f"and {self._limits.upload_bytes} of all files together, which hold {held} now. "
+                f"and {most} of all files together, which hold {held} now. "
                 "Delete some, or cut the video.",
                 "file_too_large",
             )

@@ -1,5 +1,6 @@
 """From what a request names to a file: data URLs, uploads, allowed folders and allowed hosts."""
 
+import asyncio
 import base64
 import binascii
 import os
@@ -8,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
-
-import anyio
 
 from sttm.server.config import ServerConfig
 from sttm.server.errors import ApiError, bad_request
@@ -93,11 +92,11 @@ class VideoInputs:
             found = self._uploads.get(url)
             file = VideoFile(self._uploads.path(found.id), found.id)
         elif url[:5].lower() == "data:":
-            file = await anyio.to_thread.run_sync(self._decode, url)
+            file = await asyncio.to_thread(self._decode, url)
         else:
             file = await self._follow(url)
         try:
-            await anyio.to_thread.run_sync(check_content, file.path, self._most)
+            await asyncio.to_thread(check_content, file.path, self._most)
         except BaseException:
             file.delete()
             raise
@@ -109,7 +108,7 @@ class VideoInputs:
         except ValueError as error:
             raise bad_request("video_url: got a URL that cannot be read.", _PARAM) from error
         if parts.scheme == "file":
-            path = await anyio.to_thread.run_sync(allowed_path, parts, self._paths)
+            path = await asyncio.to_thread(allowed_path, parts, self._paths)
             return VideoFile(path, "local file")
         if parts.scheme not in ("http", "https"):
             raise bad_request(

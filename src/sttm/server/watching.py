@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Protocol
 
@@ -19,7 +19,8 @@ from sttm.server.video_inputs import VideoFile
 from sttm.video import Video
 
 Keep = float | int
-_THREADS = 2  # one decodes while the other has the model
+_WATCHERS = 2  # one decodes while the other has the model
+_FINDERS = 4
 _CHATS = 64
 _RETRY_SECONDS = 5
 
@@ -113,14 +114,19 @@ class Watched:
     cached: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    future: "Future[PrefilledVideo]"
+    """A video that some requests wait for: looked up first, and then watched if need be."""
+
+    task: "asyncio.Task[Watched]" = field(init=False)
+    watching: "Future[PrefilledVideo] | None" = None
     waiting: int = 0
 
 
 class Watcher:
-    """Watches videos in threads of its own. All methods but `close` are for the event loop.
+    """Finds videos, or watches them in threads of its own.
+
+    All methods but `close` are for the event loop.
 
     Args:
         store: keeps them.
@@ -131,15 +137,16 @@ class Watcher:
         self._store = store
         self._most = most
         self._jobs: dict[str, _Job] = {}
-        self._pool = ThreadPoolExecutor(_THREADS, "sttm-watch")
+        self._finders = ThreadPoolExecutor(_FINDERS, "sttm-find")
+        self._watchers = ThreadPoolExecutor(_WATCHERS, "sttm-watch")
 
     @property
     def open(self) -> int:
         """Videos that are being watched or wait for it."""
-        return len(self._jobs)
+        return sum(job.watching is not None for job in self._jobs.values())
 
     async def watch(self, chat: VideoChat, file: VideoFile, **sampling: Any) -> Watched:
-        """Find a video or watch it; requests for one that is being watched share the work.
+        """Find a video or watch it; requests for one video share the work.
 
         Args:
             chat: that watches.
@@ -152,43 +159,54 @@ class Watcher:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(file.delete)
-            key = await asyncio.to_thread(self._store.key, chat, file.path, **sampling)
-            found = await asyncio.to_thread(self._store.find, chat, key)
-            if found is not None:
-                return Watched(found, key, cached=True)
+            key = await self._find(self._store.key, chat, file.path, **sampling)
             job = self._jobs.get(key)
             if job is None:
-                if len(self._jobs) >= self._most:
-                    raise busy("video to watch", _RETRY_SECONDS)
                 job = self._start(key, chat, file, sampling)
                 stack.pop_all()  # the job deletes the file
-        return Watched(await self._wait(job), key, cached=False)
+        job.waiting += 1
+        try:
+            return await asyncio.shield(job.task)
+        finally:
+            job.waiting -= 1
+            self._give_up(key, job)
 
     def close(self) -> None:
         """Wait for the videos that are being watched; those that wait are left."""
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._finders, self._watchers):
+            pool.shutdown(cancel_futures=True)
+
+    async def _find(self, find: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        return await asyncio.wrap_future(self._finders.submit(find, *args, **more))
 
     def _start(self, key: str, chat: VideoChat, file: VideoFile, sampling: Any) -> _Job:
-        loop = asyncio.get_running_loop()
-        future = self._pool.submit(self._work, chat, file, sampling)
-        self._jobs[key] = job = _Job(future)
+        job = self._jobs[key] = _Job()
 
         def finish(_: object) -> None:
             file.delete()
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._jobs.pop, key, None)
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
 
-        future.add_done_callback(finish)
+        job.task = asyncio.create_task(self._obtain(key, job, chat, file, sampling))
+        job.task.add_done_callback(finish)
         return job
 
-    async def _wait(self, job: _Job) -> PrefilledVideo:
-        job.waiting += 1
-        try:
-            return await asyncio.shield(asyncio.wrap_future(job.future))
-        finally:
-            job.waiting -= 1
-            if not job.waiting:
-                job.future.cancel()  # if it has not begun; else others may ask for the video later
+    async def _obtain(
+        self, key: str, job: _Job, chat: VideoChat, file: VideoFile, sampling: Any
+    ) -> Watched:
+        found = await self._find(self._store.find, chat, key)
+        if found is not None:
+            return Watched(found, key, cached=True)
+        if self.open >= self._most:
+            raise busy("video to watch", _RETRY_SECONDS)
+        job.watching = self._watchers.submit(self._work, chat, file, sampling)
+        self._give_up(key, job)  # they may have left while it was looked up
+        return Watched(await asyncio.wrap_future(job.watching), key, cached=False)
+
+    def _give_up(self, key: str, job: _Job) -> None:
+        """Leave a video that nobody waits for, unless it was begun: then others may ask later."""
+        if not job.waiting and job.watching is not None and job.watching.cancel():
+            self._jobs.pop(key, None)
 
     def _work(self, chat: VideoChat, file: VideoFile, sampling: Any) -> PrefilledVideo:
         with _beside_answers(chat.model.device):
