@@ -86,7 +86,7 @@ class Running:
         import json
 
         content = None if body is None else json.dumps(body).encode()
-        named = {"content-type": "application/json", **headers}
+        named: Any = {"content-type": "application/json", **headers}
         done = httpcore.request(method, self.url + path, headers=named, content=content)
         return done.status, json.loads(done.content)
 
@@ -103,7 +103,7 @@ def request(url: str, question: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def model() -> Any:
+def model() -> tuple[Any, Any]:
     return nano.load()
 
 
@@ -112,7 +112,7 @@ def reduction(keep: Any) -> Any:
 
 
 @pytest.fixture
-def serve(model: Any, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def serve(model: tuple[Any, Any], tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Start servers, each with its own configuration, and stop them in the end."""
     with contextmanagers() as enter:
 
@@ -135,7 +135,7 @@ def contextmanagers() -> Iterator[Callable[[Any], Any]]:
 
 
 @contextmanager
-def running(model: Any, config: ServerConfig) -> Iterator[Running]:
+def running(model: tuple[Any, Any], config: ServerConfig) -> Iterator[Running]:
     store = DictStore()
     decoder = Decoder(config.limits)
     chats = Chats(
@@ -176,7 +176,7 @@ class Sample:
 
 
 @pytest.fixture(scope="session")
-def samples(model: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+def samples(model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Clips of different lengths; the answers are the chat's own."""
     folder, made = tmp_path_factory.mktemp("clips"), []
     for seed, frames in ((3, 32), (5, 12), (8, 20), (11, 6)):

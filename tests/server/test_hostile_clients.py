@@ -1,5 +1,6 @@
 """Clients that are slow, many, nosy or gone: the others are served all the same."""
 
+import hmac
 import json
 import logging
 import socket
@@ -42,21 +43,17 @@ def test_keys(serve: Serve, samples: list[Sample]) -> None:
     assert running.store.misses == 0
 
 
-def test_keys_are_compared_in_constant_time(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_are_compared_in_constant_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compared has one length, whatever was given, and every key is looked at."""
-    from sttm.server import security
-
     compared: list[tuple[int, int]] = []
-    real = security.hmac.compare_digest
+    real = hmac.compare_digest
 
     def compare(a: bytes, b: bytes) -> bool:
         compared.append((len(a), len(b)))
         return real(a, b)
 
     running = serve(keys=(KEY, "another"))
-    monkeypatch.setattr(security.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     for given in (KEY, "x", "é" * 500):
         headers = [(b"Authorization", b"Bearer " + given.encode())]
         httpcore.request("GET", f"{running.url}/v1/models", headers=headers)
@@ -70,7 +67,7 @@ def test_an_open_server_is_told() -> None:
 
 
 def preflight(running: Running, origin: str) -> dict[bytes, bytes]:
-    headers = {"origin": origin, "access-control-request-method": "POST"}
+    headers: Any = {"origin": origin, "access-control-request-method": "POST"}
     done = httpcore.request("OPTIONS", running.url + CHAT, headers=headers)
     return {name.lower(): value for name, value in done.headers}
 
@@ -111,7 +108,7 @@ def test_no_traces(
         assert "secret" not in json.dumps(body)
         stream = request(samples[3].url, "Which digit?", stream=True)
         sent = json.dumps(stream).encode()
-        headers = {"content-type": "application/json"}
+        headers: Any = {"content-type": "application/json"}
         done = httpcore.request("POST", running.url + CHAT, headers=headers, content=sent)
         assert b"internal_error" in done.content
         assert done.content.endswith(b"data: [DONE]\n\n")
@@ -208,7 +205,7 @@ def test_too_many_at_once(serve: Serve, samples: list[Sample]) -> None:
         same = pool.submit(running.ask, samples[0].url)  # shares the work
         until(lambda: running.service._open == 2)
         body = json.dumps(request(samples[1].url, "Which digit?")).encode()
-        headers = {"content-type": "application/json"}
+        headers: Any = {"content-type": "application/json"}
         done = httpcore.request("POST", running.url + CHAT, headers=headers, content=body)
         assert done.status == 429
         assert (b"retry-after", b"5") in [(n.lower(), v) for n, v in done.headers]

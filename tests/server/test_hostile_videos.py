@@ -177,7 +177,15 @@ def test_hosts_that_are_not_allowed(serve: Serve, site: Site) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1%eth0", "::ffff:127.0.0.1", "0.0.0.0"],
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "::1",
+        "fe80::1%eth0",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",
+    ],
 )
 def test_names_that_resolve_to_private_addresses(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch, address: str

@@ -111,7 +111,12 @@ def test_a_seed_repeats_a_draw(serve: Serve, samples: list[Sample]) -> None:
         ({"temperature": 3}, 400, "invalid_value", "temperature: Input should be less than"),
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, 400, "one_video_expected", "0 videos"),
-        ({"messages": [{"role": "tool", "content": "Hi"}]}, 400, "invalid_value", "messages.0.role"),
+        (
+            {"messages": [{"role": "tool", "content": "Hi"}]},
+            400,
+            "invalid_value",
+            "messages.0.role",
+        ),
         ({"sttm": {"keep": 0}}, 400, "invalid_value", "sttm.keep"),
         ({"sttm": {"kept": 0.3}}, 400, "invalid_value", "sttm.kept"),
         ({"sttm": {"max_frames": 1000}}, 400, "invalid_value", "got 1000, expected at most 32"),

@@ -221,9 +221,7 @@ def _padded(parts: Iterable[torch.Tensor], dim: int) -> list[torch.Tensor]:
 
 
 def _trim(cache: Any, below: int) -> None:
-    """Drop leading padding: ``below`` entries of layers that are not reduced, and what no row
-    needs of the others.
-    """
+    """Drop leading padding: ``below`` entries of layers below, what no row needs of the others."""
     unused = None
     for layer in cache.layers:
         cut = below

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import torch
@@ -182,7 +182,7 @@ class Reply:
         self._wanted = Generation(watched.video, ids, params, self._emit)
         self.usage = Usage(len(ids), 0, 0)
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes; leaving the loop ends it.
 
         Raises:

@@ -79,12 +79,11 @@ class Decoder:
             )
         head, _, frames = out.partition(b"\n")
         facts: dict[str, Any] = json.loads(head)
-        lists = {name: tuple(facts.pop(name)) for name in ("timestamps", "indices", "warnings")}
+        facts |= {name: tuple(facts[name]) for name in ("timestamps", "indices", "warnings")}
         return Video(
             frames=np.frombuffer(bytearray(frames), np.uint8).reshape(facts.pop("shape")),
             path=str(path),
             sampling=Sampling(**sampling),  # type: ignore[arg-type]
-            **lists,
             **facts,
         )
 

@@ -21,7 +21,11 @@ _FAILURES = (
     *(httpcore.UnsupportedProtocol, ssl.SSLError),
 )
 _CHUNK_SECONDS = 10.0  # for the next bytes
-_HEADERS = {"User-Agent": "sttm", "Accept-Encoding": "identity", "Accept": "video/*,*/*;q=0.5"}
+_HEADERS: dict[bytes | str, bytes | str] = {
+    "User-Agent": "sttm",
+    "Accept-Encoding": "identity",
+    "Accept": "video/*,*/*;q=0.5",
+}
 
 
 class Fetcher:

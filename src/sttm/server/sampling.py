@@ -40,7 +40,7 @@ class TokenSampler:
     def __init__(self, params: SamplingParams, penalty: float, ids: torch.Tensor) -> None:
         self._params = params
         self._penalty = penalty
-        self._seen = ids.unique() if penalty != 1.0 else ids[:0]
+        self._seen = torch.unique(ids) if penalty != 1.0 else ids[:0]
         self._draws = torch.Generator()
         if params.temperature and params.seed is not None:
             self._draws.manual_seed(params.seed % 2**63)
@@ -56,7 +56,7 @@ class TokenSampler:
             logits = logits.index_copy(0, seen, found)
         token = int(logits.argmax()) if not self._params.temperature else self._draw(logits)
         if self._penalty != 1.0:
-            self._seen = torch.cat([self._seen, torch.tensor([token])]).unique()
+            self._seen = torch.unique(torch.cat([self._seen, torch.tensor([token])]))
         return token
 
     def _draw(self, logits: torch.Tensor) -> int:

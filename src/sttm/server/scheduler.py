@@ -1,5 +1,6 @@
 """One thread that answers: it feeds new questions, and takes a step with all open answers."""
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -10,6 +11,7 @@ import torch
 
 from sttm.chat import PrefilledVideo
 from sttm.chat.stepping import DecodingBatch, FedQuestion, feed
+from sttm.server.errors import ApiError
 from sttm.server.sampling import SamplingParams, TextStream, TokenSampler
 
 _FEEDS_PER_STEP = 4  # questions that are fed between two steps: the open answers wait meanwhile
@@ -114,6 +116,7 @@ class Scheduler:
         self._waiting: list[Generation] = []
         self._groups: list[_Group] = []
         self._closing = False
+        self._closed = threading.Event()
         self.steps = self.stepped_rows = 0
         self._thread = threading.Thread(target=self._run, name="sttm-answers", daemon=True)
         self._thread.start()
@@ -121,6 +124,8 @@ class Scheduler:
     def submit(self, wanted: Generation) -> None:
         """Begin an answer; its pieces come by ``wanted.emit``."""
         self._new.put(wanted)
+        if self._closed.is_set():
+            self._refuse_new()
 
     @property
     def open(self) -> int:
@@ -140,10 +145,18 @@ class Scheduler:
             for group in list(self._groups):
                 self._step(group)
             self._groups = [group for group in self._groups if group.answers]
-        error = RuntimeError("the server stops")
+        self._closed.set()
         open_rows = (answer.wanted for group in self._groups for answer in group.answers)
         for wanted in itertools.chain(self._waiting, open_rows):
-            wanted.emit(Piece(error=error))
+            wanted.emit(Piece(error=_stopping()))
+        self._refuse_new()
+
+    def _refuse_new(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                wanted = self._new.get_nowait()
+                if wanted is not None:
+                    wanted.emit(Piece(error=_stopping()))
 
     def _receive(self) -> None:
         """Take what has come; wait for something if there is nothing to do."""
@@ -201,3 +214,7 @@ class Scheduler:
             return
         self.steps += 1
         self.stepped_rows += len(here)
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "the server stops. Ask again later.", "server_stopping", retry_after=5)

@@ -51,7 +51,7 @@ class Gate:
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
                 self._check_key(scope)
             await self._app(scope, await self._limited(scope, receive), sending)
-        except Exception as error:  # noqa: BLE001 (a client gets no trace)
+        except Exception as error:  # a client gets no trace
             refusal = as_api_error(error)
             if refusal.status >= 500:
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)

@@ -31,9 +31,7 @@ class Store(Protocol):
     hits: int
     misses: int
 
-    def watch(
-        self, chat: VideoChat, video: str | PathLike[str], **sampling: Any
-    ) -> PrefilledVideo:
+    def watch(self, chat: VideoChat, video: str | PathLike[str], **sampling: Any) -> PrefilledVideo:
         """Find a video, or watch and store it."""
 
     def key(self, chat: VideoChat, video: str | PathLike[str], **sampling: Any) -> str:
@@ -75,7 +73,11 @@ class Chats:
         self.model = model
         self.processor = processor
         self._reduction = reduction
-        self._options = {"layer": layer, "positions": positions, "reader": reader}
+        self._options: dict[str, Any] = {
+            "layer": layer,
+            "positions": positions,
+            "reader": reader,
+        }
         self._chats: OrderedDict[tuple[Keep | None, str | None], VideoChat] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -217,4 +219,4 @@ def _beside_answers(device: torch.device) -> Any:
     """Return a block whose work on a GPU runs beside that of other threads, not in front of it."""
     if device.type != "cuda":
         return contextlib.nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(device))
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

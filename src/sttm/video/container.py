@@ -81,9 +81,7 @@ def open_video(
         VideoError: not a video, no video stream, or a codec that PyAV does not know.
     """
     try:
-        container = av.open(
-            f"file:{path}", options=dict(OPEN_OPTIONS), metadata_errors="replace"
-        )
+        container = av.open(f"file:{path}", options=dict(OPEN_OPTIONS), metadata_errors="replace")
     except FFmpegError as error:
         raise VideoError(_unreadable(path, error)) from error
     with container:
