@@ -1,9 +1,12 @@
 """What a client of OpenAI's API sees, with the official client where it is installed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.docs.pages import DOCS, blocks
 
 from .conftest import NAME, Running, Sample, request
 
@@ -40,6 +43,25 @@ def test_the_official_client(serve: Serve, samples: list[Sample]) -> None:
         assert chunks[-1].usage.completion_tokens == usage.completion_tokens
         assert chunks[-2].choices[0].finish_reason == "stop"
     assert (running.store.hits, running.store.misses) == (4, 2)
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
+def test_the_snippet_of_the_page(
+    serve: Serve,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("openai")
+    (tmp_path / "clip.mp4").write_bytes(samples[3].path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/serve.md", "python")
+    assert "http://127.0.0.1:8000" in block.code
+    exec(block.code.replace("http://127.0.0.1:8000", serve().url), {})
+    text, numbers = capsys.readouterr().out.splitlines()
+    assert text
+    assert numbers.split() == ["0", "0.2995"]
 
 
 def test_budget_and_sampling_of_a_request(serve: Serve, samples: list[Sample]) -> None:

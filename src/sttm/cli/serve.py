@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sttm.cli.command import refuse_idle
 from sttm.cli.loading import load_model, refuse_for_nano
 from sttm.cli.options import (
     FpsOption,
@@ -28,7 +29,7 @@ from sttm.cli.output import note, noted_warnings, say, show_json
 from sttm.cli.reduction import Wanted, describe_method, parse_reduction
 from sttm.errors import ConfigError
 from sttm.files import make_folder
-from sttm.server.config import Limits
+from sttm.server.config import MIB, Limits
 
 if TYPE_CHECKING:
     from sttm.methods import Method
@@ -81,6 +82,15 @@ def serve(
             "memory, until the server stops.",
         ),
     ] = None,
+    memory_mib: Annotated[
+        int, typer.Option(min=0, help="MiB of watched videos in the host's memory.")
+    ] = 4096,
+    device_mib: Annotated[
+        int, typer.Option(min=0, help="MiB of watched videos on the model's device.")
+    ] = 4096,
+    disk_mib: Annotated[
+        int, typer.Option(min=0, help="MiB of watched videos in --store.")
+    ] = 65536,
     allow_path: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Folder whose files may be named by file:// URLs."),
@@ -115,6 +125,10 @@ def serve(
     from sttm.server.security import is_open
     from sttm.server.watching import Chats
 
+    if store is None:
+        refuse_idle(context, ["disk_mib"], "no --store", "nothing is kept on the disk")
+    if full:
+        refuse_idle(context, ["layer"], "--full", "all tokens are kept, in front of every layer")
     chosen, limits = taken(ModelOptions, options), taken(Limits, options)
     refuse_for_nano(context, chosen.model)
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
@@ -138,7 +152,12 @@ def serve(
             limits=limits,
         )
         with noted_warnings():
-            videos = VideoStore(None if store is None else root / "videos")
+            videos = VideoStore(
+                None if store is None else root / "videos",
+                memory_bytes=memory_mib * MIB,
+                device_bytes=device_mib * MIB,
+                disk_bytes=disk_mib * MIB,
+            )
         loaded = load_model(*chosen.arguments)
         chats = Chats(
             loaded.model,

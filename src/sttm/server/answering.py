@@ -131,8 +131,8 @@ class Service:
 
     def _count(self, watched: Watched) -> None:
         video, metrics = watched.video, self.metrics
-        metrics.videos.labels("store" if watched.cached else "watched").inc()
-        if watched.cached:
+        metrics.videos.labels(watched.found).inc()
+        if watched.found != "watched":
             metrics.saved.inc(len(video.ids))
             return
         metrics.video_tokens.labels("in").inc(video.tokens_in)

@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -19,6 +19,7 @@ from sttm.server.video_inputs import VideoFile
 from sttm.video import Video
 
 Keep = float | int
+Found = Literal["store", "watched", "joined"]
 _WATCHERS = 2  # one decodes while the other has the model
 _FINDERS = 4
 _CHATS = 64
@@ -108,12 +109,18 @@ class Watched:
     Args:
         video: in the model's cache.
         key: names it in the store.
-        cached: whether it was there before the request.
+        found: whether the store had it, it was watched for this request, or for another one that
+            came shortly before.
     """
 
     video: PrefilledVideo
     key: str
-    cached: bool
+    found: Found
+
+    @property
+    def cached(self) -> bool:
+        """Whether it was there before the request."""
+        return self.found == "store"
 
 
 @dataclass(eq=False)
@@ -163,12 +170,14 @@ class Watcher:
             stack.callback(file.delete)
             key = await self._find(self._store.key, chat, file.path, **sampling)
             job = self._jobs.get(key)
+            is_new = job is None
             if job is None:
                 job = self._start(key, chat, file, sampling)
                 stack.pop_all()  # the job deletes the file
         job.waiting += 1
         try:
-            return await asyncio.shield(job.task)
+            watched = await asyncio.shield(job.task)
+            return watched if is_new or watched.cached else replace(watched, found="joined")
         finally:
             job.waiting -= 1
             self._give_up(key, job)
@@ -198,12 +207,12 @@ class Watcher:
     ) -> Watched:
         found = await self._find(self._store.find, chat, key)
         if found is not None:
-            return Watched(found, key, cached=True)
+            return Watched(found, key, "store")
         if self.open >= self._most:
             raise busy("video to watch", _RETRY_SECONDS)
         job.watching = self._watchers.submit(self._work, chat, file, sampling)
         self._give_up(key, job)  # they may have left while it was looked up
-        return Watched(await asyncio.wrap_future(job.watching), key, cached=False)
+        return Watched(await asyncio.wrap_future(job.watching), key, "watched")
 
     def _give_up(self, key: str, job: _Job) -> None:
         """Leave a video that nobody waits for, unless it was begun: then others may ask later."""
