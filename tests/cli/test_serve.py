@@ -41,7 +41,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[dict[str, Any]]:
             assert process.wait(60) in (0, -signal.SIGTERM)
 
 
-def ask(serving: dict[str, Any], url: str, key: str = "") -> tuple[int, Any]:
+def ask(serving: dict[str, Any], url: str, key: str = "none") -> tuple[int, Any]:
     parts = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "How many?"}]
     body = {"model": serving["model"], "messages": [{"role": "user", "content": parts}]}
     done = httpcore.request(
