@@ -42,7 +42,10 @@ def serving(*arguments: str, **environment: str) -> Iterator[dict[str, Any]]:
 
 
 def ask(serving: dict[str, Any], url: str, key: str = "none") -> tuple[int, Any]:
-    parts = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "How many?"}]
+    parts = [
+        {"type": "video_url", "video_url": {"url": url}},
+        {"type": "text", "text": "How many?"},
+    ]
     body = {"model": serving["model"], "messages": [{"role": "user", "content": parts}]}
     done = httpcore.request(
         "POST",
@@ -77,7 +80,9 @@ def test_a_restart_keeps_what_was_watched(clip: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_and_its_limits(clip: Path) -> None:
-    with serving("--allow-path", str(clip.parent), "--max-keep", "0.5", "--video-seconds", "5") as s:
+    with serving(
+        "--allow-path", str(clip.parent), "--max-keep", "0.5", "--video-seconds", "5"
+    ) as s:
         status, body = ask(s, f"file://{clip}")
         assert (status, body["error"]["code"]) == (400, "invalid_video")
         assert "expected at most 5" in body["error"]["message"]

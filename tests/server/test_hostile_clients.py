@@ -80,6 +80,16 @@ def test_web_pages_are_not_served_unless_their_origin_is_allowed(serve: Serve) -
     assert allow not in preflight(running, "https://other.example")
 
 
+def test_names_that_a_page_may_have_pointed_here_need_a_key(serve: Serve) -> None:
+    open_to_all, locked = serve(), serve(keys=(KEY,))
+    for host in ("localhost", "127.0.0.1:80", "[::1]:80"):
+        assert open_to_all.call("GET", "/v1/models", host=host)[0] == 200
+    for host in ("evil.example", "127.0.0.1.evil.example:80", "", "[::1"):
+        assert open_to_all.call("GET", "/v1/models", host=host)[0] in (400, 403)
+    key = f"Bearer {KEY}"
+    assert locked.call("GET", "/v1/models", host="video.example", authorization=key)[0] == 200
+
+
 def test_requests_that_browsers_send_unasked_are_refused(
     serve: Serve, samples: list[Sample]
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import sttm
 from sttm import nano
+from sttm.chat import stepping
 from sttm.chat.stepping import DecodingBatch, prompt_of
 from sttm.server.sampling import SamplingParams, TextStream, TokenSampler
 from sttm.server.scheduler import Generation, Piece, Scheduler
@@ -67,11 +68,11 @@ def test_questions_about_different_videos_share_steps(
     rows: list[int] = []
     step = DecodingBatch.step
 
-    def stepping(batch: DecodingBatch, tokens: Any) -> torch.Tensor:
+    def counted(batch: DecodingBatch, tokens: Any) -> torch.Tensor:
         rows.append(len(batch))
         return step(batch, tokens)
 
-    monkeypatch.setattr(DecodingBatch, "step", stepping)
+    monkeypatch.setattr(DecodingBatch, "step", counted)
     questions = ["Which digit appears?", "How many digits appear?", "Where is the digit?"]
     pairs = [(video, question) for question in questions for video in videos]
     wanted = [video.ask(question, max_new_tokens=8).text for video, question in pairs]
@@ -95,16 +96,14 @@ def test_room_for_rows_and_bytes(videos: list[Any]) -> None:
 def test_a_failure_is_its_own(
     scheduler: Scheduler, videos: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sttm.server import scheduler as module
-
-    real = module.feed
+    real = stepping.feed
 
     def feed(video: Any, ids: torch.Tensor) -> Any:
         if video is videos[1]:
             raise RuntimeError("broken")
         return real(video, ids)
 
-    monkeypatch.setattr(module, "feed", feed)
+    monkeypatch.setattr("sttm.server.scheduler.feed", feed)
     asked = [Asked(scheduler, video, "Which digit appears?") for video in videos]
     assert asked[0].text
     assert asked[1].text == ""
@@ -113,17 +112,15 @@ def test_a_failure_is_its_own(
 
 
 def test_closing_tells_who_waits(videos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from sttm.server import scheduler as module
-
     made, feeding, go = Scheduler(rows=1, kv_bytes=1), threading.Event(), threading.Event()
-    real = module.feed
+    real = stepping.feed
 
     def feed(video: Any, ids: torch.Tensor) -> Any:
         feeding.set()
         assert go.wait(60)
         return real(video, ids)
 
-    monkeypatch.setattr(module, "feed", feed)
+    monkeypatch.setattr("sttm.server.scheduler.feed", feed)
     asked = [Asked(made, video, "Which digit appears?") for video in videos]
     assert feeding.wait(60)
     closing = threading.Thread(target=made.close)

@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sttm.cli.command import refuse_idle
-from sttm.cli.loading import load_model, refuse_for_nano
+from sttm.cli.loading import Loaded, load_model, refuse_for_nano
 from sttm.cli.options import (
     FpsOption,
     JsonOption,
@@ -26,16 +26,17 @@ from sttm.cli.options import (
     with_options,
 )
 from sttm.cli.output import note, noted_warnings, say, show_json
-from sttm.cli.reduction import Wanted, describe_method, parse_reduction
+from sttm.cli.reduction import Reduction, Wanted, describe_method, parse_reduction
 from sttm.errors import ConfigError
 from sttm.files import make_folder
 from sttm.server.config import MIB, Limits
 
 if TYPE_CHECKING:
+    from sttm.chat import VideoStore
     from sttm.methods import Method
-    from sttm.server.watching import Keep
+    from sttm.server.watching import Chats, Keep
 
-KEY_VARIABLE = "STTM_API_KEYS"
+KEYS = "STTM_API_KEYS"  # the environment variable that holds them
 NANO_NAME = "nano"
 # What a budget in a request takes the place of.
 _BUDGETS = ("keep", "spatial_threshold", "temporal_threshold", "max_tokens")
@@ -58,7 +59,90 @@ class Serving:
     needs_key: bool
 
 
-@with_options(ModelOptions, Limits)
+@dataclass(frozen=True)
+class Storage:
+    """Where watched videos and uploads are."""
+
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep watched videos and uploaded files here; see `sttm store`. Default: in "
+            "memory, until the server stops.",
+        ),
+    ] = None
+    memory_mib: Annotated[
+        int, typer.Option(min=0, help="MiB of watched videos in the host's memory.")
+    ] = 4096
+    device_mib: Annotated[
+        int, typer.Option(min=0, help="MiB of watched videos on the model's device.")
+    ] = 4096
+    disk_mib: Annotated[int, typer.Option(min=0, help="MiB of watched videos in --store.")] = 65536
+
+    def open(self) -> "VideoStore":
+        """Open the store of watched videos."""
+        from sttm.chat import VideoStore
+
+        with noted_warnings():
+            return VideoStore(
+                None if self.store is None else self.store / "videos",
+                memory_bytes=self.memory_mib * MIB,
+                device_bytes=self.device_mib * MIB,
+                disk_bytes=self.disk_mib * MIB,
+            )
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """Make the folder of uploads; a temporary one goes with the block."""
+        if self.store is not None:
+            make_folder(self.store / "files", "--store")
+            yield self.store / "files"
+            return
+        with tempfile.TemporaryDirectory(prefix="sttm-") as folder:
+            yield Path(folder)
+
+
+@dataclass(frozen=True)
+class Access:
+    """What requests may reach, and which web pages may send them."""
+
+    allow_path: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder whose files may be named by file:// URLs."),
+    ] = None
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Host that videos may be downloaded from; *.name: all below it."
+        ),
+    ] = None
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="These hosts may be in a private network.")
+    ] = False
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Web page that may call the server (CORS)."),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of `ServerConfig`.
+
+        Raises:
+            ConfigError: a folder does not exist.
+        """
+        for path in self.allow_path or ():
+            if not path.is_dir():
+                raise ConfigError(f"--allow-path: got {path}, expected a folder that exists.")
+        return {
+            "paths": tuple(path.resolve() for path in self.allow_path or ()),
+            "hosts": tuple(self.allow_host or ()),
+            "private_hosts": self.allow_private,
+            "origins": tuple(self.allow_origin or ()),
+            "keys": tuple(filter(None, map(str.strip, os.environ.get(KEYS, "").split(",")))),
+        }
+
+
+@with_options(ModelOptions, Storage, Access, Limits)
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -74,41 +158,6 @@ def serve(
     layer: LayerOption = None,
     fps: FpsOption = 1.0,
     max_frames: MaxFramesOption = 128,
-    store: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep watched videos and uploaded files here; see `sttm store`. Default: in "
-            "memory, until the server stops.",
-        ),
-    ] = None,
-    memory_mib: Annotated[
-        int, typer.Option(min=0, help="MiB of watched videos in the host's memory.")
-    ] = 4096,
-    device_mib: Annotated[
-        int, typer.Option(min=0, help="MiB of watched videos on the model's device.")
-    ] = 4096,
-    disk_mib: Annotated[
-        int, typer.Option(min=0, help="MiB of watched videos in --store.")
-    ] = 65536,
-    allow_path: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Folder whose files may be named by file:// URLs."),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Host that videos may be downloaded from; *.name: all below it."
-        ),
-    ] = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option("--allow-private", help="These hosts may be in a private network."),
-    ] = False,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="Web page that may call the server (CORS)."),
-    ] = None,
     json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -117,67 +166,54 @@ def serve(
     Requests must show one of the keys in the environment variable STTM_API_KEYS, if it is set;
     several stand with commas between them.
     """
-    from sttm.chat import VideoStore
     from sttm.server.answering import Service
     from sttm.server.config import ServerConfig
-    from sttm.server.decoding import Decoder
     from sttm.server.running import run
     from sttm.server.security import is_open
-    from sttm.server.watching import Chats
 
-    if store is None:
+    chosen, storage = taken(ModelOptions, options), taken(Storage, options)
+    settings, limits = taken(Access, options).settings(), taken(Limits, options)
+    refuse_for_nano(context, chosen.model)
+    if storage.store is None:
         refuse_idle(context, ["disk_mib"], "no --store", "nothing is kept on the disk")
     if full:
         refuse_idle(context, ["layer"], "--full", "all tokens are kept, in front of every layer")
-    chosen, limits = taken(ModelOptions, options), taken(Limits, options)
-    refuse_for_nano(context, chosen.model)
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     reduction = parse_reduction(wanted, model=chosen.model, layer=layer)
-    keys = tuple(filter(None, (key.strip() for key in os.environ.get(KEY_VARIABLE, "").split(","))))
-    if is_open(host, keys):
-        note(f"anybody who reaches {host} may ask: set {KEY_VARIABLE} to ask for a key.")
-    with ExitStack() as stack:
-        root = store or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sttm-")))
-        make_folder(root / "files", "--store")
-        config = ServerConfig(
-            name=name or chosen.model or NANO_NAME,
-            folder=root / "files",
-            fps=fps,
-            max_frames=max_frames,
-            paths=tuple(_folder(path) for path in allow_path or ()),
-            hosts=tuple(allow_host or ()),
-            private_hosts=allow_private,
-            origins=tuple(allow_origin or ()),
-            keys=keys,
-            limits=limits,
-        )
-        with noted_warnings():
-            videos = VideoStore(
-                None if store is None else root / "videos",
-                memory_bytes=memory_mib * MIB,
-                device_bytes=device_mib * MIB,
-                disk_bytes=disk_mib * MIB,
-            )
-        loaded = load_model(*chosen.arguments)
-        chats = Chats(
-            loaded.model,
-            loaded.processor,
-            budgets(reduction.method, method),
-            layer=loaded.layer if reduction.layer is None else reduction.layer,
-            positions=loaded.positions,
-            reader=Decoder(limits),
-        )
-        chats.get(None, None)  # what is wrong with method or layer shows now
-        described = describe_method(reduction.method)
+    if is_open(host, settings["keys"]):
+        note(f"anybody who reaches {host} may ask: set {KEYS} to ask for a key.")
+    described, called = describe_method(reduction.method), name or chosen.model or NANO_NAME
 
-        def ready(url: str) -> None:
-            serving = Serving(url, config.name, described, bool(keys))
-            if json:
-                show_json(serving)
-            else:
-                say(f"{url}/v1 answers as {config.name!r}, {described}; Ctrl-C stops it.")
+    def ready(url: str) -> None:
+        if json:
+            show_json(Serving(url, called, described, bool(settings["keys"])))
+        else:
+            say(f"{url}/v1 answers as {called!r}, {described}; Ctrl-C stops it.")
 
+    with storage.files() as folder:
+        config = ServerConfig(called, folder, fps, max_frames, limits=limits, **settings)
+        videos, loaded = storage.open(), load_model(*chosen.arguments)
+        chats = _chats(loaded, reduction, method, limits)
         run(Service(config, chats, videos), host, port, ready)
+
+
+def _chats(loaded: Loaded, reduction: Reduction, spec: str | None, limits: Limits) -> "Chats":
+    """Make the chats of a model; what is wrong with method or layer shows now."""
+    from sttm.server.decoding import Decoder
+    from sttm.server.watching import Chats
+
+    chats = Chats(
+        loaded.model,
+        loaded.processor,
+        budgets(reduction.method, spec),
+        layer=loaded.layer if reduction.layer is None else reduction.layer,
+        positions=loaded.positions,
+        reader=Decoder(limits),
+    )
+    note_misfit = reduction.misfit(loaded.name, chats.get(None, None).layer)
+    if note_misfit:
+        note(note_misfit)
+    return chats
 
 
 def budgets(method: "Method | None", spec: str | None) -> "Callable[[Keep | None], Method | None]":
@@ -200,9 +236,3 @@ def budgets(method: "Method | None", spec: str | None) -> "Callable[[Keep | None
         return None if everything else get_method(parsed.name, **others, keep=keep)
 
     return chosen
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise ConfigError(f"--allow-path: got {path}, expected a folder that exists.")
-    return path.resolve()

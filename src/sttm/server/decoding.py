@@ -77,15 +77,7 @@ class Decoder:
                 "decoding the video ended without a result, as when a file is damaged, or takes "
                 f"more than {limits.decode_mib:g} MiB of memory. Convert it to H.264."
             )
-        head, _, frames = out.partition(b"\n")
-        facts: dict[str, Any] = json.loads(head)
-        facts |= {name: tuple(facts[name]) for name in ("timestamps", "indices", "warnings")}
-        return Video(
-            frames=np.frombuffer(bytearray(frames), np.uint8).reshape(facts.pop("shape")),
-            path=str(path),
-            sampling=Sampling(**sampling),  # type: ignore[arg-type]
-            **facts,
-        )
+        return _video(out, str(path), Sampling(**sampling))  # type: ignore[arg-type]
 
     def stop(self) -> None:
         """End all decoding that is under way."""
@@ -117,3 +109,13 @@ def _environment() -> dict[str, str]:
     found = str(Path(sttm.__file__).parents[1]), os.environ.get("PYTHONPATH", "")
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     return {**kept, **threads, "PYTHONPATH": os.pathsep.join(filter(None, found))}
+
+
+def _video(out: bytes, path: str, sampling: Sampling) -> Video:
+    """Read what the worker has written."""
+    head, _, frames = out.partition(b"\n")
+    facts: dict[str, Any] = json.loads(head)
+    facts |= {name: tuple(facts[name]) for name in ("timestamps", "indices", "warnings")}
+    shape = facts.pop("shape")
+    pixels = np.frombuffer(bytearray(frames), np.uint8).reshape(shape)  # a copy that can be written
+    return Video(frames=pixels, path=path, sampling=sampling, **facts)

@@ -17,7 +17,11 @@ class Metrics:
         self.ttft = histogram("ttft_seconds", "From a question to its first token.")
         self.duration = histogram("answer_seconds", "From a question to its last token.")
         self.stages = histogram("watch_seconds", "Watching a video, by stage.", "stage")
-        self.videos = counter("videos", "Videos asked for: in the store, watched, or joined: watched for another request.", "found")
+        self.videos = counter(
+            "videos",
+            "Videos asked for: in the store, watched, or joined: watched for another request.",
+            "found",
+        )
         self.video_tokens = counter("video_tokens", "Video tokens of watched videos.", "where")
         self.saved = counter(
             "saved_tokens", "Tokens that no forward pass had to read: prefixes that were cached."

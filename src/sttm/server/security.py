@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -50,6 +52,7 @@ class Gate:
         try:
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
                 self._check_key(scope)
+                self._check_host(scope)
             await self._app(scope, await self._limited(scope, receive), sending)
         except Exception as error:  # a client gets no trace
             refusal = as_api_error(error)
@@ -70,6 +73,18 @@ class Gate:
                 401,
                 "got no valid API key, expected the header 'Authorization: Bearer KEY'.",
                 "invalid_api_key",
+            )
+
+    def _check_host(self, scope: Scope) -> None:
+        """Refuse names that a web page may have pointed at this machine, if there are no keys."""
+        named = [value for name, value in scope["headers"] if name == b"host"]
+        host = urlsplit(f"//{named[0].decode('latin-1')}").hostname if len(named) == 1 else None
+        if not self._keys and host != "localhost" and not is_address(host or ""):
+            raise ApiError(
+                403,
+                "got a host that is no address, expected one, or localhost. Whoever runs the "
+                "server can set STTM_API_KEYS; then it is served under any name.",
+                "host_not_allowed",
             )
 
     async def _limited(self, scope: Scope, receive: Receive) -> Receive:
@@ -132,6 +147,15 @@ class ImpatientProtocol(H11Protocol):
     def _give_up(self) -> None:
         if self._waits() and not self.transport.is_closing():
             self.transport.close()
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is written as an IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_open(host: str, keys: Sequence[str]) -> bool:
