@@ -1,4 +1,4 @@
-"""A real server on loopback, with nano and a store that is a dictionary."""
+"""A real server on loopback, with nano and a store in memory."""
 
 import base64
 import socket
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import uvicorn
 
 import sttm
 from sttm import nano
-from sttm.chat import PrefilledVideo, VideoChat
+from sttm.chat import PrefilledVideo, VideoChat, VideoStore
 from sttm.server.answering import Service
 from sttm.server.config import Limits, ServerConfig
 from sttm.server.decoding import Decoder
@@ -29,46 +29,16 @@ from sttm.server.watching import Chats
 NAME = "nano"
 
 
-@dataclass
-class Entry:
-    key: str
-    name: str
-    tokens_in: int
-    tokens_out: int
-
-
-class DictStore:
-    """What a server needs of a store, in a dictionary."""
+class PausedStore(VideoStore):
+    """A store in memory that tells when a video is going to be watched."""
 
     def __init__(self) -> None:
-        self.videos: dict[str, PrefilledVideo] = {}
-        self.hits = self.misses = 0
+        super().__init__()
         self.watching: Callable[[], None] = lambda: None
-
-    def key(self, chat: VideoChat, video: Any, **sampling: Any) -> str:
-        content = Path(video).read_bytes()
-        return f"{hash((content, repr(chat.method), chat.system, str(sampling))):x}"
-
-    def find(self, chat: VideoChat, key: str) -> PrefilledVideo | None:
-        found = self.videos.get(key)
-        self.hits += found is not None
-        self.misses += found is None
-        return None if found is None else replace(found, chat=chat)
 
     def watch(self, chat: VideoChat, video: Any, **sampling: Any) -> PrefilledVideo:
         self.watching()
-        key = self.key(chat, video, **sampling)
-        self.videos[key] = chat.watch(video, **sampling)
-        return self.videos[key]
-
-    def entries(self) -> list[Entry]:
-        return [
-            Entry(key, video.source.path, video.tokens_in, video.tokens_out)
-            for key, video in self.videos.items()
-        ]
-
-    def remove(self, key: str) -> None:
-        del self.videos[key]
+        return super().watch(chat, video, **sampling)
 
 
 @dataclass
@@ -78,7 +48,7 @@ class Running:
     url: str
     port: int
     service: Service
-    store: DictStore
+    store: PausedStore
     server: uvicorn.Server
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -89,6 +59,10 @@ class Running:
         named: Any = {"content-type": "application/json", **headers}
         done = httpcore.request(method, self.url + path, headers=named, content=content)
         return done.status, json.loads(done.content)
+
+    def found(self, how: str) -> float:
+        """Return how many videos were in the store, watched or joined."""
+        return self.service.metrics.videos.labels(how)._value.get()  # type: ignore[no-any-return]
 
     def ask(self, url: str, question: str = "Which digit appears?", **more: Any) -> tuple[int, Any]:
         """Ask one question about a video."""
@@ -136,7 +110,7 @@ def contextmanagers() -> Iterator[Callable[[Any], Any]]:
 
 @contextmanager
 def running(model: tuple[Any, Any], config: ServerConfig) -> Iterator[Running]:
-    store = DictStore()
+    store = PausedStore()
     decoder = Decoder(config.limits)
     chats = Chats(
         *model,

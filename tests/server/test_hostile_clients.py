@@ -136,7 +136,9 @@ def test_bodies_that_are_too_large(serve: Serve, samples: list[Sample]) -> None:
     assert running.ask("data:video/mp4;base64," + "A" * most)[0] == 413
     # Without a length, in chunks: the server stops reading.
     with socket.create_connection(("127.0.0.1", running.port)) as client:
-        client.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n")
+        client.sendall(
+            b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        )
         client.sendall(b"Content-Type: multipart/form-data; boundary=b\r\n\r\n")
         head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
         client.sendall(b"%x\r\n%s\r\n" % (len(head), head))
@@ -165,13 +167,13 @@ def test_slow_heads_and_bodies(serve: Serve) -> None:
     running = serve(Limits(header_seconds=0.5, body_seconds=0.5))
     address = ("127.0.0.1", running.port)
     with socket.create_connection(address) as silent, socket.create_connection(address) as slow:
-        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
+        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
         assert running.call("GET", "/healthz")[0] == 200
         assert closed_within(silent, 10) == b""
         assert closed_within(slow, 10) == b""
     with socket.create_connection(address) as client:
         client.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: application/json\r\n\r\n{"
         )
         answer = closed_within(client, 10)
@@ -183,7 +185,7 @@ def test_a_kept_connection_may_send_a_second_head(serve: Serve) -> None:
     running = serve(Limits(header_seconds=0.5))
     with socket.create_connection(("127.0.0.1", running.port)) as client:
         for _ in range(2):
-            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
             while not received.endswith(b'{"status":"ok"}'):
                 received += client.recv(4096)
@@ -211,7 +213,7 @@ def test_too_many_at_once(serve: Serve, samples: list[Sample]) -> None:
     held = Held(running)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(running.ask, samples[0].url)
-        held.begun.acquire()
+        assert held.begun.acquire(timeout=60)
         same = pool.submit(running.ask, samples[0].url)  # shares the work
         until(lambda: running.service._open == 2)
         body = json.dumps(request(samples[1].url, "Which digit?")).encode()
@@ -225,14 +227,14 @@ def test_too_many_at_once(serve: Serve, samples: list[Sample]) -> None:
         held.go.set()
         assert [each.result()[0] for each in (first, same, third)] == [200] * 3
     assert running.ask(samples[1].url)[0] == 200
-    assert len(running.store.videos) == 2
+    assert len(running.store.entries()) == 2
 
 
 def send(running: Running, body: Any) -> socket.socket:
     """Send a request, and keep the connection."""
     content = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", running.port))
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return client
 
@@ -244,7 +246,7 @@ def test_clients_that_leave_before_their_answer(
     running = serve()
     held = Held(running)
     with send(running, request(samples[0].url, "Which digit?", stream=stream)):
-        held.begun.acquire()
+        assert held.begun.acquire(timeout=60)
         assert running.service._open == 1
     until(lambda: running.service._open == 0)
     held.go.set()
@@ -258,14 +260,14 @@ def test_a_video_that_nobody_waits_for_is_not_begun(serve: Serve, samples: list[
     held = Held(running)
     clients = [send(running, request(sample.url, "Which digit?")) for sample in samples]
     for _ in range(2):  # as many as there are threads
-        held.begun.acquire()
+        assert held.begun.acquire(timeout=60)
     until(lambda: running.service.watcher.open == 4)
     for client in clients:
         client.close()
     until(lambda: running.service.watcher.open == 2)
     held.go.set()
     until(lambda: running.service.watcher.open == 0)
-    assert len(running.store.videos) == 2
+    assert len(running.store.entries()) == 2
     assert list(running.service.config.folder.iterdir()) == []
 
 
@@ -301,7 +303,7 @@ def test_a_stop_waits_for_answers(serve: Serve, samples: list[Sample]) -> None:
     held = Held(running)
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(running.ask, samples[0].url, samples[0].question)
-        held.begun.acquire()
+        assert held.begun.acquire(timeout=60)
         running.server.should_exit = True
         time.sleep(0.3)
         with pytest.raises(httpcore.ConnectError):

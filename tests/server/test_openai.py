@@ -4,8 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import pytest
 
+from sttm.server.config import Limits
+from sttm.server.uploads import Uploads
 from tests.docs.pages import DOCS, blocks
 
 from .conftest import NAME, Running, Sample, request
@@ -42,7 +45,7 @@ def test_the_official_client(serve: Serve, samples: list[Sample]) -> None:
         assert text == sample.answer
         assert chunks[-1].usage.completion_tokens == usage.completion_tokens
         assert chunks[-2].choices[0].finish_reason == "stop"
-    assert (running.store.hits, running.store.misses) == (4, 2)
+    assert (running.found("store"), running.found("watched")) == (4, 2)
 
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
@@ -84,7 +87,9 @@ def test_several_turns(serve: Serve, samples: list[Sample], model: Any) -> None:
     ]
     status, answer = running.call("POST", "/v1/chat/completions", body)
     assert status == 200
-    (video,) = running.store.videos.values()
+    chat = running.service._chats.get(None, None)
+    video = running.store.find(chat, answer["sttm"]["video_id"])
+    assert video is not None
     talk = video.conversation()
     assert talk.ask(sample.question).text == sample.answer
     wanted = talk.ask("How many digits appear?").text
@@ -98,7 +103,7 @@ def test_a_system_prompt_is_a_video_of_its_own(serve: Serve, samples: list[Sampl
     body["messages"].insert(0, {"role": "system", "content": "Answer in one word."})
     _, answer = running.call("POST", "/v1/chat/completions", body)
     assert answer["sttm"]["cached"] is False
-    assert len(running.store.videos) == 2
+    assert len(running.store.entries()) == 2
 
 
 def test_length_and_stop(serve: Serve, samples: list[Sample]) -> None:
@@ -166,3 +171,67 @@ def test_what_is_not_there(serve: Serve) -> None:
         assert status == 404
         assert body["error"]["message"]
     assert running.call("GET", "/v1/chat/completions")[0] == 405
+
+
+def test_uploads_and_videos(serve: Serve, samples: list[Sample]) -> None:
+    openai = pytest.importorskip("openai")
+    running, sample = serve(Limits(upload_mib=0.2)), samples[3]
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none")
+    with sample.path.open("rb") as content:
+        file = client.files.create(file=("../../evil name.mp4", content), purpose="user_data")
+    assert file.bytes == sample.path.stat().st_size
+    assert [each.id for each in client.files.list()] == [file.id]
+    assert client.files.retrieve(file.id).purpose == "user_data"
+    names = sorted(path.name for path in running.service.config.folder.iterdir())
+    assert names == [f"{file.id}.json", f"{file.id}.video"]
+    part = {"type": "file", "file": {"file_id": file.id}}
+    for video_part in (part, {"type": "video_url", "video_url": {"url": file.id}}):
+        parts = [video_part, {"type": "text", "text": sample.question}]
+        asked = [{"role": "user", "content": parts}]
+        answer = client.chat.completions.create(model=NAME, messages=asked)
+        assert answer.choices[0].message.content == sample.answer
+    _, listed = running.call("GET", "/v1/videos")
+    (video,) = listed["data"]
+    assert video["id"] == answer.sttm["video_id"]
+    assert (video["tokens_in"], video["where"]) == (answer.sttm["tokens_in"], "device")
+    assert isinstance(video["created"], int)
+    with pytest.raises(openai.APIStatusError, match="all files together"):
+        client.files.create(file=("large.mp4", bytes(2**18)), purpose="user_data")
+    assert client.files.delete(file.id).deleted
+    assert running.call("GET", f"/v1/files/{file.id}")[0] == 404
+    assert running.ask(sample.url)[1]["sttm"]["cached"] is True  # what was watched stays
+    assert running.call("DELETE", f"/v1/videos/{video['id']}")[1]["deleted"] is True
+    assert running.call("DELETE", f"/v1/videos/{video['id']}")[0] == 404
+    assert running.ask(sample.url)[1]["sttm"]["cached"] is False
+    assert list(running.service.config.folder.iterdir()) == []
+
+
+def test_uploads_survive_a_restart(samples: list[Sample], tmp_path: Path) -> None:
+    with samples[3].path.open("rb") as content:
+        made = Uploads(tmp_path, Limits()).add(content, "a.mp4", "vision")
+    (tmp_path / "file-broken.json").write_text("{")
+    (tmp_path / "file-alone.json").write_text("{}")
+    again = Uploads(tmp_path, Limits())
+    assert again.list() == [made]
+    assert again.path(made.id).read_bytes() == samples[3].path.read_bytes()
+
+
+def test_metrics(serve: Serve, samples: list[Sample]) -> None:
+    running = serve()
+    for _ in range(3):
+        running.ask(samples[3].url)
+    running.ask("data:,")
+    text = httpcore.request("GET", f"{running.url}/metrics").content.decode()
+    assert 'sttm_videos_total{found="watched"} 1.0' in text
+    assert 'sttm_videos_total{found="store"} 2.0' in text
+    assert "sttm_ttft_seconds_count 3.0" in text
+    route = 'route="/v1/chat/completions"'
+    assert f'sttm_requests_total{{{route},status="200"}} 3.0' in text
+    assert f'sttm_requests_total{{{route},status="400"}} 1.0' in text
+    counts = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    saved, video_in = (
+        counts["sttm_saved_tokens_total"],
+        counts['sttm_video_tokens_total{where="in"}'],
+    )
+    assert float(saved) > 2 * float(video_in)
+    assert counts["sttm_open_answers"] == "0.0"

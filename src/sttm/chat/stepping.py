@@ -8,7 +8,8 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from sttm.chat.measured import forward_behind
-from sttm.chat.prefilled import Conversation, PrefilledVideo, fork
+from sttm.chat.prefilled import Conversation, PrefilledVideo
+from sttm.chat.records import fork
 from sttm.models import Positions
 from sttm.models import transformers_api as api
 from sttm.models.cache import ReducedDynamicLayer, ReducedLayer

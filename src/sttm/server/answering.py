@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sttm.chat import VideoStore
 from sttm.chat.stepping import prompt_of
 from sttm.server.config import MIB, ServerConfig
 from sttm.server.errors import bad_request, busy
@@ -16,7 +17,7 @@ from sttm.server.sampling import SamplingParams
 from sttm.server.scheduler import Generation, Piece, Scheduler
 from sttm.server.uploads import Uploads
 from sttm.server.video_inputs import VideoInputs
-from sttm.server.watching import Chats, Store, Watched, Watcher
+from sttm.server.watching import Chats, Watched, Watcher
 
 _RETRY_SECONDS = 2
 
@@ -30,7 +31,7 @@ class Service:
         store: keeps watched videos.
     """
 
-    def __init__(self, config: ServerConfig, chats: Chats, store: Store) -> None:
+    def __init__(self, config: ServerConfig, chats: Chats, store: VideoStore) -> None:
         limits = config.limits
         self.config = config
         self.store = store
@@ -146,8 +147,6 @@ class Service:
         gauge("open_videos", "Videos being watched or waiting for it.", lambda: self.watcher.open)
         gauge("decode_steps", "Steps of the model so far.", lambda: self.scheduler.steps)
         gauge("decode_rows", "Rows in these steps.", lambda: self.scheduler.stepped_rows)
-        gauge("store_hits", "Videos that the store had.", lambda: self.store.hits)
-        gauge("store_misses", "Videos that it did not have.", lambda: self.store.misses)
 
 
 class Reply:

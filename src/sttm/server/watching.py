@@ -4,15 +4,14 @@ import asyncio
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from os import PathLike
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
-from sttm.chat import PrefilledVideo, VideoChat
+from sttm.chat import PrefilledVideo, VideoChat, VideoStore
 from sttm.methods import Method
 from sttm.server.errors import busy
 from sttm.server.video_inputs import VideoFile
@@ -24,28 +23,6 @@ _WATCHERS = 2  # one decodes while the other has the model
 _FINDERS = 4
 _CHATS = 64
 _RETRY_SECONDS = 5
-
-
-class Store(Protocol):
-    """What a server needs of a store of watched videos; see `sttm.chat.VideoStore`."""
-
-    hits: int
-    misses: int
-
-    def watch(self, chat: VideoChat, video: str | PathLike[str], **sampling: Any) -> PrefilledVideo:
-        """Find a video, or watch and store it."""
-
-    def key(self, chat: VideoChat, video: str | PathLike[str], **sampling: Any) -> str:
-        """Name what a chat makes of a video."""
-
-    def find(self, chat: VideoChat, key: str) -> PrefilledVideo | None:
-        """Return a stored video."""
-
-    def entries(self) -> Sequence[Any]:
-        """List what is stored."""
-
-    def remove(self, key: str) -> Any:
-        """Forget a video."""
 
 
 class Chats:
@@ -142,7 +119,7 @@ class Watcher:
         most: videos that are being watched or wait for it.
     """
 
-    def __init__(self, store: Store, most: int) -> None:
+    def __init__(self, store: VideoStore, most: int) -> None:
         self._store = store
         self._most = most
         self._jobs: dict[str, _Job] = {}
