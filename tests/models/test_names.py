@@ -21,7 +21,10 @@ NAMES = {
     "LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING",
 }
 # A subclass of a model's encoder has that encoder's parameters.
-ALLOWED = {"checkpoints/llava.py": {"pixel_values_videos"}}
+ALLOWED = {
+    "checkpoints/llava.py": {"pixel_values_videos"},
+    "vllm/llava_onevision.py": {"pixel_values_videos"},  # vLLM's inputs
+}
 
 
 def names_in(path: Path) -> Iterator[str]:
