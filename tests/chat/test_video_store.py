@@ -254,6 +254,16 @@ def test_the_least_recently_used_files_go_first(tmp_path: Path) -> None:
     assert not [*(tmp_path / "none").glob("*.sttm")]
 
 
+def test_what_was_stored_now_stays_whatever_the_clocks_say(tmp_path: Path) -> None:
+    size, chat = _size(tmp_path / "measured"), chat_of()
+    store = VideoStore(tmp_path / "store", memory_bytes=0, disk_bytes=size + 100)
+    store.watch(chat, clip(4, seed=0))
+    (old,) = (tmp_path / "store").glob("*.sttm")
+    os.utime(old, (2**32, 2**32))  # in a hundred years
+    store.watch(chat, clip(4, seed=1))
+    assert [entry.key for entry in store.entries()] == [store.key(chat, clip(4, seed=1))]
+
+
 def test_memory_keeps_to_its_budget() -> None:
     chat = chat_of()
     size = chat.watch(clip(4)).nbytes
