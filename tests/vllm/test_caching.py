@@ -45,7 +45,7 @@ def test_prefix_caching_changes_nothing(name: str, checkpoint: Checkpoint) -> No
         assert answer.positions == last(wanted.positions, computed)
     hits = [answer.cached for answer in cached]
     assert hits[0] == hits[3] == hits[5] == 0  # another budget is another video
-    assert 0 < hits[1] < 300 + 40
+    assert CLIP.num_tokens // 2 - 32 < hits[1] < cached[1].prompt_tokens - len("How many blocks")
     assert hits[2] >= cached[0].prompt_tokens - 32  # the whole video
     assert hits[4] >= cached[3].prompt_tokens - 32
     assert hits[6] >= cached[0].prompt_tokens - 32
