@@ -32,7 +32,6 @@ ORDER = (
     "view",
     "evaluation",
     "distributed",
-    "server",
     "cli",
     "__main__",
     "integrations",
