@@ -78,6 +78,10 @@ class Groups:
         """Make one group of every row of ``x``, which is used up."""
         return cls(x, torch.ones(len(x), dtype=torch.float64, device=x.device))
 
+    def energy(self) -> float:
+        """Return the sum of the squared means: of tokens that have not joined, their energy."""
+        return sum(float(products(rows, rows, 1).sum()) for (rows,) in self.pieces(self.mean))
+
     def cost(self, pairs: torch.Tensor) -> torch.Tensor:
         """Return ``(P,)`` float64: the squared error that joining each of ``(2, P)`` pairs adds."""
         square = [self.size.new_empty(0)]
@@ -119,9 +123,13 @@ def merge_trees(
     scale = 1.0 / max(largest, torch.finfo(torch.float32).tiny) if largest > 0 else 1.0
     trees = []
     for x, grid in videos:
-        small = sketch(x, scale)
-        rounds = join_neighbours(Groups.of_tokens(small.clone()), grid)
-        trees.append(count_costs(rounds, x.float() * scale if exact else small))
+        groups = Groups.of_tokens(sketch(x, scale))
+        energy = groups.energy()
+        rounds, costs = join_neighbours(groups, grid)
+        if exact and x.shape[1] > SKETCH_CHANNELS:
+            groups = Groups.of_tokens(x.float() * scale)
+            energy, costs = groups.energy(), [groups.join(pairs) for pairs in rounds]
+        trees.append(price_merges(rounds, costs, energy, groups.size))
     return trees
 
 
@@ -145,24 +153,25 @@ def sketch(x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     return total
 
 
-def count_costs(rounds: Sequence[torch.Tensor], x: torch.Tensor) -> MergeTree:
-    """Join tokens as given, and count what every merge costs.
+def price_merges(
+    rounds: Sequence[torch.Tensor], costs: Sequence[torch.Tensor], energy: float, size: torch.Tensor
+) -> MergeTree:
+    """Build the tree of the merges: each has the largest cost of itself and those below it.
 
     Args:
         rounds: the pairs of every round, ``(2, P)`` int64.
-        x: ``(N, C)`` float32, used up.
+        costs: what each pair costs, ``(P,)`` float64.
+        energy: sum of the squared features.
+        size: ``(N,)`` float64, of whatever values.
     """
-    groups = Groups.of_tokens(x)
-    energy = sum(float(products(rows, rows, 1).sum()) for (rows,) in groups.pieces(x))
-    highest = torch.zeros_like(groups.size)
-    costs, prices = [highest[:0]], [highest[:0]]
-    for pairs in rounds:
-        costs.append(groups.join(pairs))
-        prices.append(torch.maximum(costs[-1], highest[pairs].amax(0)))
+    highest = torch.zeros_like(size)
+    prices = [highest[:0]]
+    for pairs, cost in zip(rounds, costs, strict=True):
+        prices.append(torch.maximum(cost, highest[pairs].amax(0)))
         highest[pairs[0]] = prices[-1]
-    none = torch.empty(2, 0, dtype=torch.int64, device=x.device)
-    pairs = torch.cat([none, *rounds], dim=1)
-    return MergeTree(pairs, torch.cat(costs), torch.cat(prices), len(rounds), energy)
+    none = torch.empty(2, 0, dtype=torch.int64, device=size.device)
+    pairs, cost = torch.cat([none, *rounds], dim=1), torch.cat([highest[:0], *costs])
+    return MergeTree(pairs, cost, torch.cat(prices), len(rounds), energy)
 
 
 def cheapest_merges(trees: Sequence[MergeTree], count: int) -> list[torch.Tensor]:
@@ -197,7 +206,9 @@ def _by_price(trees: Sequence[MergeTree]) -> torch.Tensor:
     return torch.cat([tree.price for tree in trees]).sort(stable=True).indices
 
 
-def join_neighbours(groups: Groups, grid: VideoGrid) -> list[torch.Tensor]:
+def join_neighbours(
+    groups: Groups, grid: VideoGrid
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Join groups in rounds until one is left.
 
     Args:
@@ -205,16 +216,18 @@ def join_neighbours(groups: Groups, grid: VideoGrid) -> list[torch.Tensor]:
         grid: says which tokens touch.
 
     Returns:
-        the pairs of every round, ``(2, P)`` int64, the smaller number on top.
+        the pairs of every round, ``(2, P)`` int64, the smaller number on top, and what each of them
+        costs, ``(P,)`` float64.
     """
-    edges, rounds, left = grid_edges(grid, groups.mean.device), [], grid.num_tokens
+    edges, left = grid_edges(grid, groups.mean.device), grid.num_tokens
+    rounds, costs = [], []
     while left > 1:
         pairs = choose_pairs(edges, groups.cost(edges), left, grid.num_tokens)
-        groups.join(pairs)
-        edges = contract(edges, pairs, grid.num_tokens)
         rounds.append(pairs)
+        costs.append(groups.join(pairs))
+        edges = contract(edges, pairs, grid.num_tokens)
         left -= pairs.shape[1]
-    return rounds
+    return rounds, costs
 
 
 def grid_edges(grid: VideoGrid, device: torch.device) -> torch.Tensor:
