@@ -31,12 +31,12 @@ from sttm.evaluation.environment import environment
 from sttm.evaluation.specs import parse_spec
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
+from sttm.ops.reconstruction import coverage, reconstruction_error
 from sttm.ops.selection import evenly_spaced
 
 METHODS = ["sttm", "sttm:criterion=distortion", "tome", "simplecluster"]
 KEEPS = [0.5, 0.3, 0.2, 0.1, 0.05]
 FIGURES = ("error", "coverage", "distance", "plan_ms")
-COVERED = 0.90
 PIECE = 2048  # tokens whose distances to all means are held at once
 Clip = tuple[str, VideoFeatures]
 
@@ -61,11 +61,10 @@ def figures(x: torch.Tensor, group: torch.Tensor, milliseconds: float) -> dict[s
     if int(group.min()) < 0:
         raise SystemExit("got a method that drops tokens, expected one that merges all of them.")
     mean = group_means(x, group, int(group.max()) + 1)[group]
-    cosine = torch.cosine_similarity(x, mean, dim=1)
     return {
-        "error": float((x - mean).norm() / x.norm()),
-        "coverage": float((cosine >= COVERED).float().mean()),
-        "distance": float((1 - cosine).mean()),
+        "error": reconstruction_error(x, mean),
+        "coverage": coverage(x, mean),
+        "distance": float((1 - torch.cosine_similarity(x, mean, dim=1)).mean()),
         "plan_ms": milliseconds,
     }
 

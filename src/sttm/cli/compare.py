@@ -88,7 +88,7 @@ def compare(
         list[str],
         typer.Option(
             metavar="SPEC...",
-            help="Methods that do not depend on the question, as in `sttm bench needle`.",
+            help="Methods that do not depend on the question, as in `sttm eval run`.",
         ),
     ] = _METHODS,
     keep: Annotated[

@@ -5,14 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 
 from sttm.cli.command import refuse_idle
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from sttm.errors import ConfigError
@@ -116,12 +115,7 @@ class ResultLog(Generic[R]):
     def __enter__(self) -> "ResultLog[R]":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def _resume(self, header: dict[str, Any]) -> None:
