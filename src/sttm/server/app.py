@@ -75,7 +75,7 @@ def _give(request: Request, body: Any) -> JSONResponse:
 
 
 def _list(items: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"object": "list", "data": items}
+    return {"object": "list", "data": items, "has_more": False}  # else clients ask on for ever
 
 
 @router.get("/healthz")

@@ -77,9 +77,14 @@ class Gate:
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse names that a web page may have pointed at this machine, if there are no keys."""
-        named = [value for name, value in scope["headers"] if name == b"host"]
-        host = urlsplit(f"//{named[0].decode('latin-1')}").hostname if len(named) == 1 else None
-        if not self._keys and host != "localhost" and not is_address(host or ""):
+        if self._keys:
+            return
+        named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        try:
+            host = urlsplit(f"//{named[0]}").hostname if len(named) == 1 else None
+        except ValueError:
+            host = None
+        if host != "localhost" and not is_address(host or ""):
             raise ApiError(
                 403,
                 "got a host that is no address, expected one, or localhost. Whoever runs the "
