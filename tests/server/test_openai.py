@@ -193,7 +193,7 @@ def test_uploads_and_videos(serve: Serve, samples: list[Sample]) -> None:
     _, listed = running.call("GET", "/v1/videos")
     (video,) = listed["data"]
     assert video["id"] == answer.sttm["video_id"]
-    assert (video["tokens_in"], video["where"]) == (answer.sttm["tokens_in"], "device")
+    assert (video["tokens_in"], video["where"]) == (answer.sttm["tokens_in"], "host")
     assert isinstance(video["created"], int)
     with pytest.raises(openai.APIStatusError, match="all files together"):
         client.files.create(file=("large.mp4", bytes(2**18)), purpose="user_data")

@@ -115,7 +115,6 @@ class Scheduler:
         self._new: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._waiting: list[Generation] = []
         self._groups: list[_Group] = []
-        self._closing = False
         self._closed = threading.Event()
         self.steps = self.stepped_rows = 0
         self._thread = threading.Thread(target=self._run, name="sttm-answers", daemon=True)
@@ -139,8 +138,7 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing:
-            self._receive()
+        while self._receive():
             self._feed_some()
             for group in list(self._groups):
                 self._step(group)
@@ -158,18 +156,16 @@ class Scheduler:
                 if wanted is not None:
                     wanted.emit(Piece(error=_stopping()))
 
-    def _receive(self) -> None:
-        """Take what has come; wait for something if there is nothing to do."""
+    def _receive(self) -> bool:
+        """Take what has come, or wait for it if there is nothing to do; False: the thread ends."""
         while True:
-            idle = not self._groups and not self._waiting and not self._closing
             try:
-                found = self._new.get(block=idle)
+                found = self._new.get(block=not self._groups and not self._waiting)
             except queue.Empty:
-                return
+                return True
             if found is None:
-                self._closing = True
-            else:
-                self._waiting.append(found)
+                return False
+            self._waiting.append(found)
 
     def _feed_some(self) -> None:
         for _ in range(_FEEDS_PER_STEP):
