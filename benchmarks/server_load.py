@@ -3,15 +3,17 @@
     python benchmarks/server_load.py --out benchmarks/results/server_load.json
 
 Runs ``sttm serve`` with nano in a process of its own, on loopback, once for each setting: with the
-store, without it (every question watches its video again) and with all tokens. Every answer is
-compared with what a chat without a server says about the same video; the clips differ in their
-digits and colours, so that an answer about another video shows.
+store, once more on what it has kept, without it (every question watches its video again, unless
+that is being watched at the moment), and with all tokens. Every answer is compared with what a chat
+without a server says about the same video. The clips differ in their digits and colours:
+``told_apart`` is the share of pairs of videos that answer the same question differently.
 """
 
 import argparse
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -80,6 +82,7 @@ class Row:
     questions: int
     lost: int
     mixed_up: int
+    told_apart: float
     seconds: float
     per_second: float
     ttft_p50: float
@@ -91,6 +94,7 @@ class Row:
 
 SETTINGS = (
     Setting("store", KEEP, True),
+    Setting("store, after a restart", KEEP, True),  # in the folder of the one before
     Setting("no store", KEEP, False),
     Setting("store, all tokens", 1.0, True),
     Setting("no store, all tokens", 1.0, False),
@@ -210,6 +214,16 @@ async def load(
     return done
 
 
+def told_apart(questions: Sequence[Question]) -> float:
+    """Return the share of pairs of videos whose answers to the same question differ."""
+    pairs = [
+        one.answer != other.answer
+        for one, other in itertools.combinations(questions, 2)
+        if one.text == other.text
+    ]
+    return sum(pairs) / len(pairs)
+
+
 def metric(url: str, name: str) -> float:
     """Read one of the server's metrics."""
     text = httpcore.request("GET", f"{url}/metrics").content.decode()
@@ -239,6 +253,7 @@ def run(setting: Setting, clips: Sequence[tuple[nano.Clip, Path]], args: Any, fo
         len(questions),
         lost=len(questions) - sum(each.status == 200 for each in done),
         mixed_up=len(wrong),
+        told_apart=told_apart(questions),
         seconds=seconds,
         per_second=len(done) / seconds,
         ttft_p50=float(ttft.quantile(0.5)),

@@ -22,6 +22,8 @@ class Metrics:
             "Videos asked for: in the store, watched, or joined: watched for another request.",
             "found",
         )
+        for found in ("store", "watched", "joined"):
+            self.videos.labels(found)  # 0 from the beginning
         self.video_tokens = counter("video_tokens", "Video tokens of watched videos.", "where")
         self.saved = counter(
             "saved_tokens", "Tokens that no forward pass had to read: prefixes that were cached."
