@@ -15,10 +15,12 @@ import av
 import numpy as np
 import pytest
 
+from sttm.errors import VideoError
 from sttm.server import fetching
 from sttm.server.config import MIB, Limits
+from sttm.server.decoding import Decoder
 from sttm.server.fetching import is_allowed_host, is_public
-from sttm.video import write_video
+from sttm.video import read_video, write_video
 
 from .conftest import Running, Sample
 
@@ -340,3 +342,14 @@ def test_no_decoder_outlives_its_request(serve: Serve, samples: list[Sample]) ->
     running.ask(samples[0].url)
     listed = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True)
     assert b"decode_worker" not in listed.stdout
+
+
+def test_the_decoder_follows_no_reference_whatever_came_before_it(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    """What the first look at a file misses: a list of other files is no video."""
+    (tmp_path / "a.mp4").write_bytes(samples[3].path.read_bytes())
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    assert len(read_video(tmp_path / "list.mp4")) > 1  # libav would follow it
+    with pytest.raises(VideoError, match=r"^the video: "):
+        Decoder(Limits())(tmp_path / "list.mp4", fps=1, max_frames=8, rule="llava")
