@@ -32,6 +32,7 @@ ORDER = (
     "view",
     "evaluation",
     "distributed",
+    "server",
     "cli",
     "__main__",
     "integrations",

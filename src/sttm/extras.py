@@ -17,13 +17,19 @@ from sttm.errors import MissingExtraError
 _HF = ("transformers", "huggingface_hub", "packaging", "pydantic", "safetensors")
 _VIDEO = ("av", "jinja2", "PIL")
 _EVAL = (*_HF, *_VIDEO, "matplotlib", "pyarrow", "yaml")
+_SERVE = (
+    *(*_HF, *_VIDEO, "fastapi", "httpcore", "prometheus_client", "python_multipart"),
+    *("starlette", "uvicorn"),
+)
 EXTRAS = {
     "hf": _HF,
     "video": _VIDEO,
     "eval": _EVAL,
     "cli": (*_EVAL, "rich", "typer"),
     "ray": (*_EVAL, "ray"),
+    "serve": _SERVE,
 }
+_HTTP = ("app", "fetching", "metrics", "running", "security")
 # The extras of modules and packages; what is inside a package needs at least the same.
 NEEDS = {
     "sttm.models": ("hf",),
@@ -35,6 +41,8 @@ NEEDS = {
     "sttm.nano.model": ("hf",),
     "sttm.evaluation": ("eval",),
     "sttm.distributed": ("ray",),
+    "sttm.server": ("hf", "video"),
+    **dict.fromkeys([f"sttm.server.{name}" for name in _HTTP], ("serve",)),
     "sttm.cli": ("cli",),
 }
 

@@ -117,7 +117,7 @@ class Conversation:
         chat = self.video.chat
         prompt = self.video.prefix.prompt_ids(chat.processor, self.history, question)
         ids = torch.cat([prompt, torch.tensor(answer[:-1], dtype=prompt.dtype)])
-        cache, known = self._resume(prompt)
+        cache, known = self.resume(prompt)
         positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
         with chat.lock, chat.reducing(self.video.layer, self.video.positions):
             return forward_behind(
@@ -133,7 +133,7 @@ class Conversation:
     def _ask(self, question: str, generate: Mapping[str, Any]) -> Answer:
         chat = self.video.chat
         ids = self.video.prefix.prompt_ids(chat.processor, self.history, question)
-        cache, known = self._resume(ids)
+        cache, known = self.resume(ids)
         first = _FirstToken()
         arguments = {
             "max_new_tokens": 128,
@@ -169,8 +169,15 @@ class Conversation:
         more = None if isinstance(out, torch.Tensor) else out
         return Answer(text, tuple(new.tolist()), fed, first.at - start, seconds, more)
 
-    def _resume(self, ids: torch.Tensor) -> tuple[Any, int]:
-        """Fork the cache and cut it to what the new prompt shares with it."""
+    def resume(self, ids: torch.Tensor) -> tuple[Any, int]:
+        """Fork the cache and cut it to what a new prompt shares with it.
+
+        Args:
+            ids: ``(n,)`` of the prompt.
+
+        Returns:
+            the fork, and the number of tokens that it has seen.
+        """
         known = min(common_length(self._ids, ids), len(ids) - 1)
         surplus = len(self._ids) - known
         if not surplus:

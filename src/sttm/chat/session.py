@@ -46,6 +46,7 @@ class VideoChat:
         layer: see :func:`sttm.attach`.
         positions: see :func:`sttm.attach`.
         system: system prompt; None for the chat template's own.
+        reader: decodes files in place of :func:`sttm.video.read_video`, with its arguments.
 
     Raises:
         ConfigError: the method depends on the question, or something is attached to the model.
@@ -64,6 +65,7 @@ class VideoChat:
         layer: int | None = None,
         positions: str = "auto",
         system: str | None = None,
+        reader: Callable[..., Video] = read_video,
     ) -> None:
         if method is not None:
             check_method(method)
@@ -81,6 +83,7 @@ class VideoChat:
         self.processor = processor
         self.method = method
         self.system = system
+        self._reader = reader
         self.adapter = adapter_for(model)
         self._hooks = ModelHooks.hold(self.adapter)
         self._release = weakref.finalize(self, self._hooks.release)
@@ -283,32 +286,34 @@ class VideoChat:
         return PrefilledVideo(chat=self, **vars(state))
 
     @contextlib.contextmanager
-    def reducing(self, layer: int | None, positions: str) -> Iterator[Reduction | None]:
+    def reducing(
+        self, layer: int | None, positions: str, *, alone: bool = True
+    ) -> Iterator[Reduction | None]:
         """Put the chat's method in force for the time of one call.
-
-        Other threads that chat with the model wait until the block ends.
 
         Args:
             layer: of the video that the call is about; None if it was not reduced.
             positions: its position policy.
+            alone: whether other threads that chat with the model wait until the block ends; False
+                for forward passes that may run beside those of others.
 
         Raises:
             ConfigError: something is attached to the model, or the chat is closed.
         """
-        with self.lock:
+        with self.lock if alone else contextlib.nullcontext():
             if not self._release.alive:
                 raise ConfigError("got a closed chat, expected an open one. Make a new VideoChat.")
             config = None
             if layer is not None:
                 config = self._hooks.configure(self.method or Identity(), layer, positions)
-            with self._hooks.reducing(config) as reduction:
+            with self._hooks.reducing(config, alone=alone) as reduction:
                 yield reduction
 
     def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
         found = as_video(video, **sampling)
         if isinstance(found, Video):
             return found
-        return read_video(found, progress=lambda i, n: tell("decode", i, n), **sampling)
+        return self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
 
 
 def as_video(video: Any, **sampling: Any) -> Video | str | PathLike[str]:

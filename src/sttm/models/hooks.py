@@ -183,15 +183,20 @@ class ModelHooks:
             )
 
     @contextlib.contextmanager
-    def reducing(self, config: ReductionConfig | None) -> Iterator[Reduction | None]:
+    def reducing(
+        self, config: ReductionConfig | None, *, alone: bool = True
+    ) -> Iterator[Reduction | None]:
         """Put a reduction in force for this thread and this block; None: nothing is reduced.
 
-        Other threads that want the same wait until the block ends.
+        Args:
+            config: the reduction.
+            alone: whether other threads that want the same wait until the block ends. What happens
+                in a forward pass is each thread's own; ``generate`` changes the model's settings.
 
         Raises:
             ConfigError: something is attached to the model.
         """
-        with self.lock:
+        with self.lock if alone else contextlib.nullcontext():
             self.refuse_attached()
             reduction = None if config is None else Reduction(config)
             own = self._own

@@ -23,6 +23,8 @@ from sttm.video.clock import Background, Clock, Coverage
 from sttm.video.pictures import picture_advice, picture_format
 
 LIBAV_TIME_BASE = Fraction(1, av.time_base)
+# "file:" keeps names such as "12:30.mp4" from being read as a protocol.
+OPEN_OPTIONS = {"protocol_whitelist": "file"}
 # Longer steps between two frames may be jumps of the clock: in formats where that is usual (MPEG
 # streams; ffmpeg takes the same number), and in those whose times are the player's.
 JUMP_SECONDS = {True: Fraction(10), False: Fraction(1800)}
@@ -79,10 +81,7 @@ def open_video(
         VideoError: not a video, no video stream, or a codec that PyAV does not know.
     """
     try:
-        # "file:" keeps names such as "12:30.mp4" from being read as a protocol
-        container = av.open(
-            f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace"
-        )
+        container = av.open(f"file:{path}", options=dict(OPEN_OPTIONS), metadata_errors="replace")
     except FFmpegError as error:
         raise VideoError(_unreadable(path, error)) from error
     with container:

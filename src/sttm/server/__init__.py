@@ -1,0 +1,1 @@
+"""An HTTP server with OpenAI's chat completions about videos, each of which is watched once."""

@@ -1,0 +1,156 @@
+"""Uploaded files, as OpenAI's files API has them."""
+
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import TypeAdapter, ValidationError
+
+from sttm.files import write_json
+from sttm.server.config import MIB, Limits
+from sttm.server.errors import ApiError
+
+FILE_PREFIX = "file-"
+_CHUNK = 1 << 20
+_NAME = 200  # characters of a file's name that are kept
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """One uploaded file.
+
+    Args:
+        id: names it in requests.
+        filename: that the client gave; only ever shown.
+        bytes: its size.
+        created_at: seconds since 1970.
+        purpose: that the client gave.
+    """
+
+    id: str
+    filename: str
+    bytes: int
+    created_at: int
+    purpose: str
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON object that clients get."""
+        return {"object": "file", "status": "processed", **asdict(self)}
+
+
+_RECORD = TypeAdapter(UploadedFile)
+
+
+class Uploads:
+    """The uploaded files of a server, which survive its restart.
+
+    Args:
+        folder: holds them; exists.
+        limits: on bytes.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._files = {record.id: record for record in self._read()}
+
+    def _read(self) -> Iterator[UploadedFile]:
+        for path in sorted(self._folder.glob(f"{FILE_PREFIX}*.json")):
+            try:
+                record = _RECORD.validate_json(path.read_bytes())
+            except ValidationError:
+                continue  # half written by another version: it cannot be asked for
+            if record.id == path.stem and self.path(record.id).is_file():
+                yield record
+
+    def path(self, file_id: str) -> Path:
+        """Return where the content of a known file is."""
+        return self._folder / f"{file_id}.video"
+
+    def list(self) -> list[UploadedFile]:
+        """Return all files, the newest first."""
+        return sorted(self._files.values(), key=lambda file: -file.created_at)
+
+    def get(self, file_id: str) -> UploadedFile:
+        """Return a file.
+
+        Raises:
+            ApiError: there is none of this id.
+        """
+        found = self._files.get(file_id)
+        if found is None:
+            raise ApiError(
+                404,
+                "got the id of no uploaded file, expected one that GET /v1/files lists.",
+                "file_not_found",
+            )
+        return found
+
+    def add(self, content: BinaryIO, filename: str, purpose: str) -> UploadedFile:
+        """Store a file.
+
+        Args:
+            content: read to its end.
+            filename: for people.
+            purpose: for the client.
+
+        Raises:
+            ApiError: it is too large, or all files together are.
+        """
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix="upload-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                size = 0
+                while chunk := content.read(_CHUNK):
+                    size += len(chunk)
+                    self._check(size)
+                    file.write(chunk)
+            record = UploadedFile(
+                id=f"{FILE_PREFIX}{secrets.token_hex(12)}",
+                filename=filename[:_NAME],
+                bytes=size,
+                created_at=int(time.time()),
+                purpose=purpose[:_NAME],
+            )
+            with self._lock:
+                self._check(size)
+                Path(name).replace(self.path(record.id))
+                write_json(self._record(record.id), asdict(record))
+                self._files[record.id] = record
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return record
+
+    def remove(self, file_id: str) -> None:
+        """Delete a file; a video that was watched stays watched.
+
+        Raises:
+            ApiError: there is none of this id.
+        """
+        with self._lock:
+            self.get(file_id)
+            del self._files[file_id]
+            self._record(file_id).unlink(missing_ok=True)
+            self.path(file_id).unlink(missing_ok=True)
+
+    def _record(self, file_id: str) -> Path:
+        return self._folder / f"{file_id}.json"
+
+    def _check(self, size: int) -> None:
+        most = int(self._limits.upload_mib * MIB)
+        held = sum(file.bytes for file in self._files.values())
+        if size > self._limits.video_bytes or held + size > most:
+            raise ApiError(
+                413,
+                f"got a file of {size} bytes or more, expected at most {self._limits.video_bytes}, "
+                f"and {most} of all files together, which hold {held} now. "
+                "Delete some, or cut the video.",
+                "file_too_large",
+            )
