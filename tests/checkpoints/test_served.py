@@ -59,10 +59,10 @@ def test_from_pretrained_and_custom_generate(
     url = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
     made = inputs(processor, url)
     assert (made["input_ids"] == inputs(processor, str(clip))["input_ids"]).all()
-    plain, _ = nano.load()
+    plain: Any = nano.load()[0]
     served = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     asked: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
-    for run, wanted in (
+    cases: list[tuple[Any, str]] = [
         (lambda: plain.generate(**made, **asked), ""),
         (lambda: served.float().generate(**made, **asked), "sttm: 2048 -> 614 video tokens\n"),
         (
@@ -71,7 +71,8 @@ def test_from_pretrained_and_custom_generate(
             ),
             "sttm: 2048 -> 614 video tokens\n",
         ),
-    ):
+    ]
+    for run, wanted in cases:
         ids = run()[0, made["input_ids"].shape[1] :]
         assert processor.decode(ids, skip_special_tokens=True).strip() == ANSWER
         told = "".join(line for line in capfd.readouterr().err.splitlines(True) if "sttm" in line)
@@ -88,7 +89,14 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "log.txt"
     program = Path(sys.executable).parent / "transformers"
-    command = [program, "serve", folder, "--trust-remote-code", "--port", str(port)]
+    command: list[str | Path] = [
+        program,
+        "serve",
+        folder,
+        "--trust-remote-code",
+        "--port",
+        str(port),
+    ]
     command += ["--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     url = f"http://127.0.0.1:{port}"

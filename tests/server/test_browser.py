@@ -117,6 +117,9 @@ def test_side_by_side_at_phone_width_in_the_dark(chromium: Any, model: Any, tmp_
     with served(model, tmp_path) as server, opened(chromium, server.url, **phone) as page:
         page.click("#samples >> text=clip-1.mp4")
         page.wait_for_selector(".facts dd")
+        page.click("summary")
+        page.click("#measure")
+        page.wait_for_selector("#stages tr:has-text('Video tokens') td:nth-child(3):text('2048')")
         page.check("#both")
         page.locator(".facts", has_text="2048 → 2048").wait_for()
         page.click("#ideas button >> nth=1")
@@ -126,9 +129,6 @@ def test_side_by_side_at_phone_width_in_the_dark(chromium: Any, model: Any, tmp_
         assert all("✓" in text for text in answers)
         assert "sttm, 30 %" in answers[0]
         assert "all tokens" in answers[1]
-        page.click("summary")
-        page.click("#measure")
-        page.wait_for_selector("#stages tr:has-text('Video tokens') td:nth-child(4):text('2048')")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         paper = "getComputedStyle(document.body).backgroundColor"
         dark = page.evaluate(paper)

@@ -23,7 +23,7 @@ def upload(running: Running, path: Path, name: str = "clip.mp4") -> str:
     border = b"----border"
     head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
     body = b"--%b\r\n%b%b\r\n--%b--\r\n" % (border, head.encode(), path.read_bytes(), border)
-    kind = {"content-type": f"multipart/form-data; boundary={border.decode()}"}
+    kind: Any = {"content-type": f"multipart/form-data; boundary={border.decode()}"}
     done = httpcore.request("POST", f"{running.url}/v1/files", headers=kind, content=body)
     assert done.status == 200, done.content
     return str(json.loads(done.content)["id"])

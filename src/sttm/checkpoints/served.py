@@ -1,7 +1,7 @@
 """Model folders that ``transformers serve --trust-remote-code`` runs with reduced videos.
 
-transformers loads a folder's ``custom_generate/generate.py`` in place of ``generate``, and the class
-that its processor's configuration names. Both files are two lines that call this module.
+transformers loads a folder's ``custom_generate/generate.py`` in place of ``generate``, and the
+class that its processor's configuration names. Both files only call this module.
 """
 
 import base64
@@ -38,7 +38,7 @@ def generate(model, *args, **arguments):
         model, METHOD, *args, reduce_layer={layer!r}, positions={positions!r}, **arguments
     )
 '''
-_PROCESSOR_TEXT = '''"""Reads videos for ``transformers serve``; written by ``sttm convert --serve``."""
+_PROCESSOR_TEXT = '''"""Reads videos as served; written by ``sttm convert --serve``."""
 
 import transformers
 
@@ -100,7 +100,7 @@ def reading_videos(processor_class: type[Any]) -> type[Any]:
         self.video_processor.fetch_videos = _fetch_videos
         return super(processor_class, self).apply_chat_template(*args, **arguments)
 
-    processor_class.apply_chat_template = apply_chat_template  # type: ignore[attr-defined]
+    processor_class.apply_chat_template = apply_chat_template
     return processor_class
 
 
@@ -166,7 +166,7 @@ def write_served(
     for place, text in texts.items():
         write_text(out / place, text)
     write_json(out / settings, {**config, "auto_map": _auto_map()})
-    return [out / place for place in (*texts, settings)]
+    return [*(out / place for place in texts), out / settings]
 
 
 def _auto_map() -> dict[str, str]:

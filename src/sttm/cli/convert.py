@@ -81,7 +81,7 @@ def convert(
         str,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="Folder or hub id, in LLaVA-NeXT's layout; with --serve in transformers', or nano.",
+            help="Folder or hub id: in LLaVA-NeXT's layout, with --serve in transformers'.",
         ),
     ],
     out: Annotated[

@@ -17,7 +17,6 @@ export function openViewer(model, about) {
   const hooks = { watch: (pane) => watch(pane).catch(complain), seek: (step) => go(step) };
   state.panes = [new Pane("A", own, about, hooks)];
   const other = new Pane("B", { ...own, keep: about.max_keep }, about, hooks);
-  find("measure").hidden = about.max_keep < 1;
   find("both").addEventListener("change", (event) => {
     state.panes = event.target.checked ? [state.panes[0], other] : [state.panes[0]];
     arrange();
@@ -91,7 +90,9 @@ async function measure() {
 function showTimes() {
   const all = state.all.get(state.file?.id);
   const columns = state.panes.map((pane) => [`${pane.slot}: ${pane.text}`, pane.details]);
-  columns.push(["all tokens", all]);
+  const isShown = state.panes.some((pane) => pane.setting.keep >= 1);
+  if (!isShown) columns.push(["all tokens", all]);
+  find("measure").hidden = isShown || state.about.max_keep < 1;
   const line = (tag, name, texts) => make("tr", {}, make("th", { scope: "row", textContent: name }),
     ...texts.map((textContent) => make(tag, { textContent })));
   const table = find("stages").querySelector("table");
