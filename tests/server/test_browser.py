@@ -1,5 +1,6 @@
 """The page of ``sttm ui`` in a real browser: Debian's Chromium, without a window."""
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -134,6 +135,41 @@ def test_side_by_side_at_phone_width_in_the_dark(chromium: Any, model: Any, tmp_
         dark = page.evaluate(paper)
         page.click("#theme")
         assert (dark, page.evaluate(paper)) == ("rgb(20, 21, 25)", "rgb(246, 246, 243)")
+
+
+DROP = """async ([names, content]) => {
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  for (const name of names) dataTransfer.items.add(new File([bytes], name));
+  const options = { dataTransfer, bubbles: true, cancelable: true };
+  document.body.dispatchEvent(new DragEvent("drop", options));
+}"""
+
+
+def test_several_videos_are_dropped_and_reached_by_keyboard(
+    chromium: Any, model: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    content = base64.b64encode(samples[3].path.read_bytes()).decode()
+    with served(model, tmp_path) as server, opened(chromium, server.url) as page:
+        page.evaluate(DROP, [["one.mp4", "two.mp4"], content])
+        page.wait_for_selector("#videos li:nth-child(2)")
+        page.wait_for_selector(".facts dd")
+        assert page.inner_text("#viewer-title") == "one.mp4"
+        page.focus("#files")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # the newest is the first
+        page.wait_for_selector("#viewer-title:text('two.mp4')")
+        page.wait_for_selector("canvas[aria-label^='Frame 1 of 6']")
+        page.focus("#time")
+        page.keyboard.press("ArrowRight")
+        assert page.inner_text("#clock").endswith("2/6")
+        unnamed = page.evaluate(UNNAMED)
+        assert unnamed == []
+
+
+UNNAMED = """() => [...document.querySelectorAll("button, input, select, textarea")]
+  .filter((e) => e.checkVisibility() && !e.textContent.trim() && !e.ariaLabel && !e.labels?.length)
+  .map((e) => e.outerHTML)"""
 
 
 def test_texts_are_texts_and_times_seek(

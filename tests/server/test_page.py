@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,23 @@ def test_the_page_is_there_when_asked_for(serve: Serve, samples: list[Sample]) -
     assert running.call("GET", "/v1/samples")[0] == 401
     status, listed = running.call("GET", "/v1/samples", authorization="Bearer secret")
     assert (status, listed["data"]) == (200, [])
+
+
+def test_colours_can_be_told_apart() -> None:
+    def light(colour: str) -> float:  # relative luminance, as WCAG defines it
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    style = files("sttm.server").joinpath("page/style.css").read_text()
+    themes = [dict(re.findall(r"--(\S+): (#\w{6})", block)) for block in style.split("}")[:2]]
+    for colours in themes:
+        pairs = {(text, on): 4.5 for text in ("ink", "faint") for on in ("paper", "card", "soft")}
+        pairs |= {(text, on): 4.5 for text in ("accent", "wrong") for on in ("card", "soft")}
+        pairs |= {("on-accent", "accent"): 4.5, ("bar", "soft"): 3.0, ("accent", "soft"): 3.0}
+        for (text, on), least in pairs.items():
+            one, other = sorted((light(colours[text]), light(colours[on])))
+            assert (other + 0.05) / (one + 0.05) >= least, (text, on)
 
 
 def test_nano_answers_about_the_samples(serve: Serve, tmp_path: Path) -> None:

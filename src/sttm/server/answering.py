@@ -73,7 +73,8 @@ class Service:
             file = await self._inputs.find(talk.url)
             watched = await self.watcher.watch(chat, file, **sampling)
             if talk.url.startswith(FILE_PREFIX):
-                self.uploads.note_video(talk.url, watched.key, Sampling(**sampling))
+                frames = Sampling(**sampling)
+                await asyncio.to_thread(self.uploads.note_video, talk.url, watched.key, frames)
             ids = await asyncio.to_thread(prompt_of, watched.video, talk.history, talk.question)
             self._check_prompt(watched, ids, params)
         except BaseException:

@@ -1,11 +1,13 @@
 """What can be shown of watched videos: their frames, their cells, and a report."""
 
+import contextlib
 import threading
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any
 
 from sttm.chat import PrefilledVideo, VideoStore
+from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.server.errors import ApiError
 from sttm.server.uploads import Uploads
@@ -39,15 +41,20 @@ class Views:
             key: of the video in the store.
 
         Returns:
-            for JSON: the file's id (None if it was not uploaded), frames and their times, stage
-            times, and ``cells``, see `sttm.view.page_data`; None if all tokens were kept.
+            for JSON: the file's id (None if it was not uploaded), the frames' times, stage times,
+            and ``cells``, see `sttm.view.page_data`; None if all tokens were kept, or if the
+            model drops some by itself, so that the rest cannot be drawn.
 
         Raises:
             ApiError: there is no such video.
         """
         video = self._find(key)
         file, source = self._uploads.of_video(key), video.source
-        report = next(iter(video.reports), None)
+        cells = None
+        if video.reports:
+            report = video.reports[0]
+            with contextlib.suppress(ConfigError):
+                cells = page_data(report.plan, report.grid, source.timestamps)
         return {
             "file_id": None if file is None else file.id,
             "layer": video.layer,
@@ -55,7 +62,7 @@ class Views:
             "timestamps": source.timestamps,
             "warnings": source.warnings,
             "stages_ms": {name: 1e3 * value for name, value in asdict(video.timings).items()},
-            "cells": report and page_data(report.plan, report.grid, source.timestamps),
+            "cells": cells,
         }
 
     def frame(self, key: str, index: int) -> bytes:

@@ -50,6 +50,10 @@ export class Pane {
 
   clear() {
     Object.assign(this, { id: null, facts: null, cells: null, times: [], pictures: [], details: null, step: 0 });
+    const canvas = this.part("canvas");
+    canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    canvas.removeAttribute("aria-label");
+    for (const name of [".facts", ".bars"]) this.part(name).replaceChildren();
   }
 
   busy(text) {
@@ -98,7 +102,7 @@ export class Pane {
   }
 
   fresh(step) {
-    return this.cells ? this.cells.fresh[step] : this.details.tokens_in / this.times.length;
+    return this.cells ? this.cells.fresh[step] : this.details.tokens_out / this.times.length;
   }
 
   draw() {
@@ -115,7 +119,7 @@ export class Pane {
   drawBars() {
     const bars = this.part(".bars"), count = this.times.length;
     const wide = 480 / count, gap = Math.min(2, wide / 4);
-    const most = this.cells ? this.cells.perFrame : this.fresh(0);
+    const most = this.details.tokens_in / count;
     const lives = this.mark === null ? [] : this.cells.lives[this.mark];
     const bar = (step, height, name) =>
       shape("rect", { x: step * wide, y: 60 - height, width: wide - gap, height, class: name });

@@ -38,6 +38,7 @@ export async function showVideo(file) {
   find("viewer-title").textContent = file ? file.filename : "No video yet";
   for (const id of ["panes", "stages", "both-label"]) find(id).hidden = !file;
   find("empty").hidden = !!file;
+  find("time").value = "0";
   for (const pane of state.panes) pane.clear();
   if (file) await Promise.all(state.panes.map(watch));
 }
