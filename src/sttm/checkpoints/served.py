@@ -141,16 +141,10 @@ def write_served(
         ConfigError: no such model, its processor is not one of transformers', or ``out`` exists.
     """
     source = fetch(name)
-    settings = "processor_config.json"
-    if not (source / settings).is_file():
-        settings = "preprocessor_config.json"
+    names = "processor_config.json", "preprocessor_config.json"  # the second in old folders
+    settings = next((name for name in names if (source / name).is_file()), names[1])
     config = read_config(source, settings)
-    base = str(config.get("processor_class"))
-    if not hasattr(transformers, base):
-        raise ConfigError(
-            f"{source / settings}: got the processor {base}, expected one of transformers'. "
-            "Save the processor with this transformers, and serve that folder."
-        )
+    base = _processor_class(source / settings, config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: got a place that is taken, expected a new or an empty folder.")
     make_folder(out / _GENERATE.parent, "OUT")
@@ -165,12 +159,20 @@ def write_served(
     }
     for place, text in texts.items():
         write_text(out / place, text)
-    write_json(out / settings, {**config, "auto_map": _auto_map()})
+    write_json(
+        out / settings, {**config, "auto_map": {"AutoProcessor": f"{_PROCESSOR}.ServedProcessor"}}
+    )
     return [*(out / place for place in texts), out / settings]
 
 
-def _auto_map() -> dict[str, str]:
-    return {"AutoProcessor": f"{_PROCESSOR}.ServedProcessor"}
+def _processor_class(path: Path, config: Mapping[str, Any]) -> str:
+    name = str(config.get("processor_class"))
+    if not hasattr(transformers, name):
+        raise ConfigError(
+            f"{path}: got the processor {name}, expected one of transformers'. "
+            "Save the processor with this transformers, and serve that folder."
+        )
+    return name
 
 
 def _options(method: Method) -> Mapping[str, Any]:

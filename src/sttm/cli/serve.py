@@ -6,7 +6,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -218,16 +218,6 @@ def _serve(
         note(f"anybody who reaches {served.host} may ask: set {KEYS} to ask for a key.")
     described, called = describe_method(reduction.method), served.name or chosen.model or NANO_NAME
 
-    def ready(url: str) -> None:
-        if served.json:
-            show_json(Serving(url, called, described, bool(settings["keys"])))
-        else:
-            say(f"{url}/v1 answers as {called!r}, {described}; Ctrl-C stops it.")
-            if page:
-                say(f"The page is at {url}/")
-        if browser:  # which may take a while, or not return until it is closed
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-
     with storage.files() as folder:
         config = ServerConfig(
             called,
@@ -241,7 +231,25 @@ def _serve(
         )
         videos, loaded = storage.open(), load_model(*chosen.arguments)
         chats = _chats(loaded, reduction, served.method, limits)
+        serving = Serving("", called, described, bool(settings["keys"]))
+        ready = _teller(serving, served.json, page, browser)
         run(Service(config, chats, videos), served.host, served.port, ready)
+
+
+def _teller(serving: Serving, json: bool, page: bool, browser: bool) -> Callable[[str], None]:
+    """Return what is called with the server's URL once it listens."""
+
+    def ready(url: str) -> None:
+        if json:
+            show_json(replace(serving, url=url))
+        else:
+            say(f"{url}/v1 answers as {serving.model!r}, {serving.method}; Ctrl-C stops it.")
+            if page:
+                say(f"The page is at {url}/")
+        if browser:  # which may take a while, or not return until it is closed
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+    return ready
 
 
 def _chats(loaded: Loaded, reduction: Reduction, spec: str | None, limits: Limits) -> "Chats":
