@@ -101,6 +101,14 @@ def test_the_first_minute_and_a_restart(
                 page.click(f"#export >> text={button}")
             assert saved.value.suggested_filename == f"clip{ending}"
             assert wanted in Path(saved.value.path()).read_text()
+        (tmp_path / "report.html").write_bytes(Path(saved.value.path()).read_bytes())
+        page.goto((tmp_path / "report.html").as_uri())
+        page.wait_for_selector("#counts:text('2048 -> 614 tokens')")
+        page.fill("#slider", "9")
+        page.wait_for_selector("#caption:text('frame 10 of 32')")
+        page.check("#colours")
+        page.hover("#frame")
+        page.wait_for_selector("#life b:text('input tokens')")
     with served(model, tmp_path) as server, opened(chromium, server.url) as page:
         page.click("#videos >> text=clip.mp4")
         page.locator(".facts", has_text="2048 → 614").wait_for()
