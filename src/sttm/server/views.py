@@ -13,7 +13,7 @@ from sttm.server.errors import ApiError
 from sttm.server.uploads import Uploads
 from sttm.server.watching import Chats
 from sttm.video import Video
-from sttm.view import jpeg, page, page_data
+from sttm.view.page import jpeg, page, page_data
 
 _HELD = 8  # videos whose frames are kept as pictures
 

@@ -5,7 +5,7 @@ Only needs a plan and the frames it was made for: no model, no transformers.
 
 from sttm.view.cells import Cells, find_cells
 from sttm.view.overlay import overlay
-from sttm.view.page import jpeg, page, page_data
+from sttm.view.page import page
 from sttm.view.sheet import sheet
 
-__all__ = ["Cells", "find_cells", "jpeg", "overlay", "page", "page_data", "sheet"]
+__all__ = ["Cells", "find_cells", "overlay", "page", "sheet"]
