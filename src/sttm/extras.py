@@ -29,7 +29,7 @@ EXTRAS = {
     "ray": (*_EVAL, "ray"),
     "serve": _SERVE,
 }
-_HTTP = ("app", "fetching", "metrics", "running", "security")
+_HTTP = ("app", "browser_page", "fetching", "metrics", "running", "security")
 # The extras of modules and packages; what is inside a package needs at least the same.
 NEEDS = {
     "sttm.models": ("hf",),

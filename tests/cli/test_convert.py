@@ -8,6 +8,7 @@ import torch
 from tests.checkpoints.original import Original, write_original
 
 from .conftest import Run
+from .marks import needs_nano
 
 Q = "What happens?"
 
@@ -115,3 +116,27 @@ def test_an_incomplete_checkpoint_given_to_model(run: Run, tmp_path: Path, clip:
     asked = run("ask", clip, Q, "--model", given.folder)
     assert asked.exit_code == 2
     assert "got no model-00001-of-00002.safetensors" in asked.stderr
+
+
+@needs_nano
+def test_a_folder_to_serve(run: Run, original: Original, tmp_path: Path) -> None:
+    done = run("convert", "nano", tmp_path / "out", "--serve", "--keep", "0.25", "--json")
+    found = json.loads(done.stdout)
+    assert found["method"] == "sttm, keep 0.25"
+    assert sorted(Path(file).name for file in found["files"]) == [
+        "generate.py",
+        "processor_config.json",
+        "served_processor.py",
+    ]
+    assert "'keep': 0.25" in (tmp_path / "out/custom_generate/generate.py").read_text()
+    for given, said in (
+        (("nano", tmp_path / "out", "--serve"), "a place that is taken"),
+        (("nano", "--serve"), "OUT: got none"),
+        (("nano", tmp_path / "new", "--serve", "--keep", "1"), "there is nothing to reduce"),
+        (("nano", tmp_path / "new", "--serve", "--verify"), "got --verify with --serve"),
+        ((original.folder, tmp_path / "new", "--serve"), "convert it without --serve first"),
+        ((original.folder, tmp_path / "new", "--keep", "0.3"), "got --keep with no --serve"),
+    ):
+        done = run("convert", *given)
+        assert done.exit_code == 2
+        assert said in " ".join(done.stderr.split())

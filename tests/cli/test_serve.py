@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,13 @@ pytestmark = needs_nano
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[dict[str, Any]]:
+def serving(
+    *arguments: str, command: str = "serve", **environment: str
+) -> Iterator[dict[str, Any]]:
     """Run a server until the block ends; yields what it prints when it is ready."""
-    command = [sys.executable, "-m", "sttm", "serve", "--port", "0", "--json", *arguments]
+    command_line = [sys.executable, "-m", "sttm", command, "--port", "0", "--json", *arguments]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True) as process:
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, env=env, text=True) as process:
         assert process.stdout is not None
         text = ""
         while not text.rstrip().endswith("}"):
@@ -112,3 +115,19 @@ def test_a_port_that_is_taken(run: Run) -> None:
     assert result.exit_code == 2
     assert f"--port {port}: cannot listen there" in result.stderr
     assert result.stderr.count("\n") <= 3
+
+
+def test_ui_is_the_server_with_a_page_in_a_browser(tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\necho $1 > {opened}\n")
+    browser.chmod(0o755)
+    with serving(command="ui", BROWSER=str(browser)) as found:
+        page = httpcore.request("GET", f"{found['url']}/")
+        assert b"sttm" in page.content
+        assert json.loads(httpcore.request("GET", f"{found['url']}/v1/samples").content)["data"]
+        for _ in range(100):
+            if opened.exists() and opened.read_text().strip():
+                break
+            time.sleep(0.1)
+        assert opened.read_text().strip() == found["url"]

@@ -32,8 +32,8 @@ NAME = "nano"
 class PausedStore(VideoStore):
     """A store in memory that tells when a video is going to be watched."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
         self.watching: Callable[[], None] = lambda: None
 
     def watch(self, chat: VideoChat, video: Any, **sampling: Any) -> PrefilledVideo:
@@ -81,8 +81,9 @@ def model() -> tuple[Any, Any]:
     return nano.load()
 
 
-def reduction(keep: Any) -> Any:
-    return None if keep == 1.0 else sttm.STTM(keep=0.3 if keep is None else keep)
+def reduction(keep: Any, method: str | None = None) -> Any:
+    keep = 0.3 if keep is None else keep
+    return None if keep == 1.0 else sttm.get_method(method or "sttm", keep=keep)
 
 
 @pytest.fixture
@@ -109,8 +110,10 @@ def contextmanagers() -> Iterator[Callable[[Any], Any]]:
 
 
 @contextmanager
-def running(model: tuple[Any, Any], config: ServerConfig) -> Iterator[Running]:
-    store = PausedStore()
+def running(
+    model: tuple[Any, Any], config: ServerConfig, store_folder: Path | None = None
+) -> Iterator[Running]:
+    store = PausedStore(store_folder)
     decoder = Decoder(config.limits)
     chats = Chats(
         *model,

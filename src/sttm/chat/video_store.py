@@ -48,6 +48,7 @@ class VideoStore:
     Attributes:
         hits: videos that were found.
         misses: videos that were not.
+        folder: of the files; None in memory only.
 
     Raises:
         ConfigError: a budget below 0, an unknown dtype or one without a folder, or no file can be
@@ -82,7 +83,8 @@ class VideoStore:
         self.hits = 0
         self.misses = 0
         self._kv_dtype = kv_dtype
-        self._folder = None if folder is None else StoreFolder(Path(folder), disk_bytes)
+        self.folder = None if folder is None else Path(folder)
+        self._folder = None if self.folder is None else StoreFolder(self.folder, disk_bytes)
         self._memory = VideoMemory(device_bytes, memory_bytes)
         self._lock = threading.Lock()
         self._turns: WeakValueDictionary[str, Any] = WeakValueDictionary()

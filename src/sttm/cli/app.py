@@ -27,7 +27,7 @@ from sttm.cli.methods import methods
 from sttm.cli.models import models
 from sttm.cli.multi_value import MultiValue
 from sttm.cli.output import show_error
-from sttm.cli.serve import serve
+from sttm.cli.serve import serve, ui
 from sttm.cli.show import show
 from sttm.cli.store import store
 from sttm.errors import SttmError
@@ -133,7 +133,7 @@ def options(
 
 
 _CLASSES = {compare: MultiValue, extract: RayMayBeBare}
-for _command in (demo, ask, show, compare, calibrate, extract, convert, serve, methods, models):
+for _command in (demo, ask, show, compare, calibrate, extract, convert, serve, ui, methods, models):
     app.command(cls=_CLASSES.get(_command, Command))(_command)
 app.add_typer(bench, name="bench")
 app.add_typer(evaluate, name="eval")

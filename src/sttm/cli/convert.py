@@ -1,4 +1,4 @@
-"""``sttm convert``: the published LLaVA-Video and LLaVA-OneVision checkpoints, for transformers."""
+"""``sttm convert``: published checkpoints for transformers, and folders that it serves reduced."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sttm.cli.options import JsonOption
+from sttm.cli.command import refuse_idle
+from sttm.cli.loading import check_supported
+from sttm.cli.options import JsonOption, KeepOption, LayerOption, MethodOption
 from sttm.cli.output import note, say, show_json, show_table
 from sttm.cli.progress import progress_bars
+from sttm.cli.reduction import Wanted, describe_method, parse_reduction
 from sttm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,9 +61,28 @@ class ConvertResult:
     tensors: list[Moved]
 
 
+@dataclass(frozen=True)
+class ServedResult:
+    """What ``sttm convert --serve --json`` prints.
+
+    Args:
+        files: that were written; everything else is links to the model's own.
+    """
+
+    model: str
+    out: str
+    method: str
+    files: list[str]
+
+
 def convert(
+    context: typer.Context,
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder or hub id, in LLaVA-NeXT's layout.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Folder or hub id: in LLaVA-NeXT's layout, with --serve in transformers'.",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="A new folder; not needed for --dry-run.")
@@ -90,11 +112,35 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what becomes of what; write nothing.")
     ] = False,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve",
+            help="Write a folder that `transformers serve OUT --trust-remote-code` runs reduced.",
+        ),
+    ] = False,
+    keep: KeepOption = None,
+    method: MethodOption = None,
+    layer: LayerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Convert a LLaVA-Video or LLaVA-OneVision checkpoint to transformers' LLaVA-OneVision."""
+    """Convert a LLaVA-Video or LLaVA-OneVision checkpoint to transformers' LLaVA-OneVision.
+
+    With --serve: write a folder for `transformers serve`, which reduces videos.
+    """
     from sttm import checkpoints
 
+    if serve:
+        idle = ["vision_tower", "newline", "dtype", "verify", "dry_run"]
+        refuse_idle(context, idle, "--serve", "the model's files stay as they are")
+        served = _serve(checkpoint, out, Wanted(keep=keep, method=method), layer)
+        if json:
+            show_json(served)
+        else:
+            say(f"written: {served.out}, {served.method}")
+            say(f"use it: transformers serve {served.out} --trust-remote-code")
+        return
+    refuse_idle(context, ["keep", "method", "layer"], "no --serve", "nothing is reduced here")
     if out is None and not dry_run:
         raise ConfigError("OUT: got none, expected a new folder to write to (or --dry-run).")
     conversion = checkpoints.plan_conversion(
@@ -113,6 +159,30 @@ def convert(
         _show_mapping(result)
     else:
         _say_done(result)
+
+
+def _serve(checkpoint: str, out: Path | None, wanted: Wanted, layer: int | None) -> ServedResult:
+    """Write a folder for ``transformers serve``."""
+    from sttm.checkpoints.served import write_served
+    from sttm.nano import NANO_LAYER, NANO_POSITIONS, weights_path
+
+    if out is None:
+        raise ConfigError("OUT: got none, expected a new folder to write to.")
+    is_nano = checkpoint == "nano"
+    reduction = parse_reduction(wanted, model=None if is_nano else checkpoint, layer=layer)
+    if reduction.method is None:
+        raise ConfigError("--keep: got all tokens, expected less: there is nothing to reduce.")
+    positions = NANO_POSITIONS if is_nano else "auto"
+    if is_nano:
+        checkpoint, layer = str(weights_path()), NANO_LAYER if layer is None else layer
+    elif check_supported(checkpoint):
+        raise ConfigError(
+            f"CHECKPOINT: got {checkpoint} in LLaVA-NeXT's layout, expected transformers': convert "
+            "it without --serve first, then its result with --serve."
+        )
+    files = write_served(checkpoint, out, reduction.method, layer=layer, positions=positions)
+    described = describe_method(reduction.method)
+    return ServedResult(checkpoint, str(out), described, [str(file) for file in files])
 
 
 def _result(

@@ -76,7 +76,7 @@ def load_model(
     from sttm.checkpoints import Placement
 
     placement = Placement(where)
-    if _check_supported(name):
+    if check_supported(name):
         note(
             f"{name} is in LLaVA-NeXT's layout: mapped while it is read; newline tokens: "
             f"{newline or 'no_token'}. `sttm convert` does it once, and has options."
@@ -121,7 +121,7 @@ def load_nano(dtype: str | None = None) -> Loaded:
     return Loaded(BUNDLED, model, processor, NANO_LAYER, NANO_POSITIONS)
 
 
-def _check_supported(name: str) -> bool:
+def check_supported(name: str) -> bool:
     """Look at the configuration first: it is small, the weights may be many gigabytes.
 
     Returns:

@@ -1,10 +1,12 @@
-"""``sttm serve``: answer OpenAI's chat completions about videos."""
+"""``sttm serve`` and ``sttm ui``: answer questions about videos, for programs and for people."""
 
 import os
 import tempfile
+import threading
+import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,59 +144,112 @@ class Access:
         }
 
 
-@with_options(ModelOptions, Storage, Access, Limits)
-def serve(
-    context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+@dataclass(frozen=True)
+class Served:
+    """Where to listen, and how to answer unless a request says otherwise."""
+
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000
     name: Annotated[
         str | None, typer.Option(help="What clients call the model. Default: --model, or nano.")
-    ] = None,
-    keep: KeepOption = None,
-    thresholds: ThresholdsOption = None,
-    max_tokens: MaxTokensOption = None,
-    method: MethodOption = None,
-    full: Annotated[bool, typer.Option("--full", help="Merge nothing: keep all tokens.")] = False,
-    layer: LayerOption = None,
-    fps: FpsOption = 1.0,
-    max_frames: MaxFramesOption = 128,
-    json: JsonOption = False,
-    **options: Any,
-) -> None:
+    ] = None
+    keep: KeepOption = None
+    thresholds: ThresholdsOption = None
+    max_tokens: MaxTokensOption = None
+    method: MethodOption = None
+    full: Annotated[bool, typer.Option("--full", help="Merge nothing: keep all tokens.")] = False
+    layer: LayerOption = None
+    fps: FpsOption = 1.0
+    max_frames: MaxFramesOption = 128
+    json: JsonOption = False
+
+
+@with_options(Served, ModelOptions, Storage, Access, Limits)
+def serve(context: typer.Context, **options: Any) -> None:
     """Serve OpenAI's chat completions about videos, each of which is watched once.
 
     Requests must show one of the keys in the environment variable STTM_API_KEYS, if it is set;
     several stand with commas between them.
+    """
+    _serve(context, options)
+
+
+@with_options(Served, ModelOptions, Storage, Access, Limits)
+def ui(
+    context: typer.Context,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    **options: Any,
+) -> None:
+    """Open a page in the browser to ask about videos, and to see how their tokens merge.
+
+    It is `sttm serve` with a page at its address. With --store watched videos and uploaded files
+    are there again after a restart.
+    """
+    _serve(context, options, page=True, browser=browser)
+
+
+def _serve(
+    context: typer.Context, options: dict[str, Any], *, page: bool = False, browser: bool = False
+) -> None:
+    """Serve until the process is told to stop.
+
+    Args:
+        context: of the command.
+        options: of the command, the fields of all its groups.
+        page: whether there is a page for browsers.
+        browser: whether to open it.
     """
     from sttm.server.answering import Service
     from sttm.server.config import ServerConfig
     from sttm.server.running import run
     from sttm.server.security import is_open
 
+    served = taken(Served, options)
     chosen, storage = taken(ModelOptions, options), taken(Storage, options)
     settings, limits = taken(Access, options).settings(), taken(Limits, options)
     refuse_for_nano(context, chosen.model)
     if storage.store is None:
         refuse_idle(context, ["disk_mib"], "no --store", "nothing is kept on the disk")
-    if full:
+    if served.full:
         refuse_idle(context, ["layer"], "--full", "all tokens are kept, in front of every layer")
-    wanted = Wanted(keep, thresholds, max_tokens, method, full)
-    reduction = parse_reduction(wanted, model=chosen.model, layer=layer)
-    if is_open(host, settings["keys"]):
-        note(f"anybody who reaches {host} may ask: set {KEYS} to ask for a key.")
-    described, called = describe_method(reduction.method), name or chosen.model or NANO_NAME
+    wanted = taken(Wanted, options)
+    reduction = parse_reduction(wanted, model=chosen.model, layer=served.layer)
+    if is_open(served.host, settings["keys"]):
+        note(f"anybody who reaches {served.host} may ask: set {KEYS} to ask for a key.")
+    described, called = describe_method(reduction.method), served.name or chosen.model or NANO_NAME
+
+    with storage.files() as folder:
+        config = ServerConfig(
+            called,
+            folder,
+            served.fps,
+            served.max_frames,
+            limits=limits,
+            page=page,
+            samples=page and chosen.model is None,
+            **settings,
+        )
+        videos, loaded = storage.open(), load_model(*chosen.arguments)
+        chats = _chats(loaded, reduction, served.method, limits)
+        serving = Serving("", called, described, bool(settings["keys"]))
+        ready = _teller(serving, served.json, page, browser)
+        run(Service(config, chats, videos), served.host, served.port, ready)
+
+
+def _teller(serving: Serving, json: bool, page: bool, browser: bool) -> Callable[[str], None]:
+    """Return what is called with the server's URL once it listens."""
 
     def ready(url: str) -> None:
         if json:
-            show_json(Serving(url, called, described, bool(settings["keys"])))
+            show_json(replace(serving, url=url))
         else:
-            say(f"{url}/v1 answers as {called!r}, {described}; Ctrl-C stops it.")
+            say(f"{url}/v1 answers as {serving.model!r}, {serving.method}; Ctrl-C stops it.")
+            if page:
+                say(f"The page is at {url}/")
+        if browser:  # which may take a while, or not return until it is closed
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
-    with storage.files() as folder:
-        config = ServerConfig(called, folder, fps, max_frames, limits=limits, **settings)
-        videos, loaded = storage.open(), load_model(*chosen.arguments)
-        chats = _chats(loaded, reduction, method, limits)
-        run(Service(config, chats, videos), host, port, ready)
+    return ready
 
 
 def _chats(loaded: Loaded, reduction: Reduction, spec: str | None, limits: Limits) -> "Chats":
@@ -216,8 +271,10 @@ def _chats(loaded: Loaded, reduction: Reduction, spec: str | None, limits: Limit
     return chats
 
 
-def budgets(method: "Method | None", spec: str | None) -> "Callable[[Keep | None], Method | None]":
-    """Return the method for what a request wants to keep.
+def budgets(
+    method: "Method | None", spec: str | None
+) -> "Callable[[Keep | None, str | None], Method | None]":
+    """Return the method for what a request wants to keep, and for the method that it names.
 
     Args:
         method: the server's own, with its budget.
@@ -229,10 +286,13 @@ def budgets(method: "Method | None", spec: str | None) -> "Callable[[Keep | None
     parsed = parse_spec(spec or STTM.name)
     others = {name: value for name, value in parsed.options if name not in _BUDGETS}
 
-    def chosen(keep: "Keep | None") -> "Method | None":
-        if keep is None:
+    def chosen(keep: "Keep | None", name: str | None) -> "Method | None":
+        is_own = name in (None, parsed.name)
+        if keep is None and is_own:
             return method
-        everything = isinstance(keep, float) and keep == 1
-        return None if everything else get_method(parsed.name, **others, keep=keep)
+        if isinstance(keep, float) and keep == 1:
+            return None
+        budget = {} if keep is None else {"keep": keep}
+        return get_method(name or parsed.name, **(others if is_own else {}), **budget)
 
     return chosen

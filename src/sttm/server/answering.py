@@ -15,9 +15,11 @@ from sttm.server.metrics import Metrics
 from sttm.server.openai_schema import ChatRequest, Usage, read_talk, refuse_model
 from sttm.server.sampling import SamplingParams
 from sttm.server.scheduler import Generation, Piece, Scheduler
-from sttm.server.uploads import Uploads
+from sttm.server.uploads import FILE_PREFIX, Uploads
 from sttm.server.video_inputs import VideoInputs
+from sttm.server.views import Views
 from sttm.server.watching import Chats, Watched, Watcher
+from sttm.video import Sampling
 
 _RETRY_SECONDS = 2
 
@@ -39,6 +41,7 @@ class Service:
         self.metrics = Metrics()
         self.scheduler = Scheduler(rows=limits.batch, kv_bytes=int(limits.batch_mib * MIB))
         self.watcher = Watcher(store, limits.open_videos)
+        self.views = Views(store, chats, self.uploads)
         self._chats = chats
         self._inputs = VideoInputs(config, self.uploads)
         self._open = 0
@@ -65,9 +68,13 @@ class Service:
         self._open += 1
         try:
             start = time.perf_counter()
-            chat = await asyncio.to_thread(self._chats.get, request.sttm.keep, talk.system)
+            wanted = request.sttm
+            chat = await asyncio.to_thread(self._chats.get, wanted.keep, talk.system, wanted.method)
             file = await self._inputs.find(talk.url)
             watched = await self.watcher.watch(chat, file, **sampling)
+            if talk.url.startswith(FILE_PREFIX):
+                frames = Sampling(**sampling)
+                await asyncio.to_thread(self.uploads.note_video, talk.url, watched.key, frames)
             ids = await asyncio.to_thread(prompt_of, watched.video, talk.history, talk.question)
             self._check_prompt(watched, ids, params)
         except BaseException:
@@ -75,6 +82,20 @@ class Service:
             raise
         self._count(watched)
         return Reply(self, watched, ids, params, start)
+
+    def about(self) -> dict[str, Any]:
+        """Return what a request may ask for, and what it gets by default."""
+        config, method = self.config, self._chats.get().method
+        return {
+            "method": None if method is None else method.name,
+            "keep": getattr(method, "keep", None),  # thresholds have none
+            "methods": self._chats.methods(),
+            "max_keep": config.limits.max_keep,
+            "fps": config.fps,
+            "max_frames": config.max_frames,
+            "max_tokens": config.limits.new_tokens,
+            "is_kept": self.store.folder is not None,
+        }
 
     def leave(self) -> None:
         """Count one answer less; `Reply` does."""

@@ -14,11 +14,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from sttm.chat.store_folder import StoredVideo
 from sttm.errors import SttmError
+from sttm.server import browser_page
 from sttm.server.answering import Reply, Service
 from sttm.server.errors import ApiError, as_api_error, bad_request
 from sttm.server.openai_schema import ChatRequest, Completion, parse_request, refuse_model
 from sttm.server.security import Gate, log
+from sttm.server.views import no_video
 
 T = TypeVar("T")
 _GONE = 499  # what proxies log for a client that has left; nobody reads it
@@ -38,7 +41,11 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(router)
     for kind in (ApiError, SttmError, HTTPException, Exception):
         app.add_exception_handler(kind, _as_response)
-    app.add_middleware(Gate, config=service.config)
+    open_paths: tuple[str, ...] = ()
+    if service.config.page:
+        app.include_router(browser_page.router)
+        open_paths = browser_page.PATHS
+    app.add_middleware(Gate, config=service.config, open_paths=open_paths)
     if service.config.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -93,18 +100,21 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """List the one model."""
-    return _give(request, _list([_model(_service(request).config.name)]))
+    return _give(request, _list([await _model(request)]))
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, request: Request) -> Response:
     """Return the one model."""
     refuse_model(name, _service(request).config.name)
-    return _give(request, _model(name))
+    return _give(request, await _model(request))
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "sttm"}
+async def _model(request: Request) -> dict[str, Any]:
+    service = _service(request)
+    about = await asyncio.to_thread(service.about)
+    head = {"id": service.config.name, "object": "model", "created": 0, "owned_by": "sttm"}
+    return {**head, "sttm": about}
 
 
 @router.post("/v1/chat/completions")
@@ -230,20 +240,46 @@ async def videos(request: Request) -> Response:
     return _give(request, _list([_video(entry) for entry in entries]))
 
 
+@router.get("/v1/videos/{key}")
+async def video(key: str, request: Request) -> Response:
+    """Return what is known of a watched video, and how its tokens were merged."""
+    entry = await _entry(request, key)
+    view = await asyncio.to_thread(_service(request).views.facts, key)
+    return _give(request, {**_video(entry), **view})
+
+
+@router.get("/v1/videos/{key}/frames/{index}.jpg")
+async def frame(key: str, index: int, request: Request) -> Response:
+    """Return a sampled frame of a watched video, counted from 0."""
+    picture = await asyncio.to_thread(_service(request).views.frame, key, index)
+    return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private"})
+
+
+@router.get("/v1/videos/{key}/report.html")
+async def report(key: str, request: Request) -> Response:
+    """Return a page to look around in a watched video, a file that needs nothing else."""
+    html = await asyncio.to_thread(_service(request).views.report, key)
+    headers = {"Content-Disposition": 'attachment; filename="report.html"'}
+    return Response(html, media_type="text/html; charset=utf-8", headers=headers)
+
+
+async def _entry(request: Request, key: str) -> StoredVideo:
+    entries = await asyncio.to_thread(_service(request).store.entries)
+    found = next((entry for entry in entries if entry.key == key), None)
+    if found is None:
+        raise no_video()
+    return found
+
+
 @router.delete("/v1/videos/{key}")
 async def delete_video(key: str, request: Request) -> Response:
     """Forget a video that was watched."""
-    store = _service(request).store
-    known = {entry.key for entry in await asyncio.to_thread(store.entries)}
-    if key not in known:
-        raise ApiError(
-            404, "got the id of no video, expected one that GET /v1/videos lists.", "not_found"
-        )
-    await asyncio.to_thread(store.remove, key)
+    await _entry(request, key)
+    await asyncio.to_thread(_service(request).store.remove, key)
     return _give(request, {"id": key, "object": "video", "deleted": True})
 
 
-def _video(entry: Any) -> dict[str, Any]:
+def _video(entry: StoredVideo) -> dict[str, Any]:
     """Return the JSON object of a stored video; a file's folder is nobody's business."""
     facts = asdict(entry)
     times = {k: int(v.timestamp()) for k, v in facts.items() if isinstance(v, datetime)}

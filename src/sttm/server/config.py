@@ -66,6 +66,8 @@ class ServerConfig:
         private_hosts: whether these may have private addresses.
         origins: of web pages that may call the server (CORS).
         keys: API keys, one of which every request must show; empty for none.
+        page: whether there is a page for browsers.
+        samples: whether the page offers nano's clips.
         limits: the most that one client may ask for.
     """
 
@@ -78,4 +80,6 @@ class ServerConfig:
     private_hosts: bool = False
     origins: tuple[str, ...] = ()
     keys: tuple[str, ...] = field(default=(), repr=False)
+    page: bool = False
+    samples: bool = False
     limits: Limits = Limits()

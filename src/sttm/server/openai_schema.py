@@ -76,11 +76,13 @@ class Reduction(_Strict):
 
     Args:
         keep: share of its tokens, or number of tokens.
+        method: name of the method that reduces it, see `sttm methods`.
         fps: frames to sample per second.
         max_frames: most frames to sample.
     """
 
     keep: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    method: Annotated[str, Field(max_length=80)] | None = None
     fps: Annotated[float, Field(gt=0, le=60)] | None = None
     max_frames: Annotated[int, Field(ge=1)] | None = None
 

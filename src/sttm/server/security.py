@@ -21,7 +21,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 log = logging.getLogger("sttm.server")
 _DRAIN_SECONDS = 5.0
-OPEN_PATHS = ("/healthz",)
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Gate:
@@ -29,11 +29,14 @@ class Gate:
 
     Args:
         app: the application.
-        config: keys and limits.
+        config: keys, limits, and the web pages that may call the server.
+        open_paths: that are served without a key.
     """
 
-    def __init__(self, app: Any, config: ServerConfig) -> None:
+    def __init__(self, app: Any, config: ServerConfig, open_paths: Sequence[str] = ()) -> None:
         self._app = app
+        self._origins = config.origins
+        self._open_paths = open_paths
         self._keys = [_digest(key) for key in config.keys]
         self._limits = config.limits
 
@@ -50,9 +53,11 @@ class Gate:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                self._check_key(scope)
+            if scope["path"] != "/healthz" and scope["method"] != "OPTIONS":
+                if scope["path"] not in self._open_paths:
+                    self._check_key(scope)
                 self._check_host(scope)
+                self._check_origin(scope)
             await self._app(scope, await self._limited(scope, receive), sending)
         except Exception as error:  # a client gets no trace
             refusal = as_api_error(error)
@@ -90,6 +95,20 @@ class Gate:
                 "got a host that is no address, expected one, or localhost. Whoever runs the "
                 "server can set STTM_API_KEYS; then it is served under any name.",
                 "host_not_allowed",
+            )
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse what another web page sends; CORS only keeps it from reading the answer."""
+        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        allowed = {f"{kind}://{host}" for kind in ("http", "https") for host in hosts}
+        allowed.update(origins if "*" in self._origins else self._origins)
+        if scope["method"] not in _SAFE_METHODS and not allowed.issuperset(origins):
+            raise ApiError(
+                403,
+                "got a request of a web page that is not this server's own, expected none. Whoever "
+                "runs the server can allow it: sttm serve --allow-origin.",
+                "origin_not_allowed",
             )
 
     async def _limited(self, scope: Scope, receive: Receive) -> Receive:

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from sttm.files import write_json
 from sttm.server.config import MIB, Limits
 from sttm.server.errors import ApiError
+from sttm.video import Sampling
 
 FILE_PREFIX = "file-"
 _CHUNK = 1 << 20
@@ -31,6 +32,7 @@ class UploadedFile:
         bytes: its size.
         created_at: seconds since 1970.
         purpose: that the client gave.
+        videos: the watched videos that were made of it: key in the store -> sampled frames.
     """
 
     id: str
@@ -38,10 +40,11 @@ class UploadedFile:
     bytes: int
     created_at: int
     purpose: str
+    videos: dict[str, Sampling] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """Return the JSON object that clients get."""
-        return {"object": "file", "status": "processed", **asdict(self)}
+        return {"object": "file", "status": "processed", **asdict(self), "videos": [*self.videos]}
 
 
 _RECORD = TypeAdapter(UploadedFile)
@@ -127,6 +130,19 @@ class Uploads:
         finally:
             Path(name).unlink(missing_ok=True)
         return record
+
+    def note_video(self, file_id: str, key: str, sampling: Sampling) -> None:
+        """Remember that a file was watched, also after a restart."""
+        with self._lock:
+            record = self._files.get(file_id)
+            if record is not None and key not in record.videos:
+                record = replace(record, videos={**record.videos, key: sampling})
+                write_json(self._record(file_id), asdict(record))
+                self._files[file_id] = record
+
+    def of_video(self, key: str) -> UploadedFile | None:
+        """Return a file that a watched video was made of; None if it is not here."""
+        return next((file for file in self.list() if key in file.videos), None)
 
     def remove(self, file_id: str) -> None:
         """Delete a file; a video that was watched stays watched.

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 
 from sttm.chat import PrefilledVideo, VideoChat, VideoStore
-from sttm.methods import Method
+from sttm.errors import ConfigError
+from sttm.methods import Method, list_methods
 from sttm.server.errors import busy
 from sttm.server.video_inputs import VideoFile
 from sttm.video import Video
@@ -26,13 +27,13 @@ _RETRY_SECONDS = 5
 
 
 class Chats:
-    """The chats of one model, by how much they keep and by their system prompt.
+    """The chats of one model, by how they reduce videos and by their system prompt.
 
     Args:
         model: a supported transformers video model.
         processor: its processor.
-        reduction: gives the method for what a request wants to keep; None stands for the server's
-            own budget, and no method keeps all tokens.
+        reduction: gives the method for what a request wants to keep, and for the name of the
+            method that it wants; None stands for the server's own, and no method keeps all tokens.
         layer: see `sttm.attach`.
         positions: see `sttm.attach`.
         reader: decodes files.
@@ -42,7 +43,7 @@ class Chats:
         self,
         model: Any,
         processor: Any,
-        reduction: Callable[[Keep | None], Method | None],
+        reduction: Callable[[Keep | None, str | None], Method | None],
         *,
         layer: int | None = None,
         positions: str = "auto",
@@ -50,33 +51,50 @@ class Chats:
     ) -> None:
         self.model = model
         self.processor = processor
+        self.reader = reader
         self._reduction = reduction
         self._options: dict[str, Any] = {
             "layer": layer,
             "positions": positions,
             "reader": reader,
         }
-        self._chats: OrderedDict[tuple[Keep | None, str | None], VideoChat] = OrderedDict()
+        self._chats: OrderedDict[tuple[Any, ...], VideoChat] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, keep: Keep | None, system: str | None) -> VideoChat:
+    def get(
+        self, keep: Keep | None = None, system: str | None = None, method: str | None = None
+    ) -> VideoChat:
         """Return a chat.
+
+        Args:
+            keep: share or number of tokens; None for the server's own.
+            system: prompt; None for the chat template's own.
+            method: its name; None for the server's own.
 
         Raises:
             ConfigError: there is no such reduction.
         """
-        wanted = keep, system
+        wanted = keep, method, system
         with self._lock:
             chat = self._chats.get(wanted)
             if chat is None:
-                method = self._reduction(keep)
-                options = {**self._options, **({} if method else {"layer": None})}
-                chat = VideoChat(self.model, self.processor, method, system=system, **options)
+                made = self._reduction(keep, method)
+                options = {**self._options, **({} if made else {"layer": None})}
+                chat = VideoChat(self.model, self.processor, made, system=system, **options)
                 self._chats[wanted] = chat
             self._chats.move_to_end(wanted)
             if len(self._chats) > _CHATS:
                 self._chats.popitem(last=False)  # its hooks go when its videos do
         return chat
+
+    def methods(self) -> list[str]:
+        """Name the methods that this model's chats can use at a budget, whatever the question."""
+        names = []
+        for info in list_methods():
+            with contextlib.suppress(ConfigError):  # it has no budget, or asks for the question
+                if self.get(0.5, None, info.name).method is not None:
+                    names.append(info.name)
+        return names
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,11 @@ from PIL import Image
 
 from sttm.grid import VideoGrid
 from sttm.plan import MergePlan
-from sttm.view.cells import check_frames, find_cells
+from sttm.view.cells import check_frames, find_cells, step_of_frame
 from sttm.view.drawing import DROPPED, LINE, PALE, PAPER, fitting_size, printable, scale
 
 MAX_SIDE = 960  # pixels; larger frames are reduced
+SCRIPT = "cells.js"  # draws cells: a module that other pages share
 _QUALITY = 85
 
 
@@ -45,9 +47,36 @@ def page(
     Raises:
         ConfigError: frames, plan, grid and timestamps do not fit together.
     """
-    cells = find_cells(plan, grid)
     first = check_frames(frames, grid, timestamps)
+    pictures = [base64.b64encode(jpeg(frames[index], grid)).decode() for index in first]
     data = {
+        **page_data(plan, grid, timestamps),
+        "frames": [f"data:image/jpeg;base64,{picture}" for picture in pictures],
+    }
+    html = Environment(autoescape=True, undefined=StrictUndefined).from_string(_text("page.html"))
+    return html.render(
+        title=printable(title or "Merged video"),
+        note=printable(note),
+        data=data,
+        script=_text(SCRIPT),
+    )
+
+
+def page_data(plan: MergePlan, grid: VideoGrid, timestamps: Sequence[float]) -> dict[str, Any]:
+    """Return what the page's code needs to draw a plan, for JSON; the frames go beside it.
+
+    Args:
+        plan: the merge.
+        grid: the video's shape in tokens.
+        timestamps: seconds, one per frame; a time step has those of its first one.
+
+    Raises:
+        ConfigError: plan, grid and timestamps do not fit together.
+    """
+    cells = find_cells(plan, grid)
+    steps = step_of_frame(len(timestamps), grid.frames)
+    first = np.searchsorted(steps, np.arange(grid.frames)).tolist()
+    return {
         "steps": grid.frames,
         "rows": grid.height,
         "columns": grid.width,
@@ -56,23 +85,29 @@ def page(
         "label": base64.b64encode(cells.label.astype("<i4").tobytes()).decode(),
         "first": cells.first.tolist(),
         "times": [round(timestamps[index], 3) for index in first],
-        "frames": [_data_uri(frames[index], grid) for index in first],
+        "frameOfStep": first,
         "pale": PALE,
         "paper": f"rgb{PAPER}",
         "dropped": 1 - DROPPED,
         "line": LINE,
     }
-    template = files("sttm.view").joinpath("page.html").read_text(encoding="utf-8")
-    html = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
-    title = printable(title or "Merged video")
-    return html.render(title=title, note=printable(note), data=data)
 
 
-def _data_uri(frame: npt.NDArray[np.uint8], grid: VideoGrid) -> str:
+def _text(name: str) -> str:
+    return files("sttm.view").joinpath(name).read_text(encoding="utf-8")
+
+
+def jpeg(frame: npt.NDArray[np.uint8], grid: VideoGrid) -> bytes:
+    """Encode a frame for a page; a large one is reduced.
+
+    Args:
+        frame: ``(H, W, 3)`` uint8 RGB.
+        grid: the video's shape in tokens, which stay visible.
+    """
     height, width = frame.shape[:2]
     picture = frame
     if max(width, height) > MAX_SIDE:
         picture = scale(frame, *fitting_size(width, height, grid, factor=1.0, most=MAX_SIDE))
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
