@@ -56,12 +56,21 @@ class MergePlan:
             ConfigError: a group out of range or without its anchor, anchors not ascending, or
                 weights that are negative or do not sum to 1 per group (0 for dropped tokens).
         """
-        _check_groups(self.group, self.anchor)
-        total = torch.zeros(self.num_out + 1, dtype=torch.float64, device=self.group.device)
-        total.index_add_(0, self.group + 1, self.weight.double())
-        wanted = torch.ones_like(total)
-        wanted[0] = 0.0
-        if bool((self.weight < 0).any()) or not torch.allclose(total, wanted, rtol=0, atol=1e-5):
+        _check_counts(self.num_in, self.num_out)
+        facts = self._facts
+        if facts.least_group < -1 or facts.last_group >= self.num_out:
+            raise ConfigError(
+                f"MergePlan.group: got {facts.least_group}..{facts.last_group}, expected "
+                f"-1..{self.num_out - 1}."
+            )
+        if not facts.ascending or facts.first_anchor < 0 or facts.last_anchor >= self.num_in:
+            raise ConfigError(
+                f"MergePlan.anchor: got {facts.first_anchor}..{facts.last_anchor}, expected "
+                f"ascending tokens in 0..{self.num_in - 1}."
+            )
+        if not facts.anchors_in_their_group:
+            raise ConfigError("MergePlan.anchor: expected anchor m to be a token of group m.")
+        if not facts.shares_sum_to_one:
             raise ConfigError("MergePlan.weight: expected shares >= 0 that sum to 1 per group.")
         return self
 
@@ -86,7 +95,7 @@ class MergePlan:
             ConfigError: as :meth:`check`.
         """
         _check_axes({"group": group, "anchor": anchor})
-        _check_groups(group, anchor)
+        _check_counts(len(group), len(anchor))
         if weight is not None and weight.shape != group.shape:
             raise ConfigError(
                 f"MergePlan.weight: got shape {tuple(weight.shape)}, expected "
@@ -96,9 +105,10 @@ class MergePlan:
         share = torch.ones(group.shape, device=group.device) if weight is None else weight.float()
         share = torch.where(kept, share, 0.0)
         # In float64: thousands of small equal shares drift away in float32.
+        inside = group.clamp(0, len(anchor) - 1)
         total = torch.zeros(anchor.shape[0], dtype=torch.float64, device=group.device)
-        total.index_add_(0, group.clamp(min=0), share.double())
-        share = share / total[group.clamp(min=0)].clamp(min=torch.finfo(torch.float32).tiny)
+        total.index_add_(0, inside, share.double())
+        share = share / total[inside].clamp(min=torch.finfo(torch.float32).tiny)
         return cls(group=group, weight=share.float(), anchor=anchor).check()
 
     @classmethod
@@ -227,9 +237,34 @@ class MergePlan:
         """Tokens that count, sorted by group, and where each group starts among them."""
         group = torch.where(self.weight > 0, self.group, -1)
         order = group.argsort(stable=True)
-        counts = torch.bincount(group + 1, minlength=self.num_out + 1)
+        counts = group.new_zeros(self.num_out + 1)
+        counts.scatter_add_(0, group + 1, torch.ones_like(group))
         ends = counts.cumsum(0)
-        return order[int(ends[0]) :], ends[:-1] - ends[0]
+        return order[self._facts.unread :], ends[:-1] - ends[0]
+
+    @cached_property
+    def _facts(self) -> "_Facts":
+        """What `check` and `apply` have to know of the numbers, in one read from the device."""
+        group, anchor, tokens = self.group, self.anchor, self.num_in
+        token = torch.arange(tokens, device=group.device)
+        known = group.clamp(-1, self.num_out - 1)
+        total = torch.zeros(self.num_out + 1, dtype=torch.float64, device=group.device)
+        total.index_add_(0, known + 1, self.weight.double())
+        wanted = torch.ones_like(total)
+        wanted[:1] = 0.0
+        summed = ((total - wanted).abs() <= 1e-5).all() & (self.weight >= 0).all()
+        named = group[anchor.clamp(0, tokens - 1)] == token[: self.num_out]
+        numbers = (
+            group.amin(),
+            group.amax(),
+            anchor[0],
+            anchor[-1],
+            (anchor.diff() > 0).all(),
+            named.all(),
+            summed,
+            ((self.weight <= 0) | (group < 0)).sum(),
+        )
+        return _Facts(*torch.stack([number.long() for number in numbers]).tolist())
 
     def gather(self, values: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Pick the anchors' entries along ``dim`` (any dtype): length ``N`` becomes ``M``.
@@ -295,23 +330,36 @@ def _check_axes(parts: Mapping[str, torch.Tensor]) -> None:
             raise ConfigError(f"MergePlan.{name}: got {got}, expected one axis of {dtype}.")
 
 
-def _check_groups(group: torch.Tensor, anchor: torch.Tensor) -> None:
-    """Check that every output token has one anchor of its own group, in ascending order."""
-    num_in, num_out = len(group), len(anchor)
+def _check_counts(num_in: int, num_out: int) -> None:
     if num_in == 0 or not 1 <= num_out <= num_in:
         raise ConfigError(
             f"MergePlan: got {num_out} of {num_in} tokens, expected 1 to all of them."
         )
-    low, high = int(group.min()), int(group.max())
-    if low < -1 or high >= num_out:
-        raise ConfigError(f"MergePlan.group: got {low}..{high}, expected -1..{num_out - 1}.")
-    first, last = int(anchor[0]), int(anchor[-1])
-    if not bool((anchor.diff() > 0).all()) or first < 0 or last >= num_in:
-        raise ConfigError(
-            f"MergePlan.anchor: got {first}..{last}, expected ascending tokens in 0..{num_in - 1}."
-        )
-    if not torch.equal(group[anchor], torch.arange(num_out, device=group.device)):
-        raise ConfigError("MergePlan.anchor: expected anchor m to be a token of group m.")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Numbers of a plan that its device was asked for.
+
+    Args:
+        least_group: the smallest group.
+        last_group: the largest.
+        first_anchor: the first anchor.
+        last_anchor: the last one.
+        ascending: 1 if the anchors ascend.
+        anchors_in_their_group: 1 if anchor m is a token of group m, for all groups.
+        shares_sum_to_one: 1 if shares are not negative and sum to 1 per group, 0 if dropped.
+        unread: tokens that are dropped or have no share.
+    """
+
+    least_group: int
+    last_group: int
+    first_anchor: int
+    last_anchor: int
+    ascending: int
+    anchors_in_their_group: int
+    shares_sum_to_one: int
+    unread: int
 
 
 def _check_range(name: str, value: torch.Tensor, least: int, end: int) -> None:

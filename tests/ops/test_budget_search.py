@@ -1,6 +1,7 @@
 """Exact budgets against their literal twin, and what they promise, over random videos."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.methods import STTM, VideoFeatures
-from sttm.ops.budget_search import cut_to, cuts_at, links_at
+from sttm.ops.budget_search import counted, cut_to, cuts_at
 from sttm.ops.links import Links, Parent, find_links, parent_links
 from sttm.ops.merge import to_plan
 from sttm.ops.merge_order import MergeOrder, cosine_order
@@ -18,7 +19,6 @@ from sttm.ops.naive import Settings
 from sttm.ops.naive_budget import within
 from sttm.ops.pyramid import level_sizes, used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, grow
-from sttm.ops.token_counts import token_counts
 from sttm.plan import MergePlan
 from tests.ops.criteria import distortion_order, random_order
 from tests.ops.merge_cases import make_video, videos
@@ -128,39 +128,36 @@ def test_nothing_less_similar_is_merged_while_something_similar_is_left(
 ) -> None:
     x, grid = video
     budget = max(1, round(share * grid.num_tokens))
-    tree = grow(x, grid.frames, used_sizes(grid.height, grid.width, 1), Pooling())
-    merges = cut_to([tree], cosine_order([tree], GAP), budget)
-    assume(merges is not None)
-    assert merges is not None
-    (merge,) = merges
+    tree = grow(x, grid.frames, tuple(used_sizes(grid.height, grid.width, 1)), Pooling())
+    (merge,) = cut_to([tree], cosine_order([tree], GAP), budget)
+    assume(bool(merge.reached))
     assert merge.num_tokens == budget
-    cells, used = merge.cut, merge.links
-    frame = cells.anchor // grid.tokens_per_frame
-    between = (frame[used.earlier] != frame[used.later]).tolist()
+    cells, used = merge.cut, merge.links.selected()
+    frames = (end // grid.tokens_per_frame for end in (used.earlier, used.later))
+    between = torch.ne(*frames).tolist()
     if not all(between):
         # A cell was opened because even the cells are fewer than the budget: no links at all.
         assert not any(between)
         return
-    candidates = similarity_of(parent_links(find_links(tree, cells), cells.num_cells))
+    candidates = similarity_of(parent_links(find_links(tree, cells), tree.num_tokens).selected())
     merged = similarity_of(used)
     left = [value for pair, value in candidates.items() if pair not in merged]
     assert not merged or not left or min(merged.values()) >= max(left)
     # Every cell that is still open is less uniform than every cell that is merged.
-    if merge.spatial is not None:
-        levels = cells.level[cells.anchor]
-        for level in range(1, tree.num_levels):
-            scores = tree.scores[level].flatten()
-            emitted = set(cells.anchor[levels == level].tolist())
+    spatial = float(merge.spatial or 0.0)
+    if not math.isnan(spatial):
+        for level, scores in enumerate(torch.split(tree.scores, tree.coarse_sizes, dim=1), start=1):
+            emitted = set(cells.anchor[cells.level == level].tolist())
             assert all(
-                score >= merge.spatial - 1e-6 or tree.sizes[level - 1][0] % 2
+                score >= spatial - 1e-6 or tree.sizes[level - 1][0] % 2
                 for score, token in zip(
-                    scores.tolist(), first_tokens(tree.sizes, level, grid), strict=True
+                    scores.flatten().tolist(), first_tokens(tree.sizes, level, grid), strict=True
                 )
                 if token in emitted
             )
 
 
-def first_tokens(sizes: list[tuple[int, int]], level: int, grid: VideoGrid) -> list[int]:
+def first_tokens(sizes: Sequence[tuple[int, int]], level: int, grid: VideoGrid) -> list[int]:
     """Return the first token of every cell of a level, counted by hand."""
     spans = []
     for side in (0, 1):
@@ -221,13 +218,17 @@ def test_a_cap_leaves_thresholds_alone_below_it(max_tokens: float | int) -> None
         assert capped.info["tokens_after_spatial"] <= free.info["tokens_after_spatial"]
 
 
-def counted(trees: list[Quadtree], order: MergeOrder) -> list[int]:
+def counts_by_merging(trees: list[Quadtree], order: MergeOrder) -> list[int]:
     """Count the tokens at every rank by merging up to it."""
     found = []
     for rank in range(order.last + 1):
-        cuts = cuts_at(trees, order, rank)
-        links = links_at(trees, order, cuts, rank)
-        found.append(sum(c.num_cells - len(own) for c, own in zip(cuts, links, strict=True)))
+        left = 0
+        for tree, cells in zip(trees, cuts_at(trees, order, rank), strict=True):
+            left += cells.num_cells
+            if order.link_floor is not None:
+                links = find_links(tree, cells, order.similarity).at_least(order.link_floor[rank])
+                left -= int(parent_links(links, tree.num_tokens).exists.sum())
+        found.append(left)
     return found
 
 
@@ -238,28 +239,28 @@ def test_the_counts_of_all_ranks_are_those_of_each(
     criterion: str, some: list[Video], root_level: int
 ) -> None:
     trees = [
-        grow(x, grid.frames, used_sizes(grid.height, grid.width, root_level), Pooling(True))
+        grow(x, grid.frames, tuple(used_sizes(grid.height, grid.width, root_level)), Pooling(True))
         for x, grid in some
     ]
     order = CRITERIA[criterion](trees)
-    assert token_counts(trees, order).tolist() == counted(trees, order)
+    assert counted(trees, order)[2].tolist() == counts_by_merging(trees, order)
 
 
 def test_the_first_rank_is_taken_where_counts_rise_again() -> None:
     """Found by trying: a bisection over the ranks goes past the first one for some budgets."""
     grid = VideoGrid(6, 5, 7)
     x = make_video("smooth", grid, 16, 22)
-    trees = [grow(x, 6, used_sizes(5, 7, 1), Pooling())]
+    trees = [grow(x, 6, tuple(used_sizes(5, 7, 1)), Pooling())]
     order = cosine_order(trees, GAP)
-    counts = counted(trees, order)
+    counts = counts_by_merging(trees, order)
     assert any(a < b for a, b in itertools.pairwise(counts))
     for budget in range(min(counts), grid.num_tokens):
         rank = next(rank for rank, count in enumerate(counts) if count <= budget)
         # Cells that are fewer than the budget: the last one is opened again.
         rank -= cuts_at(trees, order, rank)[0].num_cells < budget
-        merges = cut_to(trees, order, budget)
-        assert merges is not None
-        assert merges[0].spatial == (float(order.score[rank - 1]) if rank else None)
+        spatial = torch.as_tensor(cut_to(trees, order, budget)[0].spatial)
+        expected = order.score[rank - 1] if rank else torch.tensor(torch.nan)
+        torch.testing.assert_close(spatial, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=CRITERIA)
@@ -272,17 +273,17 @@ def test_every_criterion_meets_every_count(
         grow(
             make_video(kind, grid, 5, 3),
             grid.frames,
-            level_sizes(grid.height, grid.width, to_single=True),
+            tuple(level_sizes(grid.height, grid.width, to_single=True)),
             Pooling(weighted=True),
         )
         for grid in grids
     ]
     order = CRITERIA[criterion](trees)
     least = len(grids) if order.link_floor is not None else sum(grid.frames for grid in grids)
-    assert least == 1 or cut_to(trees, order, least - 1) is None
+    assert least == 1 or not cut_to(trees, order, least - 1)[0].reached
     for budget in range(least, sum(grid.num_tokens for grid in grids) + 1):
         merges = cut_to(trees, order, budget)
-        assert merges is not None
+        assert all(merge.reached for merge in merges)
         plans = [to_plan(tree, merge).check() for tree, merge in zip(trees, merges, strict=True)]
         assert sum(plan.num_out for plan in plans) == budget
 
@@ -290,10 +291,10 @@ def test_every_criterion_meets_every_count(
 def test_a_criterion_decides_what_merges() -> None:
     """The least error counts long differences; cosines do not see them."""
     x = torch.tensor([[1.0, 0], [9, 0], [1, 0.4], [1, 0]])[[0, 1, 2, 3, 0, 1, 2, 3]]
-    trees = [grow(x, 1, level_sizes(2, 4, to_single=True), Pooling(weighted=True))]
+    trees = [grow(x, 1, tuple(level_sizes(2, 4, to_single=True)), Pooling(weighted=True))]
     merged = {}
     for name in ("cosine", "distortion"):
         merges = cut_to(trees, CRITERIA[name](trees), 5)
-        assert merges is not None
+        assert merges[0].reached
         merged[name] = to_plan(trees[0], merges[0]).group.tolist()
     assert merged == {"cosine": [0, 0, 1, 2, 0, 0, 3, 4], "distortion": [0, 1, 2, 2, 3, 4, 2, 2]}

@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttm.ops import naive
-from sttm.ops.pyramid import cell_tables, level_sizes, parent_index, pool, used_sizes
+from sttm.ops.pyramid import (
+    cell_tables,
+    level_sizes,
+    neighbour_tables,
+    parent_index,
+    pool,
+    used_sizes,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,8 @@ def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: 
     x = torch.randn(2, height, width, 3, generator=torch.Generator().manual_seed(seed))
     before = x.clone()
     sizes = level_sizes(height, width, to_single=True)
-    tables = cell_tables(sizes, weighted)
+    tables = cell_tables(tuple(sizes), weighted, x.device)
+    patches = torch.split(tables.patches, [rows * columns for rows, columns in sizes])
     fast = x
     twin = [
         [
@@ -63,8 +71,8 @@ def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: 
         ]
         for t in range(2)
     ]
-    for patches in tables.patches[:-1]:
-        fast = pool(fast, patches if weighted else None)
+    for size, count, scale in zip(sizes, patches, tables.scale, strict=False):
+        fast = pool(fast, scale, count.view(size) if weighted else None)
         twin = [naive.coarsen(frame, weighted, torch.float64) for frame in twin]
         expected = [[[cell.feature for cell in line] for line in frame] for frame in twin]
         stacked = torch.stack([torch.stack([torch.stack(ln) for ln in f]) for f in expected])
@@ -76,19 +84,47 @@ def test_pooling_equals_its_twin(height: int, width: int, weighted: bool, seed: 
 @given(st.integers(1, 12), st.integers(1, 12), st.booleans())
 def test_tables_describe_every_patch(height: int, width: int, weighted: bool) -> None:
     sizes = level_sizes(height, width, to_single=True)
-    tables = cell_tables(sizes, weighted)
+    tables = cell_tables(tuple(sizes), weighted, torch.device("cpu"))
+    assert tables is cell_tables(tuple(sizes), weighted, torch.device("cpu"))
+    start = last = 0
     for level, (rows, columns) in enumerate(sizes):
-        cell, box, share = tables.cell[level], tables.box[level], tables.share[level]
-        assert sorted(set(cell.tolist())) == list(range(rows * columns))
-        total = torch.zeros(rows * columns).index_add_(0, cell, share)
+        place, share = tables.place[level], tables.share[level]
+        assert sorted(set(place.tolist())) == list(range(start, start + rows * columns))
+        total = torch.zeros(rows * columns).index_add_(0, place - start, share)
         torch.testing.assert_close(total, torch.ones(rows * columns))
-        assert torch.bincount(cell).tolist() == tables.patches[level].flatten().tolist()
+        assert tables.level[place].eq(level).all()
+        assert torch.equal(tables.patches[place], place.bincount()[place].float())
+        if level:
+            parents = tables.place[level - 1] - last
+            assert torch.equal(tables.parent[level - 1][parents] + start, place)
+        last, start = start, start + rows * columns
         for patch in range(height * width):
             y, x = divmod(patch, width)
-            y0, x0, y1, x1 = box[patch].tolist()
+            y0, x0, y1, x1 = tables.box[place[patch]].tolist()
             assert y0 <= y < y1
             assert x0 <= x < x1
-            assert tables.first[level, patch] == y0 * width + x0
-            assert (y1 - y0) * (x1 - x0) == int((cell == cell[patch]).sum())
+            assert tables.first[place[patch]] == y0 * width + x0
+            assert (y1 - y0) * (x1 - x0) == int((place == place[patch]).sum())
         if weighted:
-            torch.testing.assert_close(share, 1.0 / torch.bincount(cell)[cell])
+            torch.testing.assert_close(share, 1.0 / place.bincount()[place])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_neighbours_are_the_cells_that_overlap(height: int, width: int) -> None:
+    sizes = tuple(level_sizes(height, width, to_single=True))
+    tables = cell_tables(sizes, False, torch.device("cpu"))
+    pairs = neighbour_tables(sizes, torch.device("cpu"))
+    boxes, levels = tables.box.tolist(), tables.level.tolist()
+    expected = {
+        (a, b)
+        for a, (y0, x0, y1, x1) in enumerate(boxes)
+        for b, (v0, u0, v1, u1) in enumerate(boxes)
+        if y0 < v1 and v0 < y1 and x0 < u1 and u0 < x1
+    }
+    found = list(zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True))
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    for number, (earlier, later) in enumerate(found):
+        finer, other = (later, earlier) if number < pairs.split else (earlier, later)
+        assert levels[finer] <= levels[other]

@@ -7,15 +7,22 @@ from hypothesis import strategies as st
 
 from sttm.grid import VideoGrid
 from sttm.ops import naive
-from sttm.ops.links import CachedSimilarity, Links, find_links, pair_cosines, parent_links
+from sttm.ops.links import Links, find_links, parent_links
 from sttm.ops.pyramid import used_sizes
-from sttm.ops.quadtree import Pooling, Quadtree, boxes, cell_rows, cut, grow
+from sttm.ops.quadtree import Pooling, Quadtree, boxes, cut, grow
 from tests.ops.merge_cases import make_video, videos
 
 
 def grown(x: torch.Tensor, grid: VideoGrid, pooling: Pooling | None = None) -> Quadtree:
     sizes = used_sizes(grid.height, grid.width, 0)
-    return grow(x, grid.frames, sizes, pooling or Pooling())
+    return grow(x, grid.frames, tuple(sizes), pooling or Pooling())
+
+
+def feature(tree: Quadtree, row: int) -> torch.Tensor:
+    """Return the float64 feature of a cell."""
+    tokens = tree.num_tokens
+    rows = tree.x if row < tokens else tree.coarse.flatten(0, 1)
+    return rows[row if row < tokens else row - tokens].double()
 
 
 def all_cells(cells: list[naive.Cell]) -> list[naive.Cell]:
@@ -45,10 +52,9 @@ def test_scores_equal_their_twin(
             level = only_level_with(tree, token, cell.box)
             if level is None:
                 continue
-            row = int(cell_rows(tree, token, level))
-            feature = tree.levels[level][row].double()
-            torch.testing.assert_close(feature, cell.feature, atol=1e-5, rtol=1e-5)
-            score = float(tree.scores[level].flatten()[row])
+            row = int(tree.row_of(token, torch.tensor([level])))
+            torch.testing.assert_close(feature(tree, row), cell.feature, atol=1e-5, rtol=1e-5)
+            score = float(tree.scores.flatten()[row - tree.num_tokens])
             assert score == pytest.approx(naive.score(cell, twin), abs=1e-5)
 
 
@@ -70,14 +76,13 @@ def test_links_equal_their_twin(
     x, grid = video
     tree = grown(x, grid)
     cells = cut(tree, threshold)
-    level = cells.level[cells.anchor]
-    row = [
-        tree.levels[n][cell_rows(tree, a[None], n)][0].double()
-        for n, a in zip(level.tolist(), cells.anchor, strict=True)
-    ]
-    emitted = boxes(tree, cells.anchor, level).tolist()
+    anchor = cells.is_anchor.nonzero().squeeze(1)
+    level = cells.level[anchor]
+    row = [feature(tree, int(each)) for each in tree.row_of(anchor, level)]
+    emitted = boxes(tree, anchor, level).tolist()
     twins = [naive.Cell(tuple(b), f) for b, f in zip(emitted, row, strict=True)]
-    expected = {(a, b): value for a, b, value in naive.find_links(twins)}
+    token = anchor.tolist()
+    expected = {(token[a], token[b]): value for a, b, value in naive.find_links(twins)}
     links = find_links(tree, cells)
     pairs = list(zip(links.earlier.tolist(), links.later.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
@@ -86,24 +91,14 @@ def test_links_equal_their_twin(
         assert value == pytest.approx(expected[pair], abs=1e-5)
 
 
-def test_remembered_cosines_are_the_computed_ones() -> None:
-    grid = VideoGrid(4, 9, 14)
-    trees = [grown(make_video("smooth", grid, 6, seed), grid) for seed in (0, 1)]
-    memory = CachedSimilarity(pair_cosines)
-    for threshold in (0.95, 0.8, 0.9, 0.95, -1.0, 2.0, 0.85):
-        for tree in trees:
-            cells = cut(tree, threshold)
-            fresh, remembered = find_links(tree, cells), find_links(tree, cells, memory)
-            assert torch.equal(fresh.similarity, remembered.similarity)
-
-
 def test_the_smallest_of_equally_similar_parents_is_chosen() -> None:
     links = Links(
         torch.tensor([2, 0, 1, 1]), torch.tensor([5, 5, 5, 4]), torch.tensor([0.9, 0.7, 0.9, 0.2])
     )
 
     def pairs(chosen: Links) -> list[tuple[int, int]]:
-        return list(zip(chosen.later.tolist(), chosen.earlier.tolist(), strict=True))
+        found = chosen.selected()
+        return list(zip(found.later.tolist(), found.earlier.tolist(), strict=True))
 
     assert pairs(parent_links(links, 6)) == [(4, 1), (5, 1)]
     assert pairs(parent_links(links, 6, "top_left")) == [(4, 1), (5, 0)]
@@ -116,13 +111,14 @@ def test_half_precision_is_pooled_in_float32_unless_published(dtype: torch.dtype
     x = make_video("smooth", grid, 6, 0).to(dtype)
     exact = grown(x.float(), grid)
     ours, published = (grown(x, grid, Pooling(published=mode)) for mode in (False, True))
-    assert torch.equal(ours.levels[1], exact.levels[1])
-    assert all(torch.equal(a, b) for a, b in zip(ours.scores, exact.scores, strict=True))
-    assert published.levels[1].dtype == dtype
-    assert torch.equal(published.levels[1], exact.levels[1].to(dtype))
+    assert torch.equal(ours.coarse, exact.coarse)
+    assert torch.equal(ours.scores, exact.scores)
+    finest = exact.coarse_sizes[0]
+    assert published.coarse.dtype == dtype
+    assert torch.equal(published.coarse[:, :finest], exact.coarse[:, :finest].to(dtype))
 
 
 def test_the_input_is_not_copied() -> None:
     grid = VideoGrid(2, 8, 9)
     x = make_video("smooth", grid, 6, 0).bfloat16()
-    assert grown(x, grid).levels[0].data_ptr() == x.data_ptr()
+    assert grown(x, grid).x.data_ptr() == x.data_ptr()

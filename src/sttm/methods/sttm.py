@@ -9,18 +9,21 @@ import torch
 from sttm.budget import check_keep, joint_budget
 from sttm.deprecated import warn_renamed
 from sttm.errors import BudgetError, ConfigError
+from sttm.grid import VideoGrid
 from sttm.methods.base import Method, VideoFeatures
 from sttm.methods.checks import check_choice, check_count, check_number, check_threshold
 from sttm.methods.registry import register
 from sttm.ops.budget_search import cut_to
 from sttm.ops.links import Parent
-from sttm.ops.merge import Linking, Merge, merge_at, to_plan
+from sttm.ops.merge import Linking, Merge, MergeNumbers, merge_at, read_numbers, to_plan
 from sttm.ops.merge_order import cosine_order
 from sttm.ops.pyramid import level_sizes, used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, grow
+from sttm.ops.similarity import needs_rescaling, rescaled
 from sttm.ops.ward import cheapest_merges, merge_trees, merges_within
 from sttm.plan import MergePlan
 
+_Video = tuple[torch.Tensor, VideoGrid]
 BudgetScope = Literal["video", "joint"]
 Criterion = Literal["cosine", "distortion"]
 
@@ -213,15 +216,8 @@ class STTM(Method):
             return [self.plan(video) for video in videos]
         if self.criterion == "distortion":
             return self._plan_by_distortion(videos)
-        trees, merges = self._grow(videos), list[Merge]()
-        if self.keep is None:
-            options = (*self._thresholds, self.linking, self.parent)
-            merges = [merge_at(tree, *options) for tree in trees]
-        if self._budget is not None:
-            budget = joint_budget(self._budget, [video.grid.num_tokens for video in videos])
-            if not merges or sum(merge.num_tokens for merge in merges) > budget:
-                trees, merges = self._merge_to(budget, videos, trees)
-        return [to_plan(tree, merge) for tree, merge in zip(trees, merges, strict=True)]
+        merged = self._merge([(video.x, video.grid) for video in videos])
+        return [to_plan(*each) for each in merged]
 
     def _plan_by_distortion(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
         """Make the cheapest merges: as many as the budget asks for, or as the limit allows."""
@@ -238,12 +234,53 @@ class STTM(Method):
             for tree, made in zip(trees, cheapest_merges(trees, least), strict=True)
         ]
 
-    def _grow(self, videos: Sequence[VideoFeatures], *, to_single: bool = False) -> list[Quadtree]:
+    def _merge(self, videos: Sequence[_Video]) -> list[tuple[Quadtree, Merge, MergeNumbers]]:
+        """Merge at the thresholds or to the budget; read the numbers back once for each attempt."""
+        tokens = [grid.num_tokens for _, grid in videos]
+        budget = sum(tokens) if self._budget is None else joint_budget(self._budget, tokens)
+        trees = self._grow(videos)
+        if self.keep is None:
+            options = (*self._thresholds, self.linking, self.parent)
+            merges = [merge_at(tree, *options) for tree in trees]
+        else:
+            merges = self._merge_to(budget, trees)
+        numbers = read_numbers(trees, merges)
+        extreme = [needs_rescaling(number.largest_square) for number in numbers]
+        if any(extreme):
+            return self._merge(
+                [
+                    (rescaled(x) if far else x, grid)
+                    for far, (x, grid) in zip(extreme, videos, strict=True)
+                ]
+            )
+        if self.keep is None and sum(number.tokens for number in numbers) > budget:
+            merges = self._merge_to(budget, trees)
+            numbers = read_numbers(trees, merges)
+        if not numbers[0].reached:
+            trees = self._grow(videos, to_single=True)
+            merges = self._merge_to(budget, trees)
+            numbers = read_numbers(trees, merges)
+        if not numbers[0].reached:
+            raise BudgetError(
+                f"{'max_tokens' if self.keep is None else 'keep'}: got {self._budget!r}, {budget} "
+                f"tokens for {', '.join(str(grid) for _, grid in videos)}, expected more: {self} "
+                "cannot reach so few. Allow more tokens, or both merging steps."
+            )
+        return list(zip(trees, merges, numbers, strict=True))
+
+    def _merge_to(self, budget: int, trees: list[Quadtree]) -> list[Merge]:
+        """Merge to the budget, as far as these pyramids allow."""
+        spatial, temporal = self._thresholds
+        gap = None if temporal is None else (spatial or 0.0) - temporal
+        start = spatial if self.keep is None else None
+        return cut_to(trees, cosine_order(trees, gap), budget, start, self.parent)
+
+    def _grow(self, videos: Sequence[_Video], *, to_single: bool = False) -> list[Quadtree]:
         """Grow every video's pyramid to the root level, or on to 1x1."""
         pooling = Pooling(self.weighted, self.per_head or 1, self.linking == "published")
         root_level = -1 if self.spatial_threshold is None else self.root_level
         trees = []
-        for x, grid in ((video.x, video.grid) for video in videos):
+        for x, grid in videos:
             if x.shape[1] % pooling.heads:
                 raise ConfigError(
                     f"per_head: got {self.per_head} heads for {x.shape[1]} channels, expected a "
@@ -252,24 +289,5 @@ class STTM(Method):
             sizes = used_sizes(grid.height, grid.width, root_level)
             if to_single and root_level >= 0:
                 sizes = level_sizes(grid.height, grid.width, to_single=True)
-            trees.append(grow(x, grid.frames, sizes, pooling))
+            trees.append(grow(x, grid.frames, tuple(sizes), pooling))
         return trees
-
-    def _merge_to(
-        self, budget: int, videos: Sequence[VideoFeatures], trees: list[Quadtree]
-    ) -> tuple[list[Quadtree], list[Merge]]:
-        """Meet the budget exactly; grow the pyramids on to 1x1 only if that is needed."""
-        spatial, temporal = self._thresholds
-        gap = None if temporal is None else (spatial or 0.0) - temporal
-        start = spatial if self.keep is None else None
-        merges = cut_to(trees, cosine_order(trees, gap), budget, start, self.parent)
-        if merges is None:
-            trees = self._grow(videos, to_single=True)
-            merges = cut_to(trees, cosine_order(trees, gap), budget, start, self.parent)
-        if merges is not None:
-            return trees, merges
-        raise BudgetError(
-            f"{'max_tokens' if self.keep is None else 'keep'}: got {self._budget!r}, {budget} "
-            f"tokens for {', '.join(str(video.grid) for video in videos)}, expected more: {self} "
-            "cannot reach so few. Allow more tokens, or both merging steps."
-        )

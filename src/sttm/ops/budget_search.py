@@ -4,19 +4,27 @@ The budget is met from below: the first rank with few enough tokens is taken, an
 the most similar are used. Token counts may rise from one rank to the next, since a merged cell may
 lose more links than it saves cells; so they are counted at all ranks instead of searched.
 
+Nothing here reads a number back from the device: ranks and counts stay tensors, and every tensor
+has a size that only the shapes of the videos decide.
+
 Source: STTM names exact budgets as future work; this is our own.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
-from sttm.ops.links import CachedSimilarity, CellPairs, Links, Parent, find_links, parent_links
+from sttm.ops.links import Links, Parent, no_links, parent_links
 from sttm.ops.merge import Merge, follow_parents
 from sttm.ops.merge_order import MergeOrder
 from sttm.ops.quadtree import Cut, Quadtree, emit_cells
-from sttm.ops.token_counts import token_counts
+from sttm.ops.token_counts import (
+    SpannedLinks,
+    cell_counts,
+    emission_spans,
+    linked_counts,
+    spanned_links,
+)
 
 
 def cut_to(
@@ -25,7 +33,7 @@ def cut_to(
     budget: int,
     start: float | None = None,
     parent: Parent = "most_similar",
-) -> list[Merge] | None:
+) -> list[Merge]:
     """Merge the videos to exactly ``budget`` tokens together.
 
     Where even the cells are fewer than the budget, the cell that merged last is opened again, and
@@ -40,79 +48,83 @@ def cut_to(
         parent: which of its links a cell follows.
 
     Returns:
-        one merge per video; None if no rank has so few tokens.
+        one merge per video; if no rank has so few tokens, its ``reached`` is False.
     """
-    order = replace(order, similarity=CachedSimilarity(order.similarity))
-    first = 0 if start is None else order.rank_of(start)
-    if first and _num_cells(cuts_at(trees, order, first)) < budget:
-        first = 0
-    reached = (token_counts(trees, order)[first:] <= budget).nonzero()
-    if len(reached) == 0:
-        return None
-    rank = first + int(reached[0])
+    links, cells, tokens = counted(trees, order)
+    ranks = torch.arange(order.last + 1, device=cells.device)
+    enough = tokens <= budget
+    if start is not None:
+        first = order.rank_of(start)
+        first = torch.where(cells.take(first) < budget, 0, first)
+        enough = enough & (ranks >= first)
+    rank = torch.where(enough, ranks, order.last + 1).amin()
+    reached = rank <= order.last
+    rank = rank.clamp(max=order.last)
+    opened = cells.take(rank) < budget
+    rank = rank - opened.long()
+    surplus = cells.take(rank) - budget
     cuts = cuts_at(trees, order, rank)
-    surplus = _num_cells(cuts) - budget
-    if surplus >= 0:
-        links = strongest(links_at(trees, order, cuts, rank, parent), surplus)
-        temporal = min((float(s.similarity.min()) for s in links if len(s)), default=None)
-    else:
-        rank, temporal = rank - 1, None
-        cuts = cuts_at(trees, order, rank)
-        links = links_inside(trees, order, cuts, rank, _num_cells(cuts) - budget)
-    spatial = float(order.score[rank - 1]) if rank else None
+    between = [
+        parent_links(own.at(rank).only(~opened), tree.num_tokens, parent) if own else no_links(cut)
+        for own, cut, tree in zip(links, cuts, trees, strict=True)
+    ]
+    between = strongest(between, surplus)
+    inside = links_inside(trees, order, cuts, rank, surplus, opened)
+    spatial = _value_at(order.score, rank - 1)
+    temporal = torch.cat([own.similarity for own in between])
+    temporal = torch.where(temporal > -torch.inf, temporal, torch.inf).amin()
     return [
-        Merge(cut, some, follow_parents(some, cut.num_cells, tree.frames), spatial, temporal)
-        for tree, cut, some in zip(trees, cuts, links, strict=True)
+        Merge(cut, used, follow_parents(cut, used, tree.frames), spatial, temporal, reached)
+        for tree, cut, used in zip(trees, cuts, map(_either, inside, between), strict=True)
     ]
 
 
-def cuts_at(trees: Sequence[Quadtree], order: MergeOrder, rank: int) -> list[Cut]:
-    """Return every video's cells with the first ``rank`` cells of the order merged."""
-    return [
-        emit_cells(tree, [own < rank for own in ranks])
-        for tree, ranks in zip(trees, order.cell_rank, strict=True)
-    ]
-
-
-def links_at(
-    trees: Sequence[Quadtree],
-    order: MergeOrder,
-    cuts: Sequence[Cut],
-    rank: int,
-    parent: Parent = "most_similar",
-) -> list[Links]:
-    """Return every video's links from cells to their parents that may be used at a rank.
+def counted(
+    trees: Sequence[Quadtree], order: MergeOrder
+) -> tuple[list[SpannedLinks | None], torch.Tensor, torch.Tensor]:
+    """Find the usable links, and count cells and tokens, at every rank.
 
     Args:
         trees: the pyramids of the videos.
         order: the order in which they merge.
-        cuts: the cells at this rank, from `cuts_at`.
-        rank: the rank.
-        parent: which of its links a cell follows.
+
+    Returns:
+        the links of every video; ``(R + 1,)`` int64 cells and tokens of all videos together.
     """
+    emitted = [
+        emission_spans(tree, rank, order.last)
+        for tree, rank in zip(trees, order.cell_rank, strict=True)
+    ]
+    cells = cell_counts(emitted, order.last)
     if order.link_floor is None:
-        return [Links.none(cut.anchor.device) for cut in cuts]
-    floor = float(order.link_floor[rank])
-    usable = [
-        find_links(tree, cut, order.similarity).at_least(floor)
-        for tree, cut in zip(trees, cuts, strict=True)
-    ]
-    return [
-        parent_links(links, cut.num_cells, parent) for links, cut in zip(usable, cuts, strict=True)
-    ]
+        return [None] * len(trees), cells, cells
+    links = [spanned_links(tree, spans, order) for tree, spans in zip(trees, emitted, strict=True)]
+    linked = linked_counts(links, [tree.num_tokens for tree in trees], order.last)
+    return list(links), cells, cells - linked
 
 
-def strongest(links: Sequence[Links], count: int) -> list[Links]:
-    """Return the ``count`` most similar links of all videos; equal ones in their order."""
+def cuts_at(trees: Sequence[Quadtree], order: MergeOrder, rank: int | torch.Tensor) -> list[Cut]:
+    """Return every video's cells with the first ``rank`` cells of the order merged."""
+    return [emit_cells(tree, own < rank) for tree, own in zip(trees, order.cell_rank, strict=True)]
+
+
+def strongest(links: Sequence[Links], count: torch.Tensor) -> list[Links]:
+    """Return the ``count`` (a scalar) most similar links of all videos; equal ones in order."""
     similarity = torch.cat([some.similarity for some in links])
+    place = similarity.sort(descending=True, stable=True).indices
     used = torch.zeros_like(similarity, dtype=torch.bool)
-    used[similarity.sort(descending=True, stable=True).indices[:count]] = True
-    parts = torch.split(used, [len(some) for some in links])
-    return [some.select(kept.nonzero().squeeze(1)) for some, kept in zip(links, parts, strict=True)]
+    used[place] = torch.arange(similarity.shape[0], device=similarity.device) < count
+    parts = torch.split(used, [some.similarity.shape[0] for some in links])
+    return [some.only(kept) for some, kept in zip(links, parts, strict=True)]
 
 
 def links_inside(
-    trees: Sequence[Quadtree], order: MergeOrder, cuts: Sequence[Cut], rank: int, count: int
+    trees: Sequence[Quadtree],
+    order: MergeOrder,
+    cuts: Sequence[Cut],
+    rank: torch.Tensor,
+    count: torch.Tensor,
+    wanted: torch.Tensor,
 ) -> list[Links]:
     """Return ``count`` links between parts of the cell that merges next.
 
@@ -123,34 +135,63 @@ def links_inside(
         trees: the pyramids of the videos.
         order: the order in which they merge.
         cuts: the cells at this rank, from `cuts_at`.
-        rank: the rank, below the last one.
-        count: from 0 to the number of parts minus 1.
+        rank: the rank, below the last one; a scalar.
+        count: from 0 to the number of parts minus 1; a scalar.
+        wanted: a bool scalar: whether there shall be any links.
+
+    Returns:
+        per video one entry per token.
     """
-    video, level, row = _cell_of_rank(order, rank)
-    tree, cut = trees[video], cuts[video]
-    height, width = tree.sizes[level]
-    frame, place = divmod(row, height * width)
-    inside = (tree.tables.cell[level] == place).nonzero().squeeze(1)
-    part = torch.unique(cut.cell[inside + frame * tree.patches_per_frame])
-    token = cut.anchor[part]
-    whole = CellPairs(token, cut.level[token], token, torch.full_like(token, level))
-    similarity = order.similarity(tree, whole)
-    best = similarity.sort(descending=True, stable=True).indices[: count + 1]
-    together = part[best].sort().values
-    links = [Links.none(part.device) for _ in trees]
-    links[video] = Links(together[:1].expand(count), together[1:], similarity.new_ones(count))
+    return [
+        _links_inside(tree, order, ranks, cut, rank, count, wanted)
+        for tree, ranks, cut in zip(trees, order.cell_rank, cuts, strict=True)
+    ]
+
+
+def _links_inside(
+    tree: Quadtree,
+    order: MergeOrder,
+    ranks: torch.Tensor,
+    cut: Cut,
+    rank: torch.Tensor,
+    count: torch.Tensor,
+    wanted: torch.Tensor,
+) -> Links:
+    links = no_links(cut)
+    if ranks.numel() == 0:
+        return links
+    patches, cells = tree.patches_per_frame, ranks.shape[1]
+    here = (ranks == rank).flatten()
+    number = (here * torch.arange(here.shape[0], device=here.device)).sum()
+    frame, place = number // cells, number % cells + patches
+    level = tree.tables.level.take(place)
+    inside = tree.tables.place.index_select(0, level[None])[0] == place
+    token = torch.arange(patches, device=here.device) + frame * patches
+    part = inside & cut.is_anchor[token] & here.any() & wanted
+    row = tree.row_of(token, cut.level[token])
+    whole = (tree.num_tokens + number).expand(patches)
+    similarity = torch.where(part, order.similarity(tree, row, whole), -torch.inf)
+    best = similarity.sort(descending=True, stable=True).indices
+    together = torch.zeros_like(part)
+    together[best] = torch.arange(patches, device=here.device) < count + 1
+    together &= part
+    first = torch.where(together, token, tree.num_tokens).amin()
+    follows = together & (token != first)
+    links.earlier[token] = torch.where(follows, first, links.earlier[token])
+    links.similarity[token] = torch.where(follows, 1.0, -torch.inf)
     return links
 
 
-def _cell_of_rank(order: MergeOrder, rank: int) -> tuple[int, int, int]:
-    """Return the video, the level and the row in that level of the cell of a rank."""
-    for video, levels in enumerate(order.cell_rank):
-        for level, ranks in enumerate(levels, start=1):
-            found = (ranks.flatten() == rank).nonzero()
-            if len(found):
-                return video, level, int(found)
-    raise AssertionError(f"no cell has rank {rank}")
+def _either(one: Links, other: Links) -> Links:
+    """Return the links of the first where they exist, else those of the second."""
+    return Links(
+        torch.where(one.exists, one.earlier, other.earlier),
+        one.later,
+        torch.maximum(one.similarity, other.similarity),
+    )
 
 
-def _num_cells(cuts: Sequence[Cut]) -> int:
-    return sum(cut.num_cells for cut in cuts)
+def _value_at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the value at an index, a scalar; NaN where there is none."""
+    padded = torch.cat([values.new_full((1,), torch.nan), values])
+    return padded.take(index + 1)

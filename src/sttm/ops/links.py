@@ -9,131 +9,69 @@ Source: STTM, section 3.2.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 
-from sttm.ops.quadtree import Cut, Quadtree, cell_rows
-from sttm.ops.similarity import cosines, paired_products
+from sttm.ops.quadtree import Cut, Quadtree
+from sttm.ops.similarity import can_select
 
 Parent = Literal["most_similar", "top_left"]
+
+# Compares pairs of cells of a tree, given by their rows, the finer (or equal) cell first: ``(E,)``
+# float32; higher is more similar, on any finite scale.
+Similarity = Callable[[Quadtree, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Links:
-    """Pairs of overlapping cells of neighbouring frames.
+    """Pairs of overlapping cells of neighbouring frames, each cell named by its anchor.
 
     Args:
         earlier: ``(E,)`` int64, the cell of frame t.
         later: ``(E,)`` int64, the cell of frame t + 1.
-        similarity: ``(E,)`` float32, the similarity of their features.
+        similarity: ``(E,)`` float32, the similarity of their features; -inf where there is no link.
     """
 
     earlier: torch.Tensor
     later: torch.Tensor
     similarity: torch.Tensor
 
-    def __len__(self) -> int:
-        """Pairs."""
-        return self.similarity.shape[0]
+    @cached_property
+    def exists(self) -> torch.Tensor:
+        """``(E,)`` bool."""
+        return self.similarity > -torch.inf
 
-    @classmethod
-    def none(cls, device: torch.device) -> "Links":
-        """Return no links."""
-        index = torch.empty(0, dtype=torch.int64, device=device)
-        return cls(index, index, torch.empty(0, device=device))
+    def only(self, wanted: torch.Tensor) -> "Links":
+        """Return these links without those that are not wanted, ``(E,)`` bool."""
+        return Links(self.earlier, self.later, torch.where(wanted, self.similarity, -torch.inf))
 
-    def select(self, index: torch.Tensor) -> "Links":
-        """Return the links at ``index``."""
+    def at_least(self, threshold: float | torch.Tensor) -> "Links":
+        """Return the links whose similarity is at least ``threshold``."""
+        return self.only(self.similarity >= threshold)
+
+    def selected(self) -> "Links":
+        """Return the links that exist, without gaps. Waits for the device."""
+        index = self.exists.nonzero().squeeze(1)
         return Links(self.earlier[index], self.later[index], self.similarity[index])
 
-    def at_least(self, threshold: float) -> "Links":
-        """Return the links whose similarity is at least ``threshold``."""
-        return self.select((self.similarity >= threshold).nonzero().squeeze(1))
+
+def wanted_index(wanted: torch.Tensor) -> torch.Tensor | slice:
+    """Return an index of the wanted entries, ``(E,)`` bool; of all where selecting would wait."""
+    return wanted.nonzero().squeeze(1) if can_select(wanted.device) else slice(None)
 
 
-@dataclass(frozen=True)
-class CellPairs:
-    """Overlapping cells as tokens and levels, the finer (or equal) cell first.
-
-    Args:
-        token: ``(E,)`` int64, the anchor of the finer cell.
-        level: ``(E,)`` int64, its level.
-        other_token: ``(E,)`` int64, the same patch one frame earlier or later, or in this frame.
-        other_level: ``(E,)`` int64, the level of the cell there that contains it.
-    """
-
-    token: torch.Tensor
-    level: torch.Tensor
-    other_token: torch.Tensor
-    other_level: torch.Tensor
-
-    def select(self, index: torch.Tensor) -> "CellPairs":
-        """Return the pairs at ``index``."""
-        return CellPairs(
-            self.token[index], self.level[index], self.other_token[index], self.other_level[index]
-        )
+def pair_cosines(tree: Quadtree, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return ``(E,)`` float32 cosines of the pairs' pooled features: the `Similarity` of STTM."""
+    return tree.cosines(row, other)
 
 
-# Compares pairs of cells of a tree: ``(E,)`` float32; higher is more similar, on any scale.
-Similarity = Callable[[Quadtree, CellPairs], torch.Tensor]
-
-
-def _contained(cut: Cut, offset: int, *, equal: bool) -> CellPairs:
-    """Pair every cell with the cell that contains it ``offset`` tokens away, where there is one."""
-    other = cut.anchor + offset
-    inside = (other >= 0) & (other < cut.level.shape[0])
-    token, other = cut.anchor[inside], other[inside]
-    level, other_level = cut.level[token], cut.level[other]
-    pairs = CellPairs(token, level, other, other_level)
-    return pairs.select(other_level >= level if equal else other_level > level)
-
-
-def pair_cosines(tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
-    """Return ``(E,)`` float32 cosines of the pairs' pooled features."""
-    result = torch.empty(pairs.token.shape[0], device=pairs.token.device)
-    for level in range(tree.num_levels):
-        for other_level in range(level, tree.num_levels):
-            chosen = (pairs.level == level) & (pairs.other_level == other_level)
-            index = chosen.nonzero().squeeze(1)
-            if index.shape[0] == 0:
-                continue
-            row = cell_rows(tree, pairs.token[index], level)
-            other = cell_rows(tree, pairs.other_token[index], other_level)
-            dot = paired_products(
-                tree.levels[level], row, tree.levels[other_level], other, tree.pooling.heads
-            )
-            result[index] = cosines(dot, tree.squares[level][row], tree.squares[other_level][other])
-    return result
-
-
-class CachedSimilarity:
-    """A similarity that computes the value of every pair once, for many cuts of the same trees.
-
-    Takes ``3 * levels**2`` float32 numbers per token of every tree.
-
-    Args:
-        similarity: compares pairs of cells; its values are not NaN.
-    """
-
-    def __init__(self, similarity: Similarity) -> None:
-        self._similarity = similarity
-        self._known: dict[Quadtree, torch.Tensor] = {}
-
-    def __call__(self, tree: Quadtree, pairs: CellPairs) -> torch.Tensor:
-        """Return ``(E,)`` float32: what the similarity returns."""
-        levels, tokens = tree.num_levels, tree.frames * tree.patches_per_frame
-        if tree not in self._known:
-            size = 3 * levels * levels * tokens
-            self._known[tree] = torch.full((size,), torch.nan, device=tree.scores[0].device)
-        known = self._known[tree]
-        direction = (pairs.other_token - pairs.token).sign() + 1
-        key = (direction * levels + pairs.level) * levels + pairs.other_level
-        key = key * tokens + pairs.token
-        missing = known[key].isnan().nonzero().squeeze(1)
-        if missing.shape[0] > 0:
-            known[key[missing]] = self._similarity(tree, pairs.select(missing))
-        return known[key]
+def no_links(cut: Cut) -> Links:
+    """Return a link of every token to its own anchor that does not exist."""
+    token = torch.arange(cut.anchor.shape[0], device=cut.anchor.device)
+    never = torch.full(cut.anchor.shape, -torch.inf, device=cut.anchor.device)
+    return Links(cut.anchor, token, never)
 
 
 def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = pair_cosines) -> Links:
@@ -147,34 +85,50 @@ def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = pair_cosines) 
     Returns:
         every pair once.
     """
-    in_previous = _contained(cut, -tree.patches_per_frame, equal=True)
-    in_next = _contained(cut, tree.patches_per_frame, equal=False)
-    return Links(
-        earlier=cut.cell[torch.cat([in_previous.other_token, in_next.token])],
-        later=cut.cell[torch.cat([in_previous.token, in_next.other_token])],
-        similarity=torch.cat([similarity(tree, in_previous), similarity(tree, in_next)]),
+    frame, tokens = tree.patches_per_frame, tree.num_tokens
+    token = torch.arange(tokens, device=tree.device)
+    before, after = slice(0, tokens - frame), slice(frame, tokens)
+    level_before, level_after = cut.level[before], cut.level[after]
+    # Of two cells the finer one's anchor lies in both; of two equal ones the later names the pair.
+    later_is_finer = cut.is_anchor[after] & (level_before >= level_after)
+    earlier_is_finer = cut.is_anchor[before] & (level_after > level_before)
+    wanted = torch.cat([later_is_finer, earlier_is_finer])
+    index = wanted_index(wanted)
+    finer = torch.cat([token[after], token[before]])[index]
+    other = torch.cat([token[before], token[after]])[index]
+    value = similarity(
+        tree, tree.row_of(finer, cut.level[finer]), tree.row_of(other, cut.level[other])
     )
+    anchor, other_anchor = cut.anchor[finer], cut.anchor[other]
+    links = Links(
+        earlier=torch.minimum(anchor, other_anchor),
+        later=torch.maximum(anchor, other_anchor),
+        similarity=value,
+    )
+    return links.only(wanted[index])
 
 
-def parent_links(links: Links, num_cells: int, parent: Parent = "most_similar") -> Links:
+def parent_links(links: Links, num_tokens: int, parent: Parent = "most_similar") -> Links:
     """Choose at most one earlier cell for every cell, its parent.
 
     Args:
         links: the links that may become merges.
-        num_cells: cells of the cut.
+        num_tokens: ``N``.
         parent: the most similar earlier cell, the first of equal ones; or the first (top-left) one.
 
     Returns:
-        the chosen links, in the order of their later cells.
+        one entry per token: the link of the cell whose anchor it is; none for other tokens.
     """
-    device = links.similarity.device
-    earlier, later = links.earlier, links.later
+    earlier, later, similarity = links.earlier, links.later, links.similarity
+    token = torch.arange(num_tokens, device=later.device)
+    most = torch.full((num_tokens,), -torch.inf, device=later.device)
+    chosen = links.exists
     if parent == "most_similar":
-        best = torch.full((num_cells,), -torch.inf, device=device)
-        best.scatter_reduce_(0, later, links.similarity, "amax")
-        chosen = links.similarity == best[later]
-        earlier, later = earlier[chosen], later[chosen]
-    first = torch.full((num_cells,), num_cells, device=device)
-    first.scatter_reduce_(0, later, earlier, "amin")
-    kept = (links.earlier == first[links.later]).nonzero().squeeze(1)
-    return links.select(kept[links.later[kept].argsort()])
+        most.scatter_reduce_(0, later, similarity, "amax")
+        chosen = chosen & (similarity == most[later])
+    none = token.new_full((num_tokens,), num_tokens)
+    first = none.scatter_reduce(0, later, torch.where(chosen, earlier, num_tokens), "amin")
+    if parent == "top_left":
+        kept = torch.where(chosen & (earlier == first[later]), similarity, -torch.inf)
+        most.scatter_reduce_(0, later, kept, "amax")
+    return Links(torch.where(first < num_tokens, first, token), token, most)

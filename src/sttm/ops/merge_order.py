@@ -19,8 +19,8 @@ class MergeOrder:
     """The order in which cells and links merge, for several videos together.
 
     Args:
-        cell_rank: per video and level, without the finest level, ``(T, h*w)`` int64: the number of
-            cells that merge before this one.
+        cell_rank: per video ``(T, K)`` int64: the number of cells that merge before this coarser
+            cell.
         score: ``(R,)`` float32, descending: the score of every cell, from the first that merges to
             the last.
         link_floor: ``(R + 1,)`` float32, descending: the similarity that a link needs at every
@@ -28,7 +28,7 @@ class MergeOrder:
         similarity: compares two overlapping cells; the highest value merges first. Any scale.
     """
 
-    cell_rank: list[list[torch.Tensor]]
+    cell_rank: list[torch.Tensor]
     score: torch.Tensor
     link_floor: torch.Tensor | None
     similarity: Similarity
@@ -38,9 +38,9 @@ class MergeOrder:
         """The last rank ``R``, at which all cells are merged."""
         return self.score.shape[0]
 
-    def rank_of(self, threshold: float) -> int:
-        """Return how many cells have a score of at least ``threshold``."""
-        return int((self.score.double() >= threshold).sum())
+    def rank_of(self, threshold: float) -> torch.Tensor:
+        """Return how many cells have a score of at least ``threshold``, an int64 scalar."""
+        return (self.score.double() >= threshold).sum()
 
 
 def cosine_order(trees: Sequence[Quadtree], gap: float | None) -> MergeOrder:
@@ -61,41 +61,49 @@ def cosine_order(trees: Sequence[Quadtree], gap: float | None) -> MergeOrder:
 
 
 def rank_cells(
-    trees: Sequence[Quadtree], scores: Sequence[Sequence[torch.Tensor]]
-) -> tuple[list[list[torch.Tensor]], torch.Tensor]:
+    trees: Sequence[Quadtree], scores: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Rank all cells: highest score first; equal scores by level (finest first), video and place.
 
     Args:
         trees: the pyramids of the videos.
-        scores: per video and level, without the finest level, ``(T, h*w)`` float32.
+        scores: per video ``(T, K)`` float32.
 
     Returns:
         ``cell_rank`` and ``score`` of a `MergeOrder`.
     """
-    depth = max(tree.num_levels for tree in trees) - 1
-    levels = [(v, n) for n in range(depth) for v, own in enumerate(scores) if n < len(own)]
-    none = trees[0].scores[0].new_empty(0)
-    score, cell = torch.cat([none, *(scores[v][n].flatten() for v, n in levels)]).sort(
+    levels = [
+        torch.split(own, tree.coarse_sizes, dim=1) for tree, own in zip(trees, scores, strict=True)
+    ]
+    depth = max(len(own) for own in levels)
+    order = [(v, n) for n in range(depth) for v, own in enumerate(levels) if n < len(own)]
+    none = scores[0].new_empty(0)
+    score, cell = torch.cat([none, *(levels[v][n].flatten() for v, n in order)]).sort(
         descending=True, stable=True
     )
     rank = torch.empty_like(cell)
     rank[cell] = torch.arange(cell.shape[0], device=cell.device)
-    parts = torch.split(rank, [scores[v][n].numel() for v, n in levels])
-    cell_rank: list[list[torch.Tensor]] = [[] for _ in trees]
-    for (v, n), part in zip(levels, parts, strict=True):
-        cell_rank[v].append(part.view_as(scores[v][n]))
-    return cell_rank, score
+    parts = dict(
+        zip(order, torch.split(rank, [levels[v][n].numel() for v, n in order]), strict=True)
+    )
+    ranks = [torch.empty_like(own, dtype=torch.int64) for own in scores]
+    for (video, level), part in parts.items():
+        target = torch.split(ranks[video], trees[video].coarse_sizes, dim=1)[level]
+        target.copy_(part.view_as(target))
+    return ranks, score
 
 
-def _uniformity(tree: Quadtree) -> list[torch.Tensor]:
-    """Return the scores of all levels but the finest; a cell with one child has its child's score.
+def _uniformity(tree: Quadtree) -> torch.Tensor:
+    """Return the ``(T, K)`` scores; a cell with one child has its child's score.
 
     By the rule of the spatial step such a cell would score 1 and merge first, whatever it shows.
     Only the first cell of a frame can have one child, where both sides of the finer level are odd.
     """
     levels: list[torch.Tensor] = []
-    for (height, width), scores in zip(tree.sizes, tree.scores[1:], strict=False):
+    for (height, width), scores in zip(
+        tree.sizes, torch.split(tree.scores, tree.coarse_sizes, dim=1), strict=False
+    ):
         if levels and height % 2 and width % 2:
             scores = torch.cat([levels[-1][:, :1], scores[:, 1:]], dim=1)
         levels.append(scores)
-    return levels
+    return torch.cat(levels, dim=1) if levels else tree.scores

@@ -7,9 +7,13 @@ every side by itself.
 Source: STTM, section 3.1. Differs: sides of mixed parity work.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
+
+Size = tuple[int, int]
 
 
 def level_sizes(height: int, width: int, *, to_single: bool = False) -> list[tuple[int, int]]:
@@ -42,7 +46,7 @@ def used_sizes(height: int, width: int, root_level: int) -> list[tuple[int, int]
 
 def parent_index(size: int) -> torch.Tensor:
     """Return ``(size,)`` int64: the parent of every row (or column) of a side."""
-    return (torch.arange(size) + size % 2) // 2
+    return (torch.arange(size, device="cpu") + size % 2) // 2
 
 
 def add_pairs(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -58,57 +62,170 @@ def _every_second(x: torch.Tensor, dim: int, start: int) -> torch.Tensor:
     return x[(slice(None),) * dim + (slice(start, None, 2),)]
 
 
-def pool(x: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
+def pool(x: torch.Tensor, scale: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
     """Pool every cell's children into the cell, all frames at once.
 
     Args:
         x: ``(T, h, w, C)`` floating. Not modified.
+        scale: ``((h + 1) // 2, (w + 1) // 2)`` float32: 1 / children (or patches) of every cell.
         patches: ``(h, w)`` patches per child for a mean over patches; None for the plain mean
             over children.
 
     Returns:
         ``(T, (h + 1) // 2, (w + 1) // 2, C)`` in the dtype of ``x``.
     """
-    amount = torch.ones(x.shape[1:3], device=x.device) if patches is None else patches.float()
     if patches is not None:
-        x = x * amount[:, :, None]
-    total = add_pairs(add_pairs(x, 1), 2)
-    return total.mul_((1.0 / add_pairs(add_pairs(amount, 0), 1))[:, :, None])
+        x = x * patches[:, :, None]
+    return add_pairs(add_pairs(x, 1), 2).mul_(scale[:, :, None])
+
+
+def child_slots(x: torch.Tensor) -> torch.Tensor:
+    """Give every cell the four slots of its children; those that an odd side lacks hold zeros.
+
+    Args:
+        x: ``(T, h, w, C)``. Copied only where a side is odd.
+
+    Returns:
+        ``(T, (h + 1) // 2, 2, (w + 1) // 2, 2, C)``.
+    """
+    frames, height, width, channels = x.shape
+    rows, columns = height % 2, width % 2
+    if rows or columns:
+        filled = x.new_empty(frames, height + rows, width + columns, channels)
+        filled[:, :rows], filled[:, rows:, :columns] = 0, 0
+        filled[:, rows:, columns:] = x
+        x = filled
+    return x.reshape(frames, (height + 1) // 2, 2, (width + 1) // 2, 2, channels)
 
 
 @dataclass(frozen=True)
 class CellTables:
-    """For every level and every patch of a frame: facts about the cell that holds the patch.
+    """Facts about the cells of one frame, the same for all frames of a grid.
+
+    A cell's *place* is its number among all cells of the frame: level by level, finest first,
+    raster inside a level. So the places of the finest level are the patches.
 
     Args:
-        cell: ``(L, H*W)`` int64, the cell's index in its level (raster).
-        first: ``(L, H*W)`` int64, the cell's top-left patch (raster).
-        box: ``(L, H*W, 4)`` int64, y0, x0, y1, x1, end-exclusive, in patches.
-        share: ``(L, H*W)`` float32, the patch's weight in the cell's pooled feature.
-        patches: per level ``(h, w)`` int64, patches per cell.
+        place: ``(L, H*W)`` int64, for every level and patch the place of the cell that holds it.
+        first: ``(P,)`` int64, every cell's top-left patch (raster).
+        box: ``(P, 4)`` int64, its y0, x0, y1, x1, end-exclusive, in patches.
+        level: ``(P,)`` int64, its level.
+        patches: ``(P,)`` float32, its patches.
+        share: ``(L, H*W)`` float32, the patch's weight in the pooled feature of the cell.
+        parent: per level but the last ``(h*w,)`` int64: every cell's parent, raster in its level.
+        lacking: per level but the finest ``(h, 2, w, 2)`` bool: child slots that are empty; None
+            if there is none.
+        scale: per level but the finest ``(h, w)`` float32: see `pool`.
     """
 
-    cell: torch.Tensor
+    place: torch.Tensor
     first: torch.Tensor
     box: torch.Tensor
+    level: torch.Tensor
+    patches: torch.Tensor
     share: torch.Tensor
-    patches: list[torch.Tensor]
+    parent: list[torch.Tensor]
+    lacking: list[torch.Tensor | None]
+    scale: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class NeighbourTables:
+    """The pairs of cells of one frame and the next that overlap, the same for all frames.
+
+    Args:
+        earlier: ``(E,)`` int64, the place of the cell in the earlier frame.
+        later: ``(E,)`` int64, the place of the cell in the later frame.
+        split: of the first ``split`` pairs the later cell is the finer (or equal) one, of the
+            others the earlier.
+    """
+
+    earlier: torch.Tensor
+    later: torch.Tensor
+    split: int
+
+
+@lru_cache(maxsize=64)
+def cell_tables(sizes: tuple[Size, ...], weighted: bool, device: torch.device) -> CellTables:
+    """Build the tables of a pyramid, or return those that were built before.
+
+    Args:
+        sizes: ``(height, width)`` per level, finest first.
+        weighted: pooled features are means over patches instead of over children.
+        device: where the tables go.
+    """
+    sides = [_side_tables([size[side] for size in sizes], weighted) for side in (0, 1)]
+    place, box, level, patches, share, parent, lacking, scale = ([] for _ in range(8))
+    start = 0
+    for number, (size, y, x) in enumerate(zip(sizes, *sides, strict=True)):
+        place.append((y.cell[:, None] * size[1] + x.cell).flatten() + start)
+        start += size[0] * size[1]
+        corners = (y.start[:, None], x.start[None], y.end[:, None], x.end[None])
+        box.append(torch.stack([c.expand(size) for c in corners], dim=-1).flatten(0, 1))
+        level.append(torch.full((size[0] * size[1],), number, device="cpu"))
+        patches.append(((y.end - y.start)[:, None] * (x.end - x.start)).float())
+        share.append((y.share[:, None] * x.share).flatten())
+        if number:
+            amount = patches[-2] if weighted else torch.ones(sizes[number - 1], device="cpu")
+            scale.append(1.0 / add_pairs(add_pairs(amount, 0), 1))
+            lacking.append(_lacking_slots(sizes[number - 1]))
+            rows, columns = (parent_index(side) for side in sizes[number - 1])
+            parent.append((rows[:, None] * size[1] + columns).flatten())
+    boxes = torch.cat(box)
+    return CellTables(
+        place=torch.stack(place).to(device),
+        first=(boxes[:, 0] * sizes[0][1] + boxes[:, 1]).to(device),
+        box=boxes.to(device),
+        level=torch.cat(level).to(device),
+        patches=torch.cat([count.flatten() for count in patches]).to(device),
+        share=torch.stack(share).to(device),
+        parent=[cells.to(device) for cells in parent],
+        lacking=[None if slots is None else slots.to(device) for slots in lacking],
+        scale=[each.to(device) for each in scale],
+    )
+
+
+@lru_cache(maxsize=64)
+def neighbour_tables(sizes: tuple[Size, ...], device: torch.device) -> NeighbourTables:
+    """Build the table of overlapping cells of neighbouring frames, or return it.
+
+    Every pair is there once: its finer cell starts at the cell's first patch, which the coarser
+    one holds.
+    """
+    tables = cell_tables(sizes, False, torch.device("cpu"))
+    finer, coarser = [], []
+    for place, (patch, level) in enumerate(
+        zip(tables.first.tolist(), tables.level.tolist(), strict=True)
+    ):
+        around = tables.place[level:, patch].tolist()
+        finer += [place] * len(around)
+        coarser += around
+    one, other = torch.tensor(finer, device="cpu"), torch.tensor(coarser, device="cpu")
+    unequal = one != other
+    return NeighbourTables(
+        earlier=torch.cat([other, one[unequal]]).to(device),
+        later=torch.cat([one, other[unequal]]).to(device),
+        split=len(finer),
+    )
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of the pyramid: per level and patch, the cell, its extent and its share."""
+    """One side of the pyramid, per level.
+
+    For every patch the cell that holds it and its share; for every cell its extent in patches.
+    """
 
     cell: torch.Tensor
+    share: torch.Tensor
     start: torch.Tensor
     end: torch.Tensor
-    share: torch.Tensor
 
 
-def _side_tables(sizes: list[int], weighted: bool) -> list[_Side]:
-    position = torch.arange(sizes[0])
-    cell, share = position, torch.ones(sizes[0])
-    sides = [_Side(cell, position, position + 1, share)]
+def _side_tables(sizes: Sequence[int], weighted: bool) -> list[_Side]:
+    position = torch.arange(sizes[0], device="cpu")
+    cell, share = position, torch.ones(sizes[0], device="cpu")
+    sides = [_Side(cell, share, position, position + 1)]
     for size in sizes[:-1]:
         parent = parent_index(size)
         children = torch.bincount(parent)
@@ -116,36 +233,13 @@ def _side_tables(sizes: list[int], weighted: bool) -> list[_Side]:
         share = share / children[cell]
         patches = torch.bincount(cell)
         end = patches.cumsum(0)
-        weight = 1.0 / patches[cell] if weighted else share
-        sides.append(_Side(cell, (end - patches)[cell], end[cell], weight))
+        sides.append(_Side(cell, 1.0 / patches[cell] if weighted else share, end - patches, end))
     return sides
 
 
-def cell_tables(
-    sizes: list[tuple[int, int]], weighted: bool, device: torch.device | str = "cpu"
-) -> CellTables:
-    """Build the tables for a pyramid.
-
-    Args:
-        sizes: ``(height, width)`` per level, finest first.
-        weighted: pooled features are means over patches instead of over children.
-        device: where the tables go.
-    """
-    height, width = sizes[0]
-    rows = _side_tables([size[0] for size in sizes], weighted)
-    columns = _side_tables([size[1] for size in sizes], weighted)
-    cell, first, box, share, patches = [], [], [], [], []
-    for (_, level_width), y, x in zip(sizes, rows, columns, strict=True):
-        cell.append(y.cell[:, None] * level_width + x.cell)
-        first.append(y.start[:, None] * width + x.start)
-        corners = (y.start[:, None], x.start[None], y.end[:, None], x.end[None])
-        box.append(torch.stack([c.expand(height, width) for c in corners], dim=-1))
-        share.append(y.share[:, None] * x.share)
-        patches.append((torch.bincount(y.cell)[:, None] * torch.bincount(x.cell)).to(device))
-    return CellTables(
-        cell=torch.stack(cell).flatten(1).to(device),
-        first=torch.stack(first).flatten(1).to(device),
-        box=torch.stack(box).flatten(1, 2).to(device),
-        share=torch.stack(share).flatten(1).to(device),
-        patches=patches,
-    )
+def _lacking_slots(finer: Size) -> torch.Tensor | None:
+    """Return ``(h, 2, w, 2)`` bool: the child slots that a finer level leaves empty."""
+    if not finer[0] % 2 and not finer[1] % 2:
+        return None
+    there = torch.ones((1, *finer, 1), device="cpu")
+    return child_slots(there)[0, ..., 0] == 0

@@ -4,20 +4,13 @@ Source: STTM, section 3.1. Cost O(THW): every level is read once, in pieces of a
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
 import torch
 
-from sttm.ops.pyramid import CellTables, cell_tables, parent_index, pool
-from sttm.ops.similarity import (
-    cosines,
-    needs_rescaling,
-    piece_rows,
-    products,
-    rescaled,
-)
+from sttm.ops.pyramid import CellTables, Size, cell_tables, child_slots, pool
+from sttm.ops.similarity import can_select, cosines, paired_products, piece_rows, products
 
 
 @dataclass(frozen=True)
@@ -40,24 +33,33 @@ class Pooling:
 class Quadtree:
     """Pooled features and scores of all cells of a video; level 0 is the finest.
 
+    A cell's *row* is its number among all cells of the video: the ``N`` tokens first, then frame
+    by frame the ``K`` coarser cells of the frame, in the order of their places (see `CellTables`).
+
     Args:
         frames: ``T``.
         sizes: ``(height, width)`` per level.
         tables: which cell holds which patch.
         pooling: how its cells were pooled and compared.
-        levels: per level ``(T*h*w, C)`` features; the finest is the input itself.
-        squares: per level ``(T*h*w, heads)`` float64 squared norms.
-        scores: per level ``(T, h*w)`` float32: the least cosine between a cell and its children;
-            1 at the finest level.
+        x: ``(N, C)`` the input itself, not a copy.
+        coarse: ``(T, K, C)`` the features of the coarser cells.
+        squares: ``(N + T*K, heads)`` float64 squared norms of all rows.
+        scores: ``(T, K)`` float32: the least cosine between a coarser cell and its children.
     """
 
     frames: int
-    sizes: list[tuple[int, int]]
+    sizes: tuple[Size, ...]
     tables: CellTables
     pooling: Pooling
-    levels: list[torch.Tensor]
-    squares: list[torch.Tensor]
-    scores: list[torch.Tensor]
+    x: torch.Tensor
+    coarse: torch.Tensor
+    squares: torch.Tensor
+    scores: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the video is."""
+        return self.x.device
 
     @property
     def patches_per_frame(self) -> int:
@@ -65,29 +67,80 @@ class Quadtree:
         return self.sizes[0][0] * self.sizes[0][1]
 
     @property
+    def num_tokens(self) -> int:
+        """``N``."""
+        return self.frames * self.patches_per_frame
+
+    @property
     def num_levels(self) -> int:
         """Levels from the finest to the root."""
         return len(self.sizes)
 
+    @property
+    def coarse_sizes(self) -> list[int]:
+        """Cells per frame of every level but the finest; they sum to ``K``."""
+        return [height * width for height, width in self.sizes[1:]]
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """``(T, P)`` int64, the row of the cell at every place of every frame."""
+        row = torch.arange(self.squares.shape[0], device=self.device)
+        fine, coarse = row[: self.num_tokens], row[self.num_tokens :]
+        return torch.cat([part.view(self.frames, -1) for part in (fine, coarse)], dim=1)
+
+    def row_of(self, token: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Return ``(M,)`` int64, the rows of the cells of these levels that hold these tokens."""
+        frame = token.div(self.patches_per_frame, rounding_mode="floor")
+        place = self.tables.place[level, token - frame * self.patches_per_frame]
+        offset = self.num_tokens - self.patches_per_frame + frame * self.scores.shape[1]
+        return torch.where(level > 0, place + offset, token)
+
+    @cached_property
+    def _parts(self) -> list[tuple[int, torch.Tensor]]:
+        """First rows, and features from there on; in one part where rows cannot be sorted out."""
+        if can_select(self.device):
+            return [(0, self.x), (self.num_tokens, self.coarse.flatten(0, 1))]
+        return [(0, torch.cat([self.x.float(), self.coarse.flatten(0, 1).float()]))]
+
+    def cosines(self, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return ``(E,)`` float32, the cosines of the pooled features of pairs of rows."""
+        heads = self.pooling.heads
+        if len(self._parts) == 1:
+            features = self._parts[0][1]
+            dot = paired_products(features, row, features, other, heads)
+            return cosines(dot, self.squares[row], self.squares[other])
+        dot = self.squares.new_empty((row.shape[0], heads))
+        part, other_part = (index >= self.num_tokens for index in (row, other))
+        for one, (start, features) in enumerate(self._parts):
+            for two, (other_start, other_features) in enumerate(self._parts):
+                index = ((part == one) & (other_part == two)).nonzero().squeeze(1)
+                if index.shape[0]:
+                    rows, others = row[index] - start, other[index] - other_start
+                    dot[index] = paired_products(features, rows, other_features, others, heads)
+        return cosines(dot, self.squares[row], self.squares[other])
+
 
 @dataclass(frozen=True)
 class Cut:
-    """The cells that the spatial step emits, in the order of their anchors (time, then raster).
+    """The cells that the spatial step emits.
 
     Args:
-        level: ``(N,)`` int64, the level of the cell that every input token belongs to.
-        cell: ``(N,)`` int64 in [0, M), the index of that cell in this cut.
-        anchor: ``(M,)`` int64, ascending: the top-left token of every cell.
+        level: ``(N,)`` int64, the level of the cell that every token belongs to.
+        anchor: ``(N,)`` int64, the top-left token of that cell, which stands for it.
     """
 
     level: torch.Tensor
-    cell: torch.Tensor
     anchor: torch.Tensor
+
+    @cached_property
+    def is_anchor(self) -> torch.Tensor:
+        """``(N,)`` bool: the tokens that stand for a cell."""
+        return self.anchor == torch.arange(self.anchor.shape[0], device=self.anchor.device)
 
     @property
     def num_cells(self) -> int:
-        """``M``."""
-        return self.anchor.shape[0]
+        """The cells. Waits for the device."""
+        return int(self.is_anchor.sum())
 
 
 def child_scores(
@@ -95,7 +148,7 @@ def child_scores(
     parent: torch.Tensor,
     child_square: torch.Tensor,
     parent_square: torch.Tensor,
-    missing: Literal["ignored", "corner"] = "ignored",
+    lacking: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Score every cell: the minimum cosine between it and its children.
 
@@ -104,48 +157,40 @@ def child_scores(
         parent: ``(T, (h + 1) // 2, (w + 1) // 2, C)``.
         child_square: ``(T, h, w, heads)`` squared norms.
         parent_square: the same for the parents.
-        missing: an odd side leaves child slots empty: ``"ignored"``, or compared as if cell
-            (0, 0) of the same frame stood there, as the published code does.
+        lacking: ``((h + 1) // 2, 2, (w + 1) // 2, 2)`` bool: empty child slots, which do not count.
 
     Returns:
         ``(T, (h + 1) // 2, (w + 1) // 2)`` float32.
     """
-    heads = child_square.shape[-1]
-
-    def compare(
-        a: torch.Tensor, a2: torch.Tensor, b: torch.Tensor, b2: torch.Tensor
-    ) -> torch.Tensor:
-        return cosines(products(a, b, heads), a2, b2)
-
-    odd_rows, odd_columns = child.shape[1] % 2, child.shape[2] % 2
-    score = torch.ones(parent.shape[:3], device=child.device)
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        slot = (
-            slice(None),
-            slice(odd_rows if row == 0 else 1 - odd_rows, None, 2),
-            slice(odd_columns if column == 0 else 1 - odd_columns, None, 2),
-        )
-        # The first slot of an odd side is empty in the first parent.
-        owner = (
-            slice(None),
-            slice(odd_rows if row == 0 else 0, None),
-            slice(odd_columns if column == 0 else 0, None),
-        )
-        similarity = compare(child[slot], child_square[slot], parent[owner], parent_square[owner])
-        score[owner] = torch.minimum(score[owner], similarity)
-    if missing == "corner":
-        corner, corner_square = child[:, :1, :1], child_square[:, :1, :1]
-        everything, leading = slice(None), slice(0, 1)
-        borders = [(everything, leading, everything)] * odd_rows
-        borders += [(everything, everything, leading)] * odd_columns
-        for border in borders:
-            similarity = compare(parent[border], parent_square[border], corner, corner_square)
-            score[border] = torch.minimum(score[border], similarity)
-    return score
+    dot = products(child_slots(child), parent[:, :, None, :, None], child_square.shape[-1])
+    cosine = cosines(dot, child_slots(child_square), parent_square[:, :, None, :, None])
+    if lacking is not None:
+        cosine = cosine.masked_fill(lacking, 1.0)
+    return cosine.amin(dim=(2, 4))
 
 
-def grow(x: torch.Tensor, frames: int, sizes: list[tuple[int, int]], pooling: Pooling) -> Quadtree:
+def _fill_as_published(
+    score: torch.Tensor,
+    child: torch.Tensor,
+    parent: torch.Tensor,
+    child_square: torch.Tensor,
+    parent_square: torch.Tensor,
+) -> None:
+    """Compare empty child slots as if cell (0, 0) of the same frame stood there."""
+    corner, corner_square = child[:, :1, :1], child_square[:, :1, :1]
+    everything, leading = slice(None), slice(0, 1)
+    borders = [(everything, leading, everything)] * (child.shape[1] % 2)
+    borders += [(everything, everything, leading)] * (child.shape[2] % 2)
+    for border in borders:
+        dot = products(parent[border], corner, child_square.shape[-1])
+        similarity = cosines(dot, parent_square[border], corner_square)
+        score[border] = torch.minimum(score[border], similarity)
+
+
+def grow(x: torch.Tensor, frames: int, sizes: tuple[Size, ...], pooling: Pooling) -> Quadtree:
     """Pool and score the whole pyramid, reading ``x`` once in pieces of a few frames.
+
+    Cosines are right while the squared norms are in `SAFE_SQUARE`; see `largest_square`.
 
     Args:
         x: ``(N, C)`` floating and finite, order t, y, x. Not modified, not copied.
@@ -153,48 +198,58 @@ def grow(x: torch.Tensor, frames: int, sizes: list[tuple[int, int]], pooling: Po
         sizes: ``(height, width)`` per level, finest first.
         pooling: how cells are pooled and compared.
     """
-    height, width = sizes[0]
     tables = cell_tables(sizes, pooling.weighted, x.device)
-    step = piece_rows(height * width * x.shape[1], x.device)
-    pieces = [
-        _grow_piece(piece, tables, pooling)
-        for piece in torch.split(x.reshape(frames, height, width, -1), step)
-    ]
-    levels, squares, scores = (
-        [torch.cat(parts) for parts in zip(*kind, strict=True)]
-        for kind in zip(*pieces, strict=True)
-    )
-    if needs_rescaling(squares[0]):
-        return grow(rescaled(x), frames, sizes, pooling)
-    return Quadtree(
+    tokens, channels = x.shape
+    patches = tokens // frames
+    cells = tables.first.shape[0] - patches
+    stored = x.dtype if pooling.published else torch.float32
+    tree = Quadtree(
         frames=frames,
         sizes=sizes,
         tables=tables,
         pooling=pooling,
-        levels=[x, *(level.flatten(0, 2) for level in levels)],
-        squares=[square.flatten(0, 2) for square in squares],
-        scores=[score.flatten(1) for score in scores],
+        x=x,
+        coarse=x.new_empty((frames, cells, channels), dtype=stored),
+        squares=x.new_empty((tokens + frames * cells, pooling.heads), dtype=torch.float64),
+        scores=x.new_empty((frames, cells), dtype=torch.float32),
     )
+    step = piece_rows(patches * channels, x.device)
+    for first in range(0, frames, step):
+        _grow_piece(tree, first, min(first + step, frames))
+    return tree
 
 
-def _grow_piece(
-    x: torch.Tensor, tables: CellTables, pooling: Pooling
-) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-    """Return the coarse levels, and the squared norms and scores of all levels, of some frames."""
-    stored = x.dtype if pooling.published else torch.float32
-    child = x.float()
+def _grow_piece(tree: Quadtree, first: int, end: int) -> None:
+    """Fill in the coarser levels, the squared norms and the scores of some frames."""
+    pooling, tables, sizes = tree.pooling, tree.tables, tree.coarse_sizes
+    fine_squares, coarse_squares = (
+        part.view(tree.frames, -1, pooling.heads)[first:end]
+        for part in tree.squares.tensor_split([tree.num_tokens])
+    )
+    child = tree.x.view(tree.frames, *tree.sizes[0], -1)[first:end].float()
     square = products(child, child, pooling.heads)
-    levels, squares, scores = [], [square], [torch.ones(square.shape[:-1], device=x.device)]
-    for patches in tables.patches[:-1]:
-        parent = pool(child, patches if pooling.weighted else None).to(stored)
-        levels.append(parent)
+    fine_squares[:] = square.flatten(1, 2)
+    features = torch.split(tree.coarse[first:end], sizes, dim=1)
+    squares = torch.split(coarse_squares, sizes, dim=1)
+    scores = torch.split(tree.scores[first:end], sizes, dim=1)
+    patches = torch.split(tables.patches, [tree.patches_per_frame, *sizes])
+    for number, size in enumerate(tree.sizes[:-1]):
+        weights = patches[number].view(size) if pooling.weighted else None
+        parent = pool(child, tables.scale[number], weights).to(tree.coarse.dtype)
+        features[number][:] = parent.flatten(1, 2)
         parent = parent.float()
         parent_square = products(parent, parent, pooling.heads)
-        missing: Literal["ignored", "corner"] = "corner" if pooling.published else "ignored"
-        scores.append(child_scores(child, parent, square, parent_square, missing))
-        squares.append(parent_square)
+        squares[number][:] = parent_square.flatten(1, 2)
+        score = child_scores(child, parent, square, parent_square, tables.lacking[number])
+        if pooling.published:
+            _fill_as_published(score, child, parent, square, parent_square)
+        scores[number][:] = score.flatten(1)
         child, square = parent, parent_square
-    return levels, squares, scores
+
+
+def largest_square(tree: Quadtree) -> torch.Tensor:
+    """Return the largest squared norm of a token, a scalar."""
+    return tree.squares[: tree.num_tokens].max()
 
 
 def cut(tree: Quadtree, threshold: float | None) -> Cut:
@@ -204,45 +259,25 @@ def cut(tree: Quadtree, threshold: float | None) -> Cut:
         tree: the scored pyramid.
         threshold: least cosine to stop at; None keeps the finest cells.
     """
-    least = math.inf if threshold is None else threshold
-    return emit_cells(tree, [scores >= least for scores in tree.scores[1:]])
+    return emit_cells(tree, tree.scores >= (math.inf if threshold is None else threshold))
 
 
-def emit_cells(tree: Quadtree, merged: Sequence[torch.Tensor]) -> Cut:
+def emit_cells(tree: Quadtree, merged: torch.Tensor) -> Cut:
     """Emit the coarsest merged cell around every patch, or the patch itself.
 
     Args:
         tree: the pyramid; its scores are not read.
-        merged: per level but the finest ``(T, h*w)`` bool.
+        merged: ``(T, K)`` bool.
     """
-    device = tree.scores[0].device
-    level = torch.zeros_like(tree.scores[-1], dtype=torch.int64)
-    for number in range(tree.num_levels - 1, 0, -1):
-        level = torch.where((level == 0) & merged[number - 1], number, level)
-        level = level[:, parent_cells(tree.sizes[number - 1]).to(device)]
-    patch = torch.arange(tree.patches_per_frame, device=device)
-    frame_start = torch.arange(tree.frames, device=device)[:, None] * tree.patches_per_frame
-    first = (tree.tables.first[level, patch] + frame_start).flatten()
-    is_anchor = first == torch.arange(first.shape[0], device=device)
-    return Cut(
-        level=level.flatten(),
-        cell=(is_anchor.cumsum(0) - 1)[first],
-        anchor=is_anchor.nonzero().squeeze(1),
-    )
-
-
-def parent_cells(size: tuple[int, int]) -> torch.Tensor:
-    """Return ``(h*w,)``: the parent's raster index of every cell of a level of this size."""
-    height, width = size
-    rows, columns = parent_index(height), parent_index(width)
-    return (rows[:, None] * ((width + 1) // 2) + columns).flatten()
-
-
-def cell_rows(tree: Quadtree, token: torch.Tensor, level: int) -> torch.Tensor:
-    """Return the row, in ``tree.levels[level]``, of the cell that holds each token."""
-    frame = token.div(tree.patches_per_frame, rounding_mode="floor")
-    height, width = tree.sizes[level]
-    return frame * (height * width) + tree.tables.cell[level, token % tree.patches_per_frame]
+    patches = tree.patches_per_frame
+    token = torch.arange(tree.num_tokens, device=tree.device).view(tree.frames, patches)
+    if tree.num_levels == 1:
+        return Cut(level=torch.zeros_like(token).flatten(), anchor=token.flatten())
+    number = torch.arange(1, tree.num_levels, device=tree.device)
+    around = merged[:, tree.tables.place[1:] - patches]
+    level = (around * number[:, None]).amax(dim=1)
+    place = tree.tables.place[level, token[0]]
+    return Cut(level=level.flatten(), anchor=(tree.tables.first[place] + token[:, :1]).flatten())
 
 
 def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
@@ -257,5 +292,5 @@ def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Ten
         ``(M, 5)`` int64: t, y0, x0, y1, x1, end-exclusive, in patches.
     """
     frame = token.div(tree.patches_per_frame, rounding_mode="floor")
-    corners = tree.tables.box[level, token % tree.patches_per_frame]
-    return torch.cat([frame[:, None], corners], dim=1)
+    place = tree.tables.place[level, token - frame * tree.patches_per_frame]
+    return torch.cat([frame[:, None], tree.tables.box[place]], dim=1)

@@ -22,6 +22,15 @@ def piece_rows(row_elements: int, device: torch.device) -> int:
     return max(1, limit // max(1, row_elements))
 
 
+def can_select(device: torch.device) -> bool:
+    """Tell whether the number of entries that a mask selects is known at once.
+
+    On a CPU it is, so that only what is wanted gets computed. Any other device would have to be
+    waited for, which costs more than to compute everything and to mask what is not wanted.
+    """
+    return device.type == "cpu"
+
+
 def products(a: torch.Tensor, b: torch.Tensor, heads: int) -> torch.Tensor:
     """Return the inner products of paired rows, one per head.
 
@@ -88,9 +97,9 @@ def paired_products(
     return torch.cat(pieces)
 
 
-def needs_rescaling(square: torch.Tensor) -> bool:
+def needs_rescaling(square: torch.Tensor | float) -> bool:
     """Tell whether the largest of these squared norms is outside `SAFE_SQUARE` and not zero."""
-    largest = float(square.max())
+    largest = float(square.max()) if isinstance(square, torch.Tensor) else square
     return largest != 0.0 and not SAFE_SQUARE[0] <= largest <= SAFE_SQUARE[1]
 
 

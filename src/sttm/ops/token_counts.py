@@ -6,92 +6,137 @@ its cells are emitted. Every cell with a usable link to the previous frame merge
 there. Hence tokens(rank) = cells(rank) - cells with a usable link to the previous frame(rank).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.links import CellPairs
+from sttm.ops.links import Links, wanted_index
 from sttm.ops.merge_order import MergeOrder
-from sttm.ops.quadtree import Quadtree, cell_rows, parent_cells
+from sttm.ops.pyramid import neighbour_tables
+from sttm.ops.quadtree import Quadtree
+
+# Pairs of cells looked at together: 32 MiB of int64.
+_PIECE = 2**22
 
 
 @dataclass(frozen=True)
 class Spans:
-    """The ranks at which every cell of a tree is emitted: from ``start`` on, before ``end``.
+    """Intervals of ranks, from ``start`` on, before ``end``; empty where ``end`` is not larger.
 
     Args:
-        start: per level ``(T*h*w,)`` int64; 0 at the finest level.
-        end: per level ``(T*h*w,)`` int64; at or before the start for a cell that is never emitted.
+        start: int64.
+        end: int64, of the same shape.
     """
 
-    start: list[torch.Tensor]
-    end: list[torch.Tensor]
+    start: torch.Tensor
+    end: torch.Tensor
+
+    def hold(self, rank: torch.Tensor) -> torch.Tensor:
+        """Return bool: the intervals that a rank, a scalar, is in."""
+        return (self.start <= rank) & (rank < self.end)
 
 
-def token_counts(trees: Sequence[Quadtree], order: MergeOrder) -> torch.Tensor:
-    """Return ``(R + 1,)`` int64: the tokens of all videos together at every rank.
+@dataclass(frozen=True)
+class SpannedLinks:
+    """All links of a video that are usable at some rank.
 
     Args:
-        trees: the pyramids of the videos.
-        order: the order in which they merge.
+        links: the links.
+        spans: ``(E,)``, the ranks at which each is usable.
     """
-    spans = [
-        emission_spans(tree, rank, order.last)
-        for tree, rank in zip(trees, order.cell_rank, strict=True)
-    ]
-    return cell_counts(spans, order.last) - linked_counts(trees, spans, order)
+
+    links: Links
+    spans: Spans
+
+    def at(self, rank: torch.Tensor) -> Links:
+        """Return the links that are usable at a rank, a scalar."""
+        return self.links.only(self.spans.hold(rank))
 
 
-def emission_spans(tree: Quadtree, rank: Sequence[torch.Tensor], last: int) -> Spans:
+def emission_spans(tree: Quadtree, rank: torch.Tensor, last: int) -> Spans:
     """Find the ranks at which every cell is emitted.
 
     Args:
         tree: the pyramid.
-        rank: per level but the finest ``(T, h*w)`` int64: how many cells merge before this one.
+        rank: ``(T, K)`` int64: how many cells merge before this one.
         last: the last rank, at which everything is merged.
+
+    Returns:
+        spans ``(T, P)``, by places.
     """
-    device = tree.scores[0].device
-    start = [torch.zeros_like(tree.scores[0], dtype=torch.int64), *(r + 1 for r in rank)]
-    end = [torch.full_like(start[-1], last + 1)]
+    start = torch.cat([rank.new_zeros(tree.frames, tree.patches_per_frame), rank + 1], dim=1)
+    starts = torch.split(start, [tree.patches_per_frame, *tree.coarse_sizes], dim=1)
+    ends = [torch.full_like(starts[-1], last + 1)]
     for level in range(tree.num_levels - 2, -1, -1):
-        around = torch.minimum(start[level + 1], end[0])
-        end.insert(0, around[:, parent_cells(tree.sizes[level]).to(device)])
-    return Spans([s.flatten() for s in start], [e.flatten() for e in end])
+        around = torch.minimum(starts[level + 1], ends[0])
+        ends.insert(0, around[:, tree.tables.parent[level]])
+    return Spans(start, torch.cat(ends, dim=1))
 
 
-def cell_counts(spans: Sequence[Spans], last: int) -> torch.Tensor:
-    """Return ``(last + 1,)`` int64: the emitted cells of all trees at every rank."""
-    start = torch.cat([s for tree in spans for s in tree.start])
-    end = torch.cat([e for tree in spans for e in tree.end])
-    emitted = start < end
-    return _count_intervals(start[emitted], end[emitted], last)
-
-
-def linked_counts(
-    trees: Sequence[Quadtree], spans: Sequence[Spans], order: MergeOrder
-) -> torch.Tensor:
-    """Return ``(R + 1,)`` int64: cells with a usable link to the previous frame at every rank.
+def spanned_links(tree: Quadtree, emitted: Spans, order: MergeOrder) -> SpannedLinks:
+    """Find all links between neighbouring frames and the ranks at which each is usable.
 
     Args:
-        trees: the pyramids.
-        spans: those of each tree.
-        order: the order in which they merge.
+        tree: the pyramid.
+        emitted: those of its cells, from `emission_spans`.
+        order: the order in which cells and links merge; its ``link_floor`` is not None.
     """
-    last, floor, first_cell = order.last, order.link_floor, 0
-    parts = [(order.score.new_empty(0, dtype=torch.int64),) * 3]
-    for tree, span in zip(trees, spans, strict=True):
-        if floor is None:
-            break
-        level_cells = torch.tensor([0, *(len(level) for level in span.start)]).cumsum(0).tolist()
-        for pairs, cell, start, end in _pairs(tree, span, level_cells):
-            similarity = order.similarity(tree, pairs)
-            start = torch.maximum(start, torch.searchsorted(-floor, -similarity))
-            usable = (start < end).nonzero().squeeze(1)
-            parts.append((first_cell + cell[usable], start[usable], end[usable]))
-        first_cell += level_cells[-1]
-    cell, start, end = (torch.cat(kind) for kind in zip(*parts, strict=True))
-    return _count_covered(cell, start, end, last)
+    pairs = neighbour_tables(tree.sizes, tree.device)
+    step = max(1, _PIECE // pairs.earlier.shape[0])
+    frames = torch.arange(1, tree.frames, device=tree.device)
+    pieces = [_spanned_piece(tree, emitted, order, some) for some in torch.split(frames, step)]
+    kinds = [torch.cat(kind) for kind in zip(*pieces, strict=True)]
+    return SpannedLinks(Links(*kinds[:3]), Spans(*kinds[3:]))
+
+
+def _spanned_piece(
+    tree: Quadtree, emitted: Spans, order: MergeOrder, frames: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return the links from some frames to those before them, and their spans."""
+    pairs = neighbour_tables(tree.sizes, tree.device)
+    earlier = (frames[:, None] - 1, pairs.earlier)
+    later = (frames[:, None], pairs.later)
+    start = torch.maximum(emitted.start[earlier], emitted.start[later]).flatten()
+    end = torch.minimum(emitted.end[earlier], emitted.end[later]).flatten()
+    index = wanted_index(start < end)
+    start, end = start[index], end[index]
+    later_is_finer = torch.arange(pairs.later.shape[0], device=tree.device) < pairs.split
+    rows = tree.rows[earlier], tree.rows[later]
+    finer = torch.where(later_is_finer, rows[1], rows[0]).flatten()[index]
+    other = torch.where(later_is_finer, rows[0], rows[1]).flatten()[index]
+    similarity = order.similarity(tree, finer, other)
+    assert order.link_floor is not None
+    start = torch.maximum(start, torch.searchsorted(-order.link_floor, -similarity))
+    anchors = [
+        (tree.tables.first[place] + frame * tree.patches_per_frame).flatten()[index]
+        for frame, place in (earlier, later)
+    ]
+    return (*anchors, similarity, start, end)
+
+
+def cell_counts(emitted: Sequence[Spans], last: int) -> torch.Tensor:
+    """Return ``(last + 1,)`` int64: the emitted cells of all trees at every rank."""
+    start = torch.cat([spans.start.flatten() for spans in emitted])
+    end = torch.cat([spans.end.flatten() for spans in emitted])
+    return _count_intervals(start, end, last)
+
+
+def linked_counts(links: Sequence[SpannedLinks], tokens: Sequence[int], last: int) -> torch.Tensor:
+    """Return ``(last + 1,)`` int64: cells with a usable link to the previous frame at every rank.
+
+    Args:
+        links: those of each tree.
+        tokens: each tree's number of tokens.
+        last: the last rank.
+    """
+    offsets = [sum(tokens[:video]) for video in range(len(tokens))]
+    # At every rank at most one cell with a given anchor is emitted: anchors stand for cells.
+    cell = torch.cat([own.links.later + at for own, at in zip(links, offsets, strict=True)])
+    start = torch.cat([own.spans.start for own in links])
+    end = torch.cat([own.spans.end for own in links])
+    index = wanted_index(start < end)
+    return _count_covered(cell[index], start[index], end[index], last)
 
 
 def _count_covered(
@@ -106,52 +151,19 @@ def _count_covered(
         last: the last rank.
     """
     # The cells' axes are laid end to end, so that one sort serves all of them. What an earlier
-    # interval of a cell covers is cut off the later one.
-    start, end = start + cell * (last + 2), end + cell * (last + 2)
-    start, order = start.sort()
-    end = end[order]
-    covered = torch.cat([end.new_zeros(1), end.cummax(0).values[:-1]]) if len(end) else end
+    # interval of a cell covers is cut off the later one; an empty one covers nothing.
+    axis = cell * (last + 2)
+    start, order = (start + axis).sort()
+    end, axis = torch.maximum((end + axis)[order], start), axis[order]
+    covered = torch.cat([end.new_zeros(1), end.cummax(0).values])[:-1]
     start = torch.maximum(start, covered)
-    new = start < end
-    return _count_intervals(start[new] % (last + 2), end[new] % (last + 2), last)
-
-
-def _pairs(
-    tree: Quadtree, spans: Spans, level_cells: Sequence[int]
-) -> Iterator[tuple[CellPairs, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield overlapping cells of neighbouring frames that are emitted at some common rank.
-
-    Yields:
-        the pairs; ``(E,)`` int64 numbers of their later cells among all cells; ``(E,)`` int64 the
-        first rank at which both are emitted, and the rank behind the last one.
-    """
-    device = spans.start[0].device
-    patch = torch.arange(tree.patches_per_frame, device=device)
-    frame = torch.arange(tree.frames, device=device)[:, None] * tree.patches_per_frame
-    for level in range(tree.num_levels):
-        anchor = frame + (tree.tables.first[level] == patch).nonzero().squeeze(1)
-        for offset in (-tree.patches_per_frame, tree.patches_per_frame):
-            token = (anchor[1:] if offset < 0 else anchor[:-1]).flatten()
-            row = cell_rows(tree, token, level)
-            # The finer cell comes first; of equal ones the later.
-            for other_level in range(level + (offset > 0), tree.num_levels):
-                other = cell_rows(tree, token + offset, other_level)
-                start = torch.maximum(spans.start[level][row], spans.start[other_level][other])
-                end = torch.minimum(spans.end[level][row], spans.end[other_level][other])
-                met = (start < end).nonzero().squeeze(1)
-                chosen = token[met]
-                pairs = CellPairs(
-                    token=chosen,
-                    level=torch.full_like(chosen, level),
-                    other_token=chosen + offset,
-                    other_level=torch.full_like(chosen, other_level),
-                )
-                later = level_cells[level] + row if offset < 0 else level_cells[other_level] + other
-                yield pairs, later[met], start[met], end[met]
+    return _count_intervals(start - axis, end - axis, last)
 
 
 def _count_intervals(start: torch.Tensor, end: torch.Tensor, last: int) -> torch.Tensor:
-    """Return ``(last + 1,)`` int64: how many intervals hold each rank."""
-    size = last + 2
-    change = torch.bincount(start, minlength=size) - torch.bincount(end, minlength=size)
+    """Return ``(last + 1,)`` int64: how many of the intervals that are not empty hold each rank."""
+    real = (start < end).long()
+    change = real.new_zeros(last + 2)
+    change.scatter_add_(0, torch.where(real > 0, start, 0), real)
+    change.scatter_add_(0, torch.where(real > 0, end, 0), -real)
     return change.cumsum(0)[:-1]
