@@ -184,6 +184,9 @@ def test_training_goes_through_all_stages_and_the_model_can_be_compared(
         assert compared[4] == ["less all", "less random", "less survived"]
         known = {(a["setting"], a["clip"], a["index"]): a for a in found}
         assert not list(answers(chats, range(1), held_out, known))
+        del known["sttm 0.1", 0, found[-1]["index"]]
+        again = list(answers(chats, range(1), held_out, known))
+        assert {a["setting"] for a in again} == {"sttm 0.1"}
 
 
 @torch.no_grad()

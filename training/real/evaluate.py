@@ -39,6 +39,7 @@ from training.real.clips import (
     render,
 )
 from training.real.model import load
+from training.real.mrope import place_question
 from training.real.pool import RUNS
 from training.real.questions import TASKS, Question, make_questions
 from training.real.sources import Material
@@ -143,14 +144,15 @@ def answers(
     """
     for seed in clips:
         clip, questions = test.clip(seed)
-        todo = [run for run in chats if (str(run), seed, 0) not in known]
+        last = len(questions) - 1  # a run that was cut off before it is asked again
+        todo = [run for run in chats if (str(run), seed, last) not in known]
         if not todo or not questions:
             continue
         encoded = next(iter(chats.values())).encode(
             render(clip, test.material), fps=1.0, max_frames=FRAMES
         )
         for run in todo:
-            video = chats[run].prefill(encoded)
+            video = place_question(chats[run].prefill(encoded))
             texts = ask_many(video, [q.text for q in questions], max_new_tokens=LONGEST_ANSWER)
             for i, (question, text) in enumerate(zip(questions, texts, strict=True)):
                 yield {
@@ -235,7 +237,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=["random"])
     parser.add_argument("--keep", nargs="+", type=read_keep, default=[1.0, 0.1])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--clips", type=int, default=150)
+    parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--positions", nargs="+", default=[SURVIVED])
     parser.add_argument("--against", help="a method to compare with at equal budgets")
     parser.add_argument("--seen", action="store_true", help="videos and cut-outs of training")
@@ -260,7 +262,7 @@ def main() -> None:
     model, processor = load(args.checkpoint)
     chats = chats_for(model, processor, runs)
     clips = range(args.clips)
-    with path.open("a") as file:
+    with path.open("a", buffering=1) as file:  # whole lines, whenever the process ends
         for answer in answers(chats, clips, test, known):
             known[answer["setting"], answer["clip"], answer["index"]] = answer
             file.write(json.dumps(answer) + "\n")

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from sttm.chat import PrefilledVideo
 from training.model import GRID
 from training.packing import Packed
 from training.real.clips import SIZE
@@ -110,6 +111,19 @@ class PatchTower(nn.Module):
         x = patches.view(-1, GRID, GRID, 3, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
         cells = placed(self.tower.encode(x.reshape(-1, 3, SIZE, SIZE)))
         return BaseModelOutputWithPooling(pooler_output=self.projector(cells).flatten(0, 1))
+
+
+def place_question(video: PrefilledVideo) -> PrefilledVideo:
+    """Let questions begin where transformers puts text: behind the longer side of a frame.
+
+    A chat goes on behind the largest position, and here that is the time of the last frame. Both
+    agree where a token stands behind the video, as in Qwen's own template. Reassigned positions
+    are counted from the end of the video in any case.
+    """
+    qwen = isinstance(video.chat.model, Qwen2_5_VLForConditionalGeneration)
+    if not qwen or video.positions == "reassigned":
+        return video
+    return replace(video, next_position=len(video.ids) - video.tokens_in + GRID)
 
 
 def mrope_model(

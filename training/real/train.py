@@ -1,7 +1,8 @@
 """Train the model on features of a trained encoder, from a seed.
 
     python -m training.real.train --seed 0
-    python -m training.real.train --mrope  # then the same decoder with M-RoPE, from stage full
+    python -m training.real.train --then longer  # 300 steps more
+    python -m training.real.train --then mrope  # instead of these: the same decoder with M-RoPE
 
 Pools of encoded frames and checkpoints go to ``--work``. What is there is not made again: the last
 stage with a checkpoint goes on from it, or is finished.
@@ -73,6 +74,7 @@ STAGES = (
 # Both start from the end of "full".
 LONGER = Stage("longer", 300, 1e-3, RealRecipe(FRAMES, 6), floor=0.02)
 WITH_MROPE = replace(LONGER, name=MROPE, recipe=RealRecipe(FRAMES, 6, mrope=True), order_heads=True)
+FURTHER = {stage.name: stage for stage in (LONGER, WITH_MROPE)}
 
 
 def run_stage(
@@ -205,7 +207,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--mrope", action="store_true", help="end with the decoder with M-RoPE")
+    parser.add_argument("--then", choices=FURTHER, help="a stage to end with")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pools = (
@@ -213,7 +215,7 @@ def main() -> None:
         Pool(args.work / "test.pool", Material(held_out=True), TEST_SHOTS),
     )
     model, head = new_model(args.seed)
-    stages = (*STAGES, WITH_MROPE if args.mrope else LONGER)
+    stages = STAGES if args.then is None else (*STAGES, FURTHER[args.then])
     saved = [i for i, stage in enumerate(stages) if (args.work / f"{stage.name}.pt").exists()]
     for stage in stages[max(saved, default=0) :]:
         own = args.work / f"{stage.name}.pt"
