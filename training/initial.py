@@ -263,7 +263,8 @@ def _layer_inputs(
         packed_logits(model, batch)
         cells = batch.cells.flatten(1, 2)
         before = cells.new_full((len(cells), len(batch.prefix), cells.shape[-1]), -1)
-        after = cells.new_full((len(cells), 1 + batch.ids.shape[1], cells.shape[-1]), -1)
+        newline = batch.context_positions.shape[-1] - before.shape[1] - cells.shape[1]
+        after = cells.new_full((len(cells), newline + batch.ids.shape[1], cells.shape[-1]), -1)
         labels.append(torch.cat([before, cells, after], dim=1).flatten(0, 1))
     handle.remove()
     return torch.cat(seen), torch.cat(labels)

@@ -28,9 +28,10 @@ class Packed:
     Attributes:
         frames: uint8 ``(B, T, H, W, 3)``.
         prefix: int64 ``(P,)``, the tokens before the video, the same in all rows.
-        context_positions: int64 ``(B, P + V)`` for prefix and video.
+        context_positions: int64 ``(B, P + V)`` for prefix and video; with M-RoPE ``(3, B, P + V)``,
+            and none for the newline token, which is left out then.
         ids: int64 ``(B, Q)``, tokens of all blocks, padded at the end.
-        positions: int64 ``(B, Q)``.
+        positions: int64 ``(B, Q)`` or ``(3, B, Q)``.
         blocks: int64 ``(B, Q)``, number of the block; -1 is padding.
         labels: int64 ``(B, Q)``, the token that should follow, or IGNORE.
         questions: int64 ``(B, Q)``, number of the question whose answer the label is part of.
@@ -107,12 +108,13 @@ def packed_logits(
     video = video_tokens(model, batch.frames)
     embed = model.get_input_embeddings()
     prefix = embed(batch.prefix).expand(len(video), -1, -1)
-    inputs = torch.cat([prefix, video, embed(batch.ids)], dim=1)
-    context = batch.context_positions.shape[1]
+    context = batch.context_positions.shape[-1]
+    seen = torch.cat([prefix, video], dim=1)[:, :context]
+    inputs = torch.cat([seen, embed(batch.ids)], dim=1)
     hidden = model.model.language_model(
         inputs_embeds=inputs,
         attention_mask=block_mask(batch.blocks, context),
-        position_ids=torch.cat([batch.context_positions, batch.positions], dim=1),
+        position_ids=torch.cat([batch.context_positions, batch.positions], dim=-1),
         use_cache=False,
     ).last_hidden_state[:, context:]
     return model.lm_head(hidden[batch.labels != IGNORE]), video[:, :-1]

@@ -8,16 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training.ask import Packer
 from training.data import prefetch
+from training.labels import IGNORE, CellBatch
+from training.packing import ATTENTION, packed_logits
 from training.real import train
 from training.real.clips import FRAMES, SIZE, Clip, Needle, compose, render, render_frame
 from training.real.data import AskBatches, RealRecipe, cell_labels, kept_frames, needed_frames
-from training.real.evaluate import ClipSet, answers, chats_for, rows
+from training.real.evaluate import ClipSet, answers, chats_for, make_runs, rows
 from training.real.model import LEXICON, NONE, load, new_model, tokenizer
+from training.real.mrope import MROPE, give_mrope, with_mrope
 from training.real.pool import Pool
 from training.real.questions import TASKS, make_questions
 from training.real.sources import BACKGROUNDS, KINDS, Material
 from training.real.tower import LiteTower, placed
+from transformers.video_utils import VideoMetadata
 
 from sttm.errors import ConfigError
 from sttm.evaluation.specs import make_settings
@@ -155,25 +160,70 @@ def test_training_goes_through_all_stages_and_the_model_can_be_compared(
     monkeypatch.setattr(train, "MEASURED", {"cells": 2, "order": 1})
     stages = [
         replace(stage, steps=2, recipe=stage.recipe and replace(stage.recipe, clips=2))
-        for stage in train.STAGES
+        for stage in (*train.STAGES, train.WITH_MROPE)
     ]
     model, head = new_model(0)
     before = {name: p.clone() for name, p in model.named_parameters()}
     for stage in stages:
+        train.switch(stage, model)
         train.begin(stage, model, head, pool, 0)
         train.run_stage(stage, model, head, (pool, pool), seed=0, work=tmp_path, resume=None)
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
-    settings = make_settings(["random"], [1.0, 0.1])
-    model, processor = load(tmp_path / f"{stages[-1].name}.pt")
-    chats = chats_for(model, processor, settings, "survived")
+    runs = make_runs(make_settings(["random", "sttm"], [1.0, 0.1]), ["survived", "merged"])
+    labels = ["all", "random 0.1", "sttm 0.1", "random 0.1 merged", "sttm 0.1 merged"]
     held_out = ClipSet(replace(material, held_out=True))
-    found = list(answers(chats, range(1), held_out, {}))
-    table = rows(found, settings)
-    assert [row["setting"] for row in table] == ["all", "random 0.1"]
-    assert table[0]["retention"] == 1.0
-    assert table[1]["retention"] == pytest.approx(0.1, abs=0.01)
-    known = {(a["setting"], a["clip"], a["index"]): a for a in found}
-    assert not list(answers(chats, range(1), held_out, known))
+    for stage in stages[-2:]:
+        chats = chats_for(*load(tmp_path / f"{stage.name}.pt"), runs)
+        found = list(answers(chats, range(1), held_out, {}))
+        table = rows(found, runs, against="random")
+        assert [row["setting"] for row in table] == labels
+        assert table[0]["retention"] == 1.0
+        assert table[1]["retention"] == pytest.approx(0.1, abs=0.01)
+        compared = [[name for name in row if name.startswith("less")] for row in table]
+        assert compared[:3] == [[], ["less all"], ["less all", "less random"]]
+        assert compared[4] == ["less all", "less random", "less survived"]
+        known = {(a["setting"], a["clip"], a["index"]): a for a in found}
+        assert not list(answers(chats, range(1), held_out, known))
+        del known["sttm 0.1", 0, found[-1]["index"]]
+        again = list(answers(chats, range(1), held_out, known))
+        assert {a["setting"] for a in again} == {"sttm 0.1"}
+
+
+@torch.no_grad()
+def test_packed_mrope_is_what_qwen_computes(material: Material, tmp_path: Path) -> None:
+    trained, _ = new_model(0)
+    for weight in trained.model.language_model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    torch.save({"stage": MROPE, "model": trained.state_dict()}, tmp_path / "mrope.pt")
+    model, processor = load(tmp_path / "mrope.pt")
+    clip, questions = ClipSet(material).clip(0)
+    frames = torch.from_numpy(render(clip, material))
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}],
+        add_generation_prompt=True,
+    )
+    text = text.replace("?", questions[-1].text)
+    times = VideoMetadata(total_num_frames=FRAMES, fps=1.0, frames_indices=list(range(FRAMES)))
+    inputs = processor(
+        text=[text],
+        videos=[frames.numpy()],
+        video_metadata=[times],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )
+    cells = CellBatch(
+        placed(model.model.visual.tower.cells(frames))[None],
+        torch.from_numpy(cell_labels(clip))[None],
+    )
+    slots = [list(range(FRAMES + 1))]
+    numbers = [[[i] for i in range(len(questions))]]
+    packed = with_mrope(Packer(tokenizer()).pack(cells, [questions], numbers, slots), slots)
+    give_mrope(trained)
+    trained.model.language_model.set_attn_implementation(ATTENTION)
+    ends = packed.labels[0] != IGNORE
+    first = packed.questions[0][ends].tolist().index(len(questions) - 1)
+    logits = packed_logits(trained, packed)[0][first]
+    torch.testing.assert_close(logits, model(**inputs).logits[0, -1], atol=1e-3, rtol=1e-3)
 
 
 def test_batches_depend_on_seed_and_step_alone(pool: Pool) -> None:

@@ -15,6 +15,7 @@ from training.model import GRID
 from training.packing import Packed
 from training.real.clips import FRAMES, SIZE, Clip
 from training.real.model import NONE, tokenizer
+from training.real.mrope import with_mrope
 from training.real.pool import Pool
 from training.real.questions import make_questions
 from training.real.sources import BACKGROUNDS, KINDS
@@ -32,12 +33,14 @@ class RealRecipe:
         clips: in a batch.
         needles: at most, in a clip.
         questions: at most, about a clip.
+        mrope: positions in time, row and column, see `training.real.mrope`.
     """
 
     frames: int
     clips: int
     needles: int = 4
     questions: int = 10
+    mrope: bool = False
 
 
 def cell_labels(clip: Clip) -> Labels:
@@ -98,7 +101,8 @@ class AskBatches(Batches):
             slots.append([*kept, FRAMES])
         groups = [[[i] for i in range(len(questions))] for questions in asked]
         batch = CellBatch(torch.stack(cells), torch.stack(labels))
-        return self.packer.pack(batch, asked, groups, slots)
+        packed = self.packer.pack(batch, asked, groups, slots)
+        return with_mrope(packed, slots) if recipe.mrope else packed
 
     def _draw(self, rng: np.random.Generator) -> tuple[Clip, torch.Tensor]:
         while True:

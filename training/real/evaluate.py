@@ -1,6 +1,8 @@
 """Compare reductions of the trained model on held-out videos and cut-outs.
 
     python -m training.real.evaluate --methods random sttm --keep 1 0.5 0.3 0.2 0.1 0.05
+    python -m training.real.evaluate --checkpoint build/real/mrope.pt --methods random sttm \
+        --positions survived reassigned merged
 
 Frames go through tower, projector and decoder as a user's would: every clip is encoded once, and a
 `sttm.VideoChat` for each setting prefills and answers. Answers are appended to a file and not asked
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from training.real.clips import (
     render,
 )
 from training.real.model import load
+from training.real.mrope import place_question
 from training.real.pool import RUNS
 from training.real.questions import TASKS, Question, make_questions
 from training.real.sources import Material
@@ -46,6 +49,7 @@ LAYER = 0  # as for nano: a reduction behind the layers that read the video woul
 LONGEST_ANSWER = 6  # tokens
 Answer = dict[str, Any]
 Key = tuple[str, int, int]
+SURVIVED = "survived"
 
 
 @dataclass(frozen=True)
@@ -77,21 +81,52 @@ class ClipSet:
         return clip, make_questions(clip, rng)
 
 
-def chats_for(
-    model: Any, processor: Any, settings: Sequence[Setting], positions: str
-) -> dict[Setting, VideoChat]:
-    """Hold a chat with the model for each setting, none of which may depend on the question."""
+@dataclass(frozen=True)
+class Run:
+    """A setting with the positions of what it leaves, see `sttm.attach`."""
+
+    setting: Setting
+    positions: str = SURVIVED
+
+    def __str__(self) -> str:
+        return (
+            f"{self.setting}" if self.positions == SURVIVED else f"{self.setting} {self.positions}"
+        )
+
+    def references(self, against: str | None) -> dict[str, str]:
+        """Name the runs that this one is compared with, by the column that tells it.
+
+        Args:
+            against: label of a method to compare with at the same budget and positions.
+        """
+        other = (
+            {}
+            if against is None
+            else {against: replace(self, setting=replace(self.setting, label=against))}
+        )
+        named = {ALL: ALL, **other, SURVIVED: replace(self, positions=SURVIVED)}
+        return {f"less {name}": str(run) for name, run in named.items()}
+
+
+def make_runs(settings: Sequence[Setting], positions: Sequence[str]) -> list[Run]:
+    """Cross settings with positions; all tokens have theirs in any case."""
+    whole = [Run(setting) for setting in settings if setting.method is None]
+    return whole + [Run(s, p) for p in positions for s in settings if s.method is not None]
+
+
+def chats_for(model: Any, processor: Any, runs: Sequence[Run]) -> dict[Run, VideoChat]:
+    """Hold a chat with the model for each run, none of which may depend on the question."""
     return {
-        setting: VideoChat(model, processor)
-        if setting.method is None
-        else VideoChat(model, processor, setting.method, layer=LAYER, positions=positions)
-        for setting in settings
+        run: VideoChat(model, processor)
+        if run.setting.method is None
+        else VideoChat(model, processor, run.setting.method, layer=LAYER, positions=run.positions)
+        for run in runs
     }
 
 
 @torch.no_grad()
 def answers(
-    chats: Mapping[Setting, VideoChat],
+    chats: Mapping[Run, VideoChat],
     clips: Sequence[int],
     test: ClipSet,
     known: Mapping[Key, Answer],
@@ -99,28 +134,29 @@ def answers(
     """Answer what is not known yet.
 
     Args:
-        chats: with one model, one for each setting.
+        chats: with one model, one for each run.
         clips: their seeds.
         test: which clips.
-        known: answers that are there, by setting, clip and question.
+        known: answers that are there, by run, clip and question.
 
     Yields:
-        one answer per setting, clip and question.
+        one answer per run, clip and question.
     """
     for seed in clips:
         clip, questions = test.clip(seed)
-        todo = [s for s in chats if (str(s), seed, 0) not in known]
+        last = len(questions) - 1  # a run that was cut off before it is asked again
+        todo = [run for run in chats if (str(run), seed, last) not in known]
         if not todo or not questions:
             continue
         encoded = next(iter(chats.values())).encode(
             render(clip, test.material), fps=1.0, max_frames=FRAMES
         )
-        for setting in todo:
-            video = chats[setting].prefill(encoded)
+        for run in todo:
+            video = place_question(chats[run].prefill(encoded))
             texts = ask_many(video, [q.text for q in questions], max_new_tokens=LONGEST_ANSWER)
             for i, (question, text) in enumerate(zip(questions, texts, strict=True)):
                 yield {
-                    "setting": str(setting),
+                    "setting": str(run),
                     "clip": seed,
                     "index": i,
                     "task": question.task,
@@ -133,18 +169,23 @@ def answers(
 
 
 def rows(
-    found: Sequence[Answer], settings: Sequence[Setting], tasks: Sequence[str] = TASKS
+    found: Sequence[Answer],
+    runs: Sequence[Run],
+    tasks: Sequence[str] = TASKS,
+    against: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Average answers by setting: every task, their mean, and how far it is from all tokens.
+    """Average answers by run: every task, their mean, and how far it is from other runs.
 
     Args:
         found: the answers.
-        settings: in the order of the rows.
+        runs: in the order of the rows.
         tasks: that count; what the model cannot do with all tokens tells nothing.
+        against: label of a method that others are compared with at equal budgets.
 
     Returns:
-        for each setting its label and budget, retention, accuracies, the mean over tasks with its
-        95 % interval, and the paired difference to all tokens with its own.
+        for each run its label and budget, retention, accuracies, the mean over tasks with its 95 %
+        interval, and with theirs the paired differences to all tokens, to ``against``, and to the
+        same setting with positions that survived.
     """
     found = [answer for answer in found if answer["task"] in tasks]
     clips = sorted({answer["clip"] for answer in found})
@@ -153,23 +194,24 @@ def rows(
     bootstrap = Bootstrap(len(clips))
     tallies: dict[str, Tally] = {}
     table = []
-    for setting in settings:
-        own = [answer for answer in found if answer["setting"] == str(setting)]
+    for run in runs:
+        own = [answer for answer in found if answer["setting"] == str(run)]
         triples = [(place[a["clip"]], tasks.index(a["task"]), bool(a["right"])) for a in own]
-        tallies[str(setting)] = Tally.count(triples, len(clips), len(tasks))
-        *per_task, mean = bootstrap.accuracies(tallies[str(setting)])
+        tallies[str(run)] = Tally.count(triples, len(clips), len(tasks))
+        *per_task, mean = bootstrap.accuracies(tallies[str(run)])
         row: dict[str, Any] = {
-            "setting": str(setting),
+            "setting": str(run),
             "retention": float(np.mean([a["tokens"][1] / a["tokens"][0] for a in own])),
             "asked": len(own),
             **{task: round(e.value, 4) for task, e in zip(tasks, per_task, strict=True)},
             "mean": _rounded(mean),
         }
-        if ALL in tallies:
-            row["less all"] = _rounded(
-                bootstrap.differences(tallies[str(setting)], tallies[ALL])[-1]
-            )
         table.append(row)
+    for run, row in zip(runs, table, strict=True):
+        for column, other in run.references(against).items():
+            if other in tallies and other != str(run):
+                difference = bootstrap.differences(tallies[str(run)], tallies[other])[-1]
+                row[column] = _rounded(difference)
     return table
 
 
@@ -185,7 +227,8 @@ def text_table(table: Sequence[Mapping[str, Any]]) -> str:
             return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in value))
         return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
 
-    return markdown_table(list(table[0]), [[cell(v) for v in row.values()] for row in table])
+    columns = list(dict.fromkeys(column for row in table for column in row))
+    return markdown_table(columns, [[cell(row.get(c, "")) for c in columns] for row in table])
 
 
 def parse() -> argparse.Namespace:
@@ -194,8 +237,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=["random"])
     parser.add_argument("--keep", nargs="+", type=read_keep, default=[1.0, 0.1])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--clips", type=int, default=150)
-    parser.add_argument("--positions", default="survived")
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--positions", nargs="+", default=[SURVIVED])
+    parser.add_argument("--against", help="a method to compare with at equal budgets")
     parser.add_argument("--seen", action="store_true", help="videos and cut-outs of training")
     parser.add_argument("--sizes", nargs=2, type=int, default=SIZES, help="of needles, in pixels")
     parser.add_argument("--longest", type=int, default=LONGEST, help="frames of a needle")
@@ -208,23 +252,23 @@ def main() -> None:
     """Answer, and print the table."""
     args = parse()
     torch.set_num_threads(args.threads)
-    settings = make_settings(args.methods, args.keep)
+    runs = make_runs(make_settings(args.methods, args.keep), args.positions)
     test = ClipSet(Material(held_out=not args.seen), tuple(args.sizes), args.longest)
-    name = f"{args.checkpoint.stem}-{test.name}-{args.positions}"
+    name = f"{args.checkpoint.stem}-{test.name}"
     path = args.out / f"{name}.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     known = {(a["setting"], a["clip"], a["index"]): a for a in map(json.loads, lines)}
     model, processor = load(args.checkpoint)
-    chats = chats_for(model, processor, settings, args.positions)
+    chats = chats_for(model, processor, runs)
     clips = range(args.clips)
-    with path.open("a") as file:
+    with path.open("a", buffering=1) as file:  # whole lines, whenever the process ends
         for answer in answers(chats, clips, test, known):
             known[answer["setting"], answer["clip"], answer["index"]] = answer
             file.write(json.dumps(answer) + "\n")
-    labels = {str(setting) for setting in settings}
+    labels = {str(run) for run in runs}
     used = [a for a in known.values() if a["setting"] in labels and a["clip"] in clips]
-    table = rows(used, settings, args.tasks)
+    table = rows(used, runs, args.tasks, args.against)
     (args.out / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
     print(text_table(table))
 

@@ -9,8 +9,9 @@ import torch
 from transformers import (
     GenerationConfig,
     LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     SiglipVisionConfig,
 )
 
@@ -18,12 +19,14 @@ from sttm.nano.clips import QUADRANTS
 from training.initial import CORNER_WORDS, Lexicon
 from training.model import GRID, CellHead, ReadOut, build_config
 from training.real.clips import SIZE
+from training.real.mrope import MROPE, mrope_model, mrope_processor
 from training.real.questions import sentences
 from training.real.sources import BACKGROUNDS, KINDS
 from training.real.tower import WIDTH_OF_CELLS, LiteTower
 from training.text import build_processor, build_tokenizer
 
 LAYERS, MLP = 5, 384
+PIXEL_SCALE = (127 / 255, 128 / 255)  # mean and deviation of pixels between 0 and 1
 NONE = len(KINDS)  # class of the cells without a needle
 READ_OUTS = {
     "kind": ReadOut(NONE + 1, 1.0, none=NONE),
@@ -65,22 +68,31 @@ def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHe
     return model, CellHead(READ_OUTS)
 
 
-def load(path: Path) -> tuple[LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor]:
+def load(path: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a trained model with the frozen tower, and its processor.
 
     Args:
         path: a checkpoint of ``training.real.train``.
 
     Returns:
-        the model in float32, in eval mode, and its processor.
+        the model in float32, in eval mode, and its processor; a Qwen2.5-VL from the stage `MROPE`,
+        a LLaVA-OneVision from the others.
     """
-    model, _ = new_model(0)
-    model.load_state_dict(torch.load(path, weights_only=True)["model"])
-    model.model.vision_tower = LiteTower()
+    state = torch.load(path, weights_only=True)
+    trained, _ = new_model(0)
+    model: PreTrainedModel = trained
+    processor: ProcessorMixin
+    if state["stage"] == MROPE:
+        model = mrope_model(trained, state["model"], tokenizer())
+        processor = mrope_processor(tokenizer(), *PIXEL_SCALE)
+    else:
+        trained.load_state_dict(state["model"])
+        trained.model.vision_tower = LiteTower()
+        processor = build_processor(tokenizer(), SIZE, *PIXEL_SCALE)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer().eos_token_id,
         pad_token_id=tokenizer().pad_token_id,
         max_new_tokens=8,
         do_sample=False,
     )
-    return model.eval(), build_processor(tokenizer(), SIZE, 127 / 255, 128 / 255)
+    return model.eval(), processor

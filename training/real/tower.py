@@ -53,15 +53,16 @@ class LiteTower(nn.Module):
     def cells(self, frames: Tensor) -> Tensor:
         """Encode uint8 frames ``(N, H, W, 3)``: ``(N, GRID**2, CHANNELS)``."""
         x = (frames.permute(0, 3, 1, 2).float() - 127) / 128
-        return self._cells(x)
+        return self.encode(x)
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
         """Encode ``(N, 3, H, W)`` as a tower of transformers does."""
-        x = placed(self._cells(pixel_values)).view(len(pixel_values), GRID, GRID, -1)
+        x = placed(self.encode(pixel_values)).view(len(pixel_values), GRID, GRID, -1)
         x = x.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
         return BaseModelOutput(last_hidden_state=x, hidden_states=(x,))
 
-    def _cells(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Encode scaled pixels ``(N, 3, H, W)``: ``(N, GRID**2, CHANNELS)``."""
         features: Tensor = self.network(pixels.contiguous(memory_format=torch.channels_last))
         return features.flatten(2).transpose(1, 2)
 

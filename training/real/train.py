@@ -1,16 +1,18 @@
 """Train the model on features of a trained encoder, from a seed.
 
     python -m training.real.train --seed 0
+    python -m training.real.train --then longer  # 300 steps more
+    python -m training.real.train --then mrope  # instead of these: the same decoder with M-RoPE
 
-Pools of encoded frames and checkpoints go to ``--work``. What is there is not made again; a stage
-that was cut off goes on from its checkpoint.
+Pools of encoded frames and checkpoints go to ``--work``. What is there is not made again: the last
+stage with a checkpoint goes on from it, or is finished.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,17 @@ from training.initial import add_order_heads, prepare_decoder
 from training.loop import Log, run_steps
 from training.model import CellHead, video_tokens
 from training.packing import ATTENTION, Packed
+from training.real.clips import FRAMES
 from training.real.data import AskBatches, CellBatches, RealRecipe
 from training.real.model import LEXICON, new_model, tokenizer
+from training.real.mrope import MROPE, give_mrope
 from training.real.pool import Pool
 from training.real.sources import ROOT, Material
 from training.tower import cell_loss
 
 WORK = ROOT / "build" / "real"
 TIME_PAIR = 8  # turns by 0.8 rad in the 768 tokens of a clip
+MROPE_TIME_PAIR = 3  # the slowest of time; by 1.7 rad in a clip
 TRAIN_SHOTS, TEST_SHOTS = 360, 80
 EVALUATED = {"train": 2, "held": 6}  # batches of either pool
 MEASURED = {"cells": 20, "order": 10}  # batches to initialise a decoder from, and its order heads
@@ -66,6 +71,10 @@ STAGES = (
     Stage("order", 250, 1.5e-3, RealRecipe(7, 8), order_heads=True, floor=0.5),
     Stage("full", 240, 1.3e-3, RealRecipe(9, 7), floor=0.02),
 )
+# Both start from the end of "full".
+LONGER = Stage("longer", 300, 1e-3, RealRecipe(FRAMES, 6), floor=0.02)
+WITH_MROPE = replace(LONGER, name=MROPE, recipe=RealRecipe(FRAMES, 6, mrope=True), order_heads=True)
+FURTHER = {stage.name: stage for stage in (LONGER, WITH_MROPE)}
 
 
 def run_stage(
@@ -166,6 +175,14 @@ def cell_accuracy(
     return {name: float(torch.cat(hits).float().mean()) for name, hits in right.items()}
 
 
+def switch(stage: Stage, model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Give the decoder the positions and the attention that a stage needs."""
+    if stage.recipe is not None:
+        if stage.recipe.mrope:
+            give_mrope(model)
+        model.model.language_model.set_attn_implementation(ATTENTION)
+
+
 def begin(
     stage: Stage,
     model: LlavaOnevisionForConditionalGeneration,
@@ -173,16 +190,15 @@ def begin(
     pool: Pool,
     seed: int,
 ) -> None:
-    """Initialise what a stage starts with."""
+    """Initialise what a stage starts with; the decoder is as `switch` leaves it."""
     if stage.fresh:
         seen = CellBatches(pool, seed, "initial", 0, MEASURED["cells"])
         measured = [seen[i] for i in range(len(seen))]
         prepare_decoder(model, head, tokenizer(), measured, seed, LEXICON)
-    if stage.recipe is not None:
-        model.set_attn_implementation({"text_config": ATTENTION})
-    if stage.order_heads:
-        asked = asked_batches(pool, RealRecipe(8, 8), MEASURED["order"])
-        add_order_heads(model, asked, LEXICON, TIME_PAIR)
+    if stage.recipe is not None and stage.order_heads:
+        pair = MROPE_TIME_PAIR if stage.recipe.mrope else TIME_PAIR
+        recipe = RealRecipe(8, 8, mrope=stage.recipe.mrope)
+        add_order_heads(model, asked_batches(pool, recipe, MEASURED["order"]), LEXICON, pair)
 
 
 def main() -> None:
@@ -191,6 +207,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--then", choices=FURTHER, help="a stage to end with")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pools = (
@@ -198,13 +215,14 @@ def main() -> None:
         Pool(args.work / "test.pool", Material(held_out=True), TEST_SHOTS),
     )
     model, head = new_model(args.seed)
-    for stage in STAGES:
+    stages = STAGES if args.then is None else (*STAGES, FURTHER[args.then])
+    saved = [i for i, stage in enumerate(stages) if (args.work / f"{stage.name}.pt").exists()]
+    for stage in stages[max(saved, default=0) :]:
         own = args.work / f"{stage.name}.pt"
+        switch(stage, model)
         resume = load_state(own, model, head) if own.exists() else None
         if resume is None:
             begin(stage, model, head, pools[0], args.seed)
-        elif stage.recipe is not None:
-            model.set_attn_implementation({"text_config": ATTENTION})
         if resume is None or int(resume["step"]) < stage.steps:
             run_stage(stage, model, head, pools, seed=args.seed, work=args.work, resume=resume)
 
