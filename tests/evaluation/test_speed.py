@@ -3,13 +3,26 @@ import torch
 
 import sttm
 from sttm.evaluation import memory, shapes
+from sttm.evaluation.forced import Forced
 from sttm.evaluation.memory import check_memory, peak_memory
-from sttm.evaluation.shapes import SHAPES, Shape, build, count_parameters, prompt
-from sttm.evaluation.speed import Forced, SpeedPlan, SpeedRow, measure, speed_settings
+from sttm.evaluation.shapes import SHAPES, Shape, TowerShape, build, count_parameters, prompt
+from sttm.evaluation.speed import SpeedPlan, measure, speed_settings
+from sttm.evaluation.speed_rows import SpeedRow
 from sttm.methods import VideoFeatures
 
-TINY = Shape("llava_onevision", 48, 64, 3, 4, 2, 100, layer=1, grid=(4, 4))
-TINY_QWEN = Shape("qwen2_5_vl", 64, 64, 3, 4, 2, 100, layer=1, grid=(3, 5), frames_per_step=2)
+TINY = Shape(
+    *("llava_onevision", 48, 64, 3, 4, 2, 100),
+    layer=1,
+    grid=(4, 4),
+    tower=TowerShape(16, 24, 2, 2, (56, 56), 8),
+)
+TINY_QWEN = Shape(
+    *("qwen2_5_vl", 64, 64, 3, 4, 2, 100),
+    layer=1,
+    grid=(3, 5),
+    frames_per_step=2,
+    tower=TowerShape(16, 24, 2, 2, (168, 280), gated=True, full=(1,)),
+)
 CPU = torch.device("cpu")
 
 
@@ -21,7 +34,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_of(shape: str, *methods: str, keep: float = 0.25) -> list[SpeedRow]:
     settings = tuple(speed_settings(methods, [keep]))
-    return measure(SpeedPlan(shape, settings, frames=(8,), repeats=1))
+    return measure(SpeedPlan(shape, settings, frames=(8,), repeats=1)).rows
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny-qwen"])

@@ -54,7 +54,8 @@ class FrameEncoding:
 
 def pixel_levels(processor: Any) -> float:
     """Return how many levels of an 8-bit picture one unit of a processor's pixels is."""
-    frames = getattr(processor, "video_processor", None) or processor.image_processor
+    named = (getattr(processor, f"{name}_processor", None) for name in ("video", "image"))
+    frames = next((part for part in named if part is not None), processor)
     levels = 1 / frames.rescale_factor if frames.do_rescale else 1.0
     return levels * sum(frames.image_std) / len(frames.image_std) if frames.do_normalize else levels
 
