@@ -50,8 +50,8 @@ _WIDE = 118  # letters
 LOG = "measured.jsonl"
 _FOOTNOTE = (
     "Random weights. TTFT is the language model's first forward, merging included; what comes in "
-    "front of it are stages of their own. Medians after a warm-up, settings in turn. Peak memory is "
-    "beyond weights and features. Ideal: floating-point operations alone. Floor: the operations "
+    "front of it are stages of their own. Medians after a warm-up, settings in turn. Peak memory "
+    "is beyond weights and features. Ideal: floating-point operations alone. Floor: the operations "
     "and bytes of a stage at this machine's rates. * the count was forced."
 )
 

@@ -147,8 +147,9 @@ class FrontBench:
         seconds = found["tower"]["seconds"] or 0.0
         found["tower"]["seconds"] = seconds * len(steps) / whole
         seen: list[int] = []
-        hook = self._adapter.tower_layers()[-1].register_forward_pre_hook(
-            lambda layer, args: seen.append(args[0].shape[:-1].numel())
+        last: Any = self._adapter.tower_layers()[-1]
+        hook = last.mlp.register_forward_pre_hook(
+            lambda mlp, args: seen.append(args[0].shape[:-1].numel())
         )
         with self._measured(found, "tower reuse"):
             self._encode(given, FrameEncoding(reuse=REUSE))
