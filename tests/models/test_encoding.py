@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sttm
+from sttm.chat import VideoStore
 from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.models import adapter_for
 from sttm.models.adapter import noted_videos
@@ -265,3 +266,12 @@ def test_levels_undo_the_processors_scale(name: str) -> None:
     ]
     first, second = (each["pixel_values_videos"] for each in pixels)
     assert float((second - first).abs().mean()) * pixel_levels(processor) == pytest.approx(10, 0.05)
+
+
+def test_a_store_tells_encodings_apart() -> None:
+    tiny, frames = bundle("llava_onevision"), clip(4)
+    keys = set()
+    for encoding in (None, FrameEncoding(chunk=2), FrameEncoding(dedupe=4), FrameEncoding(reuse=4)):
+        with sttm.VideoChat(tiny.model, tiny.processor, encoding=encoding) as chat:
+            keys.add(VideoStore(None).key(chat, frames))
+    assert len(keys) == 3  # chunks change nothing
