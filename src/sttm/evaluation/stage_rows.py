@@ -50,7 +50,7 @@ def stage_rows(
                 more.get("keep"),
                 seconds=round(seconds, 6),
                 per_frame_s=round(seconds / frames, 6),
-                floor_s=None if cost is None else round(cost.seconds(rates), 6),
+                floor_s=None if cost is None else round(cost.seconds(rates), 9),
                 peak_mib=peak,
                 patches=more.get("share"),
             )
