@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sttm.chat import VideoChat
     from sttm.grid import VideoGrid
     from sttm.methods import STTM, Method, VideoFeatures, get_method, list_methods
+    from sttm.models.encoding import FrameEncoding
     from sttm.plan import MergePlan
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "Attachment",
     "BudgetError",
     "ConfigError",
+    "FrameEncoding",
     "IncompatibleTransformersError",
     "MergePlan",
     "Method",
@@ -58,6 +60,7 @@ install_guard()
 _LAZY = {
     "STTM": "sttm.methods",
     "Attachment": "sttm.attachment",
+    "FrameEncoding": "sttm.models.encoding",
     "MergePlan": "sttm.plan",
     "Method": "sttm.methods",
     "VideoChat": "sttm.chat",

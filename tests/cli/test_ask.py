@@ -177,3 +177,12 @@ def test_nano_that_was_not_installed(
     result = run("ask", clip, Q)
     assert result.exit_code == 2
     assert "reinstall sttm" in result.stderr
+
+
+@needs_nano
+def test_still_patches_and_near_frames(run: Run, clip: Path) -> None:
+    plain = json.loads(run("ask", clip, Q, "--keep", "0.3", "--json").stdout)
+    near = run("ask", clip, Q, "--keep", "0.3", "--reuse", 8, "--dedupe", 1, "--json")
+    assert near.exit_code == 0, near.stderr
+    assert json.loads(near.stdout)["tokens_out"] == plain["tokens_out"]
+    assert run("ask", clip, Q, "--reuse", 300).exit_code == 2

@@ -65,9 +65,12 @@ def test_speed(run: Run, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert [row["method"] for row in found["rows"]] == ["all", "sttm", "random"]
     assert [row["tokens_out"] for row in found["rows"]] == [256, 76, 76]
-    assert found["settings"]["vision_tower_timed"] is False
+    assert found["settings"]["vision_tower_timed"] is True
     assert json.loads((tmp_path / "new" / "speed.json").read_text())["rows"] == found["rows"]
-    assert "the vision tower is left out" in (tmp_path / "new" / "speed.md").read_text()
+    assert "stages of their own. Medians" in (tmp_path / "new" / "speed.md").read_text()
+    assert (tmp_path / "new" / "speed-4.png").read_bytes().startswith(b"\x89PNG")
+    again = run("bench", "speed", "--shape", "nano", *given, "--out", tmp_path / "new", "--json")
+    assert json.loads(again.stdout)["rows"] == found["rows"]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,32 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 import sttm
-from sttm.evaluation import memory, shapes
+from sttm.evaluation import memory, shapes, speed
+from sttm.evaluation.forced import Forced
 from sttm.evaluation.memory import check_memory, peak_memory
-from sttm.evaluation.shapes import SHAPES, Shape, build, count_parameters, prompt
-from sttm.evaluation.speed import Forced, SpeedPlan, SpeedRow, measure, speed_settings
+from sttm.evaluation.result_log import ResultLog
+from sttm.evaluation.shapes import SHAPES, Shape, TowerShape, build, count_parameters, prompt
+from sttm.evaluation.speed import SpeedPlan, SpeedRecord, measure, speed_settings
+from sttm.evaluation.speed_rows import SpeedRow
 from sttm.methods import VideoFeatures
+from sttm.models import adapter_for
 
-TINY = Shape("llava_onevision", 48, 64, 3, 4, 2, 100, layer=1, grid=(4, 4))
-TINY_QWEN = Shape("qwen2_5_vl", 64, 64, 3, 4, 2, 100, layer=1, grid=(3, 5), frames_per_step=2)
+TINY = Shape(
+    *("llava_onevision", 48, 64, 3, 4, 2, 100),
+    layer=1,
+    grid=(4, 4),
+    tower=TowerShape(16, 24, 2, 2, (56, 56), 8),
+)
+TINY_QWEN = Shape(
+    *("qwen2_5_vl", 64, 64, 3, 4, 2, 100),
+    layer=1,
+    grid=(3, 5),
+    frames_per_step=2,
+    tower=TowerShape(16, 24, 2, 2, (168, 280), gated=True, full=(1,)),
+)
 CPU = torch.device("cpu")
 
 
@@ -21,7 +38,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_of(shape: str, *methods: str, keep: float = 0.25) -> list[SpeedRow]:
     settings = tuple(speed_settings(methods, [keep]))
-    return measure(SpeedPlan(shape, settings, frames=(8,), repeats=1))
+    return measure(SpeedPlan(shape, settings, frames=(8,), repeats=1)).rows
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny-qwen"])
@@ -126,3 +143,57 @@ def test_bad_plans(changes: dict[str, object], told: str) -> None:
 def test_bad_settings(methods: list[str], keeps: list[float], told: str) -> None:
     with pytest.raises(sttm.ConfigError, match=told):
         speed_settings(methods, keeps)
+
+
+def small_plan(shape: str = "tiny") -> SpeedPlan:
+    return SpeedPlan(shape, tuple(speed_settings(["sttm"], [0.25])), frames=(4,), repeats=1)
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen"])
+def test_the_way_is_the_sum_of_its_stages(shape: str) -> None:
+    result = measure(small_plan(shape))
+    of = {(row.stage, row.keep): row for row in result.stages}
+    front = [of[stage, None].seconds for stage in ("decode", "processor", "tower")]
+    for row in result.rows:
+        parts = [of[stage, row.keep].seconds for stage in ("merge", "prefill")]
+        assert of["first token", row.keep].seconds == pytest.approx(sum(front + parts), abs=1e-4)
+    share = of["tower reuse", None].patches
+    assert share is not None
+    assert 0.25 < share < 0.9  # one whole time step, and what the square crosses
+    floors = [row.floor_s for row in result.stages if row.stage in ("tower", "prefill", "merge")]
+    assert all(floor is not None and floor > 0 for floor in floors)
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, done = small_plan(), []
+
+    def stop(count: int, total: int) -> None:
+        done.append(count)
+        if count == 3:
+            raise KeyboardInterrupt
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("all of its part is in the log")
+
+    log = ResultLog(tmp_path / "log", {}, {}, SpeedRecord)
+    with log, pytest.raises(KeyboardInterrupt):
+        measure(plan, log=log, progress=stop)
+    monkeypatch.setattr(speed, "FrontBench", refuse)
+    with ResultLog(tmp_path / "log", {}, {}, SpeedRecord) as log:
+        assert len(log.known) == 3
+        first = measure(plan, log=log)
+    monkeypatch.setattr(speed, "build", refuse)
+    with ResultLog(tmp_path / "log", {}, {}, SpeedRecord) as log:
+        assert measure(plan, log=log).rows == first.rows
+
+
+@pytest.mark.parametrize("name", ["llava-onevision-0.5b", "qwen2.5-vl-3b", "nano"])
+def test_towers_have_the_published_sizes(name: str) -> None:
+    shape = SHAPES[name]
+    tower = shapes.build_tower(shape, torch.device("meta"), torch.float32)
+    layers = adapter_for(tower).tower_layers()
+    assert len(layers) == shape.tower.layers
+    counted = sum(p.numel() for p in layers[0].parameters() if p.ndim == 2)
+    assert shape.tower.parameters() == shape.tower.layers * counted
+    side = shape.tower.patches // (shape.grid[0] * shape.grid[1])
+    assert side in (3, 4)  # 27 x 27 patches become 14 x 14 tokens

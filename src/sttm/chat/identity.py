@@ -232,6 +232,7 @@ def video_key(
         *(FORMAT, sttm.__version__, transformers.__version__, dtype),
         *(fingerprint(chat.adapter.model), str(chat.adapter.model.dtype)),
         *(method_digest(chat.method), chat.layer, chat.positions),
+        *(chat.encoding.dedupe, chat.encoding.reuse),
         *(content, sampling and repr(sampling), chat.processor.to_json_string()),
         *(prompt, chat.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]),
     )

@@ -22,7 +22,8 @@ from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
 from sttm.models import adapter_for
 from sttm.models import transformers_api as api
-from sttm.models.adapter import note_videos, noted_videos
+from sttm.models.adapter import noted_videos
+from sttm.models.encoding import FrameEncoding, encode_frames, pixel_levels
 from sttm.models.hooks import ModelHooks, Reduction
 from sttm.models.timing import now
 from sttm.models.versions import warn_if_untested
@@ -47,6 +48,8 @@ class VideoChat:
         positions: see :func:`sttm.attach`.
         system: system prompt; None for the chat template's own.
         reader: decodes files in place of :func:`sttm.video.read_video`, with its arguments.
+        encoding: how frames go through the vision tower, see `sttm.FrameEncoding`. The default:
+            in chunks, and those that repeat exactly once.
 
     Raises:
         ConfigError: the method depends on the question, or something is attached to the model.
@@ -66,6 +69,7 @@ class VideoChat:
         positions: str = "auto",
         system: str | None = None,
         reader: Callable[..., Video] = read_video,
+        encoding: FrameEncoding | None = None,
     ) -> None:
         if method is not None:
             check_method(method)
@@ -83,6 +87,7 @@ class VideoChat:
         self.processor = processor
         self.method = method
         self.system = system
+        self.encoding = encoding or FrameEncoding()
         self._reader = reader
         self.adapter = adapter_for(model)
         self._hooks = ModelHooks.hold(self.adapter)
@@ -196,11 +201,12 @@ class VideoChat:
         return open_prompt(processor or self.processor, video, self.system, context)
 
     @torch.no_grad()
-    def run_encoder(self, inputs: dict[str, torch.Tensor]) -> Any:
+    def run_encoder(self, inputs: dict[str, torch.Tensor], *, split: bool = True) -> Any:
         """Run the vision tower on the model's arguments: a second step of :meth:`encode`.
 
         Args:
             inputs: the model's arguments; the pixels are taken out.
+            split: encode as the chat's ``encoding`` says; False: all frames in one call.
 
         Returns:
             what the model's encoder gives, which notes the videos' grids.
@@ -210,11 +216,10 @@ class VideoChat:
             encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
             names = api.Signature.of(self.adapter.base, self.adapter.encoder)
             arguments = {name: value for name, value in inputs.items() if name in names}
-            features = encode(**arguments, return_dict=True)
+            how = self.encoding if split else None
+            levels = pixel_levels(self.processor)
+            features = encode_frames(self.adapter, encode, arguments, how, levels)
         inputs.pop(self.adapter.pixels)
-        if noted_videos(features) is None:
-            # As the hooks do it, so that a chat that reduces can prefill them too.
-            note_videos(features, self.adapter.encoded(arguments, features))
         return features
 
     def assemble(

@@ -12,6 +12,7 @@ from sttm.cli.command import refuse_idle
 from sttm.cli.decoding import decode
 from sttm.cli.loading import load_model, refuse_for_nano
 from sttm.cli.options import (
+    DedupeOption,
     DeviceMapOption,
     FpsOption,
     JsonOption,
@@ -21,6 +22,7 @@ from sttm.cli.options import (
     MaxTokensOption,
     MethodOption,
     ModelOption,
+    ReuseOption,
     ThresholdsOption,
 )
 from sttm.cli.output import milliseconds, noted_warnings, percent, say, show_json, show_table
@@ -37,7 +39,7 @@ SAVED = ".sttm"
 # What says how a video is watched, and nothing of one that was watched already.
 _OF_WATCHING = (
     *("keep", "thresholds", "max_tokens", "method", "full", "layer"),
-    *("fps", "max_frames", "subtitles", "store", "store_dtype"),
+    *("fps", "max_frames", "dedupe", "reuse", "subtitles", "store", "store_dtype"),
 )
 _LEAD = "This video's subtitles are listed below:\n"
 
@@ -114,6 +116,8 @@ def ask(
     layer: LayerOption = None,
     fps: FpsOption = 1.0,
     max_frames: MaxFramesOption = 128,
+    dedupe: DedupeOption = 0.0,
+    reuse: ReuseOption = None,
     subtitles: Annotated[
         str | None,
         typer.Option(
@@ -146,6 +150,7 @@ def ask(
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
     from sttm.evaluation.trouble import naming
+    from sttm.models.encoding import FrameEncoding
     from sttm.video.container import check_file
 
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
@@ -170,7 +175,8 @@ def ask(
     spoken = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
     kept = None if store is None else _open_store(store, store_dtype)
     loaded = load_model(model, device_map)
-    chat = loaded.chat(Reduction(None) if is_saved else reduction)
+    encoding = FrameEncoding(dedupe=dedupe, reuse=reuse)
+    chat = loaded.chat(Reduction(None) if is_saved else reduction, encoding)
     with progress_bars(quiet=json) as tell, naming(str(video)), noted_warnings():
         watching: Any = {"fps": fps, "max_frames": max_frames, "context": spoken, "progress": tell}
         source = video if decoded is None else decoded.video

@@ -13,6 +13,7 @@ from sttm.errors import ConfigError, UnsupportedModelError, first_line
 if TYPE_CHECKING:
     from sttm.chat import VideoChat
     from sttm.checkpoints import Placement
+    from sttm.models.encoding import FrameEncoding
 
 BUNDLED = "nano (bundled)"
 
@@ -35,7 +36,7 @@ class Loaded:
     layer: int | None = None
     positions: str = "auto"
 
-    def chat(self, reduction: Reduction) -> "VideoChat":
+    def chat(self, reduction: Reduction, encoding: "FrameEncoding | None" = None) -> "VideoChat":
         """Begin to chat with this model."""
         from sttm.chat import VideoChat
 
@@ -43,7 +44,12 @@ class Loaded:
         if reduction.method is None:
             layer = None
         chat = VideoChat(
-            self.model, self.processor, reduction.method, layer=layer, positions=self.positions
+            self.model,
+            self.processor,
+            reduction.method,
+            layer=layer,
+            positions=self.positions,
+            encoding=encoding,
         )
         misfit = reduction.misfit(self.name, chat.layer)
         if misfit:

@@ -170,6 +170,26 @@ class ModelOptions:
 
 FpsOption = Annotated[float, typer.Option(help="Frames to sample per second.")]
 MaxFramesOption = Annotated[int, typer.Option(help="Most frames to sample.")]
+DedupeOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=255,
+        metavar="LEVELS",
+        help="Frames without a patch that differs by more from the last encoded frame, in levels "
+        "of 0 to 255, take its features. 0: only exact repeats, without any loss.",
+    ),
+]
+ReuseOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=255,
+        metavar="LEVELS",
+        help="In the vision tower, encode only patches that have changed by more, in levels of 0 "
+        "to 255; the others keep their outputs.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")]
 

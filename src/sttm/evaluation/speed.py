@@ -1,25 +1,32 @@
-"""Time and memory of a prefill and of decoding, with all tokens and reduced, at published shapes.
+"""Time and memory from a file to the first token and beyond, at published shapes.
 
-Random weights: what is measured is time and memory, not answers. The vision tower is left out, as
-in the paper: TTFT (time to first token) is the language model's first forward, merging included.
+Random weights: what is measured is time and memory, not answers. TTFT (time to first token) is the
+language model's first forward, merging included, as in the paper; the stages in front of it are
+rows of their own.
 """
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from sttm.attachment import attach
-from sttm.budget import token_budget
 from sttm.errors import ConfigError
 from sttm.evaluation.checks import MOST_REPEATS, check_count
+from sttm.evaluation.forced import Forced
 from sttm.evaluation.memory import check_memory, peak_memory
-from sttm.evaluation.shapes import Shape, build, find_shape, prompt
+from sttm.evaluation.result_log import ResultLog
+from sttm.evaluation.shapes import (
+    Shape,
+    build,
+    find_shape,
+    prompt,
+)
 from sttm.evaluation.specs import (
-    ALL,
     ALL_TOKENS,
     Keep,
     Setting,
@@ -29,115 +36,16 @@ from sttm.evaluation.specs import (
     make_settings,
     parse_spec,
 )
-from sttm.methods import DecodePruning, Identity, Method, VideoFeatures
+from sttm.evaluation.speed_rows import Run, SpeedRow, speed_row
+from sttm.evaluation.stage_rows import stage_rows
+from sttm.evaluation.stages import FrontBench, StageRow, measure_rates, still_camera
+from sttm.methods import Identity, Method
 from sttm.models import transformers_api as api
 from sttm.models.timing import now
-from sttm.plan import MergePlan
 
 DECODED = 4  # tokens that are decoded and timed after the first one
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Forced(Method):
-    """Plans with a method for its cost, and sees to it that the count is the budget's.
-
-    Random weights make all features alike or none, so that a rule that follows the content keeps
-    next to nothing or everything. Where the method gives the exact count, its own plan is used;
-    else evenly spread groups of neighbours.
-
-    Args:
-        inner: the method.
-        keep: the count or share to force.
-    """
-
-    inner: Method
-    keep: Keep
-
-    name: ClassVar[str] = "forced"
-
-    def __post_init__(self) -> None:
-        # Of the method, and so of this object alone.
-        object.__setattr__(self, "requires", self.inner.requires)
-        object.__setattr__(self, "query_aware", self.inner.query_aware)
-
-    @property
-    def decode_pruning(self) -> DecodePruning | None:
-        """As the method."""
-        return self.inner.decode_pruning
-
-    def plan(self, video: VideoFeatures) -> MergePlan:
-        """Plan with the method; see `sttm.Method.plan`."""
-        return self.plan_batch([video])[0]
-
-    def plan_batch(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
-        """Plan with the method; see `sttm.Method.plan_batch`."""
-        plans = self.inner.plan_batch(videos)
-        return [self._forced(video, plan) for video, plan in zip(videos, plans, strict=True)]
-
-    def _forced(self, video: VideoFeatures, plan: MergePlan) -> MergePlan:
-        total = video.grid.num_tokens
-        count = token_budget(self.keep, total)
-        if plan.num_out == count:
-            return plan
-        index = torch.arange(total, device=video.device)
-        forced = MergePlan.from_labels(index * count // total)
-        return replace(forced, info={"forced": plan.num_out})
-
-
-@dataclass(frozen=True)
-class Run:
-    """One measured prefill and a few decoding steps; seconds and bytes."""
-
-    ttft: float
-    merge: float
-    per_token: float
-    kv_bytes: int
-    peak_extra: int | None
-    peak_total: int | None
-    tokens_out: int
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """Medians over the repeats for one setting.
-
-    Args:
-        frames: sampled frames.
-        method: label; "all" for all tokens.
-        keep: the budget.
-        tokens_in, tokens_out: video tokens.
-        own_count: whether the method's own plan was used; False: forced to the count.
-        merge_s: deciding on the plan, and on masks and positions; part of ``ttft_s``.
-        ttft_s: the language model's first forward, merging included, vision tower excluded.
-        ttft_min_s, ttft_max_s: the fastest and the slowest repeat.
-        decode_s: per further token.
-        kv_mib: keys and values after the prefill and the decoded tokens.
-        peak_mib: most memory during prefill and decoding, beyond weights and features.
-        peak_total_mib: with them.
-        ttft_ratio: TTFT / TTFT with all tokens.
-        ideal_ratio: the same of floating-point operations, without merging.
-        share_of_ideal: ideal ratio / ratio: 1 is as fast as the operations allow.
-    """
-
-    frames: int
-    method: str
-    keep: Keep | None
-    tokens_in: int
-    tokens_out: int
-    own_count: bool
-    merge_s: float
-    ttft_s: float
-    ttft_min_s: float
-    ttft_max_s: float
-    decode_s: float
-    kv_mib: float
-    peak_mib: float | None
-    peak_total_mib: float | None
-    ttft_ratio: float
-    ideal_ratio: float
-    share_of_ideal: float
 
 
 @dataclass(frozen=True)
@@ -209,11 +117,51 @@ def speed_settings(methods: Sequence[str], keeps: Sequence[Keep]) -> list[Settin
     return settings
 
 
-def measure(plan: SpeedPlan, *, progress: Progress | None = None) -> list[SpeedRow]:
+@dataclass(frozen=True)
+class SpeedRecord:
+    """One measurement; a line of the log of a run.
+
+    Args:
+        part: "front" of the decoder, or "decoder".
+        frames: sampled frames.
+        setting: its name; empty in front of the decoder.
+        repeat: which one; 0 warms up.
+        values: what was measured.
+    """
+
+    part: str
+    frames: int
+    setting: str
+    repeat: int
+    values: dict[str, Any]
+
+    @property
+    def key(self) -> Hashable:
+        """What no two records of a log share."""
+        return self.part, self.frames, self.setting, self.repeat
+
+
+@dataclass(frozen=True)
+class SpeedResult:
+    """What was measured: the language model by itself, and the whole way by stages."""
+
+    rows: list[SpeedRow]
+    stages: list[StageRow]
+
+
+def measure(
+    plan: SpeedPlan,
+    *,
+    log: ResultLog[SpeedRecord] | None = None,
+    video: Path | None = None,
+    progress: Progress | None = None,
+) -> SpeedResult:
     """Measure every setting at every length, in turn within each repeat.
 
     Args:
         plan: what to measure.
+        log: where measurements go as they come; those that it holds are not made again.
+        video: what is decoded and encoded; None for a made video of a camera that stands still.
         progress: told how many runs are done, of how many.
 
     Raises:
@@ -221,38 +169,94 @@ def measure(plan: SpeedPlan, *, progress: Progress | None = None) -> list[SpeedR
     """
     shape, device = find_shape(plan.shape), torch.device(plan.device)
     check_memory(plan.shape, shape, max(plan.frames), plan.dtype, device)
-    model = build(shape, device, plan.dtype)
-    total = len(plan.frames) * (plan.repeats + 1) * len(plan.settings)
-    rows: list[SpeedRow] = []
-    done = 0
+    records = _Records(plan, log, progress)
     for frames in plan.frames:
-        bench = _Bench(model, shape, frames, shape.layer if plan.layer is None else plan.layer)
-        bench.encode([setting.method for setting in plan.settings if setting.method is not None])
-        runs: dict[Setting, list[Run]] = {setting: [] for setting in plan.settings}
-        for repeat in range(plan.repeats + 1):
+        with still_camera(frames) if video is None else nullcontext(video) as file:
+            front = cache(partial(FrontBench, shape, file, device, plan.dtype))
+            for turn in range(plan.repeats + 1):
+                records.make("front", frames, "", turn, partial(_front, front, frames))
+    model = cache(partial(build, shape, device, plan.dtype))
+    layer = shape.layer if plan.layer is None else plan.layer
+    for frames in plan.frames:
+        bench = cache(partial(_bench, model, shape, frames, layer, plan.settings))
+        for turn in range(plan.repeats + 1):
             for setting in plan.settings:
-                run = bench.run(setting)
-                if repeat:  # the first round warms up
-                    runs[setting].append(run)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-        rows += [bench.row(setting, runs) for setting in plan.settings]
-    return rows
+                run = partial(_decoder, bench, setting)
+                records.make("decoder", frames, str(setting), turn, run)
+    rates = measure_rates(device, plan.dtype)
+    rows: list[SpeedRow] = []
+    stages: list[StageRow] = []
+    for frames in plan.frames:
+        runs = {
+            setting: [Run(**values) for values in records.of("decoder", frames, str(setting))]
+            for setting in plan.settings
+        }
+        own = [speed_row(shape, frames, layer, setting, runs) for setting in plan.settings]
+        rows += own
+        stages += stage_rows(
+            shape,
+            own,
+            records.of("front", frames, ""),
+            rates=rates,
+            itemsize=plan.dtype.itemsize,
+            layer=layer,
+        )
+    return SpeedResult(rows, stages)
+
+
+class _Records:
+    """The measurements of a run: those that its log holds, and those that are made now."""
+
+    def __init__(
+        self, plan: SpeedPlan, log: ResultLog[SpeedRecord] | None, progress: Progress | None
+    ) -> None:
+        self._log, self._repeats = log, plan.repeats
+        self._known: dict[Any, SpeedRecord] = {} if log is None else dict(log.known)
+        self._total = len(plan.frames) * (plan.repeats + 1) * (1 + len(plan.settings))
+        self._tell = progress or (lambda done, total: None)
+
+    def make(
+        self, part: str, frames: int, setting: str, turn: int, run: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Measure, unless that is known."""
+        key = part, frames, setting, turn
+        if key not in self._known:
+            self._known[key] = record = SpeedRecord(*key, values=run())
+            if self._log is not None:
+                self._log.add([record])
+        self._tell(len(self._known), self._total)
+
+    def of(self, part: str, frames: int, setting: str) -> list[dict[str, Any]]:
+        """Return what was measured behind the warm-up."""
+        turns = range(1, self._repeats + 1)
+        return [self._known[part, frames, setting, turn].values for turn in turns]
+
+
+def _front(front: Callable[[], FrontBench], frames: int) -> dict[str, Any]:
+    return dict(front().run(frames))
+
+
+def _bench(model: Callable[[], Any], *arguments: Any) -> "_Bench":
+    return _Bench(model(), *arguments)
+
+
+def _decoder(bench: Callable[[], "_Bench"], setting: Setting) -> dict[str, Any]:
+    return asdict(bench().run(setting))
 
 
 class _Bench:
     """A model and one prompt."""
 
-    def __init__(self, model: Any, shape: Shape, frames: int, layer: int) -> None:
-        self.model, self.shape, self.frames, self.layer = model, shape, frames, layer
+    def __init__(
+        self, model: Any, shape: Shape, frames: int, layer: int, settings: Sequence[Setting]
+    ) -> None:
+        self.model, self.layer = model, layer
+        self.tokens_in = shape.video_tokens(frames)
         self.inputs = prompt(model, shape, frames)
-        self.length = self.inputs["input_ids"].shape[1]
-        self.features: Any = None
-        self._forced: dict[Setting, bool] = {}
+        self.features = self._encode([s.method for s in settings if s.method is not None])
 
     @torch.no_grad()
-    def encode(self, methods: Sequence[Method]) -> None:
+    def _encode(self, methods: Sequence[Method]) -> Any:
         """Run the token-sized tower once, with the evidence that any of the methods needs."""
         names = (api.PIXELS["video"], api.VIDEO_GRID)
         arguments = {name: self.inputs.pop(name) for name in names if name in self.inputs}
@@ -261,7 +265,7 @@ class _Bench:
         needing = (method for method in methods if "tower_attention" in method.requires)
         observer = next(needing, Identity())
         with attach(self.model, observer, layer=self.layer):
-            self.features = self.model.model.get_video_features(**arguments, return_dict=True)
+            return self.model.model.get_video_features(**arguments, return_dict=True)
 
     @torch.no_grad()
     def run(self, setting: Setting) -> Run:
@@ -290,8 +294,6 @@ class _Bench:
                 token = step.logits[:, -1:].argmax(-1)
             end = now(device)
         report = None if attachment is None else attachment.reports[0]
-        if report is not None:
-            self._forced[setting] = not _is_own(report.plan, setting)
         return Run(
             ttft=first - start,
             merge=0.0 if report is None else report.milliseconds / 1e3,
@@ -300,56 +302,5 @@ class _Bench:
             peak_extra=peak.extra,
             peak_total=peak.total,
             tokens_out=self.tokens_in if report is None else report.tokens_out,
+            forced=report is not None and report.plan.info.get("forced") is not None,
         )
-
-    @property
-    def tokens_in(self) -> int:
-        """Video tokens of the prompt."""
-        return self.shape.video_tokens(self.frames)
-
-    def row(self, setting: Setting, runs: dict[Setting, list[Run]]) -> SpeedRow:
-        """Take medians, and compare with all tokens."""
-        own, whole = runs[setting], runs[ALL_TOKENS]
-        kept = own[0].tokens_out
-        ratio = _median(own, "ttft") / _median(whole, "ttft")
-        ideal = self._ideal(kept)
-        times = [run.ttft for run in own]
-        return SpeedRow(
-            frames=self.frames,
-            method=setting.label,
-            keep=setting.keep,
-            tokens_in=self.tokens_in,
-            tokens_out=kept,
-            own_count=not self._forced.get(setting, False),
-            merge_s=round(_median(own, "merge"), 6),
-            ttft_s=round(_median(own, "ttft"), 6),
-            ttft_min_s=round(min(times), 6),
-            ttft_max_s=round(max(times), 6),
-            decode_s=round(_median(own, "per_token"), 6),
-            kv_mib=round(own[0].kv_bytes / 2**20, 2),
-            peak_mib=_mib([run.peak_extra for run in own]),
-            peak_total_mib=_mib([run.peak_total for run in own]),
-            ttft_ratio=round(ratio, 4),
-            ideal_ratio=round(ideal, 4),
-            share_of_ideal=round(ideal / ratio, 3),
-        )
-
-    def _ideal(self, kept: int) -> float:
-        """Operations of a prefill that merges at the layer, over those of one that does not."""
-        short, layers = self.length - self.tokens_in + kept, self.shape.layers
-        below = self.shape.operations(self.length, self.layer)
-        above = self.shape.operations(short, layers - self.layer)
-        return (below + above) / self.shape.operations(self.length, layers)
-
-
-def _is_own(plan: MergePlan, setting: Setting) -> bool:
-    return setting.label == ALL or plan.info.get("forced") is None
-
-
-def _median(runs: Sequence[Run], name: str) -> float:
-    return float(statistics.median(getattr(run, name) for run in runs))
-
-
-def _mib(values: Sequence[int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(statistics.median(known) / 2**20, 1) if known else None

@@ -20,6 +20,7 @@ from sttm.models.transformers_api import (
     pretrained,
 )
 
+Step = dict[str, torch.Tensor]  # an encoder call about one time step, its arguments by name
 Positions = Literal["survived", "reassigned", "merged"]
 # Types of decoder layers that have attention weights.
 WEIGHTED = (FULL_ATTENTION, SLIDING_ATTENTION)
@@ -156,6 +157,46 @@ class Adapter:
             output: what the encoder returned.
         """
         raise NotImplementedError
+
+    def split_steps(self, arguments: Mapping[str, Any]) -> list[Step] | None:
+        """Split a call of the encoder into its time steps, which the tower sees by themselves.
+
+        Args:
+            arguments: the call's arguments by name.
+
+        Returns:
+            calls about one time step each, in order of (video, time). Calls are put together by
+            joining each argument along its first axis. None: this family's cannot be split.
+        """
+        return None
+
+    def join_steps(self, arguments: Mapping[str, Any], steps: Sequence[torch.Tensor]) -> Any:
+        """Put the features of all time steps together, in the form the encoder gives them.
+
+        Args:
+            arguments: of the whole call.
+            steps: ``(n, C)`` features of each time step, as calls about it alone give them.
+        """
+        raise NotImplementedError
+
+    def step_patches(self, step: Step) -> torch.Tensor:
+        """Return the pixels of the patches of one time step, ``(patches, values)``."""
+        raise NotImplementedError
+
+    def tower_layers(self) -> Sequence[torch.nn.Module]:
+        """Return the layers of the vision tower, of which each sees the patches of a time step.
+
+        Raises:
+            UnsupportedModelError: this family does not say.
+        """
+        raise UnsupportedModelError(
+            f"got {type(self.model).__name__} for reuse, expected a LLaVA or Qwen-VL model: the "
+            "layers of its vision tower are not known. Leave reuse out."
+        )
+
+    def step_order(self, step: Step) -> torch.Tensor | None:
+        """Return the patches of a time step in the tower's order; None: as they are."""
+        return None
 
     def attention_layer(self, layer: int) -> int:
         """Return the decoder layer whose attention is evidence for a reduction before ``layer``.

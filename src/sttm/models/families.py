@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from itertools import islice
+from typing import Any, ClassVar
 
 import torch
 from transformers.vision_utils import get_vision_window_index
@@ -13,6 +14,7 @@ from sttm.errors import UnsupportedModelError
 from sttm.grid import VideoGrid
 from sttm.models.adapter import (
     Adapter,
+    Step,
     VideoLayout,
     VideoSpan,
     count_copies,
@@ -27,12 +29,36 @@ from sttm.models.transformers_api import PIXELS, POOLED, VIDEO_GRID
 class GridTHW(Adapter):
     """Families that are told their patch grids in ``video_grid_thw``; M-RoPE."""
 
-    encoder_arguments = (VIDEO_GRID,)
+    encoder_arguments: ClassVar[tuple[str, ...]] = (VIDEO_GRID,)
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Read the grids from ``video_grid_thw``."""
         merge = self.config.vision_config.spatial_merge_size
         return [VideoLayout(grid) for grid in merged_grids(arguments[VIDEO_GRID], merge)]
+
+    def split_steps(self, arguments: Mapping[str, Any]) -> list[Step] | None:
+        """Cut the rows of pixels; each time step becomes a video of its own."""
+        pixels, names = arguments[self.pixels], self.encoder_arguments
+        counts = [t for t, _, _ in arguments[VIDEO_GRID].tolist()]
+        video = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).tolist()
+        grids = arguments[VIDEO_GRID].clone()
+        grids[:, 0] = 1
+        own = {**{name: arguments[name] for name in names if name in arguments}, VIDEO_GRID: grids}
+        rows = pixels.split([int(grids[index].prod()) for index in video])
+        return [
+            {self.pixels: part, **{name: value[index : index + 1] for name, value in own.items()}}
+            for part, index in zip(rows, video)
+        ]
+
+    def join_steps(self, arguments: Mapping[str, Any], steps: Sequence[torch.Tensor]) -> Any:
+        """Return the features of each video."""
+        rest = iter(steps)
+        counts = [t for t, _, _ in arguments[VIDEO_GRID].tolist()]
+        return tuple(torch.cat(list(islice(rest, count))) for count in counts)
+
+    def step_patches(self, step: Step) -> torch.Tensor:
+        """Return the pixels as they are: a row is a patch."""
+        return step[self.pixels]
 
 
 class QwenTower(GridTHW):
@@ -51,6 +77,21 @@ class QwenTower(GridTHW):
     def tower_order(self, grids: torch.Tensor) -> torch.Tensor | None:
         """Return the tokens in the order in which the tower has them; None: as they are."""
         return None
+
+    def tower_layers(self) -> Sequence[torch.nn.Module]:
+        """Return the blocks."""
+        blocks: Sequence[torch.nn.Module] = self.base.visual.blocks
+        return blocks
+
+    def step_order(self, step: Step) -> torch.Tensor | None:
+        """Return the patches in the tower's order; those of a token stay side by side."""
+        order = self.tower_order(step[VIDEO_GRID])
+        if order is None:
+            return None
+        size = self.base.visual.spatial_merge_size**2
+        inside = torch.arange(size, device=order.device)
+        patches: torch.Tensor = (order[:, None] * size + inside).flatten()
+        return patches
 
 
 class Qwen2VL(QwenTower):
@@ -101,7 +142,7 @@ class Glm4v(GridTHW):
         return torch.eq(input_ids, self.config.image_token_id).logical_and(begins > ends)
 
 
-class VideoLlama3(Adapter):
+class VideoLlama3(GridTHW):
     """Video-LLaMA 3: ``Time t:`` and a run per frame; the model drops tokens that repeat."""
 
     family = "Video-LLaMA 3"
@@ -140,6 +181,31 @@ class SquareFrames(Adapter):
         videos, frames = arguments[PIXELS["video"]].shape[:2]
         grid = VideoGrid(frames, *self.frame_size())
         return [VideoLayout(grid, num_newlines=self.newlines(grid))] * videos
+
+    def split_steps(self, arguments: Mapping[str, Any]) -> list[Step] | None:
+        """Cut out the frames; each becomes a video of its own."""
+        frames = arguments[self.pixels].flatten(0, 1)
+        return [{self.pixels: frame[None]} for frame in frames.split(1)]
+
+    def join_steps(self, arguments: Mapping[str, Any], steps: Sequence[torch.Tensor]) -> Any:
+        """Return ``(videos, n, C)``."""
+        count = arguments[self.pixels].shape[1]
+        starts = range(0, len(steps), count)
+        return torch.stack([self.join_frames(steps[start : start + count]) for start in starts])
+
+    def join_frames(self, frames: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Put the features of one video's frames together."""
+        return torch.cat(list(frames))
+
+    def step_patches(self, step: Step) -> torch.Tensor:
+        """Cut the frame into patches; what is left over at its edges no patch sees."""
+        size = self.config.vision_config.patch_size
+        return cut_patches(step[self.pixels][0], size)
+
+    def tower_layers(self) -> Sequence[torch.nn.Module]:
+        """Return the encoder's layers."""
+        layers: Sequence[torch.nn.Module] = self.base.vision_tower.encoder.layers
+        return layers
 
     def newlines(self, grid: VideoGrid) -> int:
         """Count the newline tokens of a video."""
@@ -198,6 +264,12 @@ class LlavaOnevision(SquareFrames):
     def newlines(self, grid: VideoGrid) -> int:
         """Count the newline tokens of a video."""
         return int(newline_marks(self.newline, grid).sum())
+
+    def join_frames(self, frames: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Put the features of one video's frames together; one newline stands behind them all."""
+        if self.newline != "one_token":
+            return super().join_frames(frames)
+        return torch.cat([*(frame[:-1] for frame in frames), frames[-1][-1:]])
 
     def spans(
         self,
@@ -304,6 +376,18 @@ class InternVL(ImageSeries):
     model_types = ("internvl",)
     checkpoints = ("OpenGVLab/InternVL3-8B-hf",)
 
+    def split_steps(self, arguments: Mapping[str, Any]) -> list[Step] | None:
+        """Take each image by itself."""
+        return [{self.pixels: image} for image in arguments[self.pixels].split(1)]
+
+    def join_steps(self, arguments: Mapping[str, Any], steps: Sequence[torch.Tensor]) -> Any:
+        """Return ``(images, n, C)``."""
+        return torch.stack(list(steps))
+
+    def step_patches(self, step: Step) -> torch.Tensor:
+        """Cut the image into patches."""
+        return cut_patches(step[self.pixels], self.config.vision_config.patch_size)
+
     def side(self) -> int:
         """Rows of one tile after pixel shuffle."""
         vision = self.config.vision_config
@@ -329,6 +413,13 @@ class SmolVLM(ImageSeries):
         """Rows of one frame after pixel shuffle."""
         vision = self.config.vision_config
         return int(vision.image_size // vision.patch_size // self.config.scale_factor)
+
+
+def cut_patches(image: torch.Tensor, size: int | Sequence[int]) -> torch.Tensor:
+    """Cut an image ``(1, 3, H, W)`` into patches ``(patches, values)`` float32."""
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    patches: torch.Tensor = torch.nn.functional.unfold(image.float(), sizes, stride=sizes)[0].T
+    return patches
 
 
 def pooled_side(vision: Any) -> int:

@@ -210,7 +210,7 @@ def _llava(chat: VideoChat, hidden: torch.Tensor, metadata: _Metadata) -> Encode
     shape = (1, len(times), 3, vision.image_size, vision.image_size)
     pixels = torch.zeros((), dtype=chat.model.dtype, device=chat.model.device).expand(shape)
     with _tower_that_gives(chat, hidden.to(chat.model.device, chat.model.dtype)):
-        features = chat.run_encoder({chat.adapter.pixels: pixels})
+        features = chat.run_encoder({chat.adapter.pixels: pixels}, split=False)
     video = Video(
         frames=without_pixels((len(times), vision.image_size, vision.image_size, 3)),
         timestamps=times,

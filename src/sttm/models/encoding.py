@@ -1,0 +1,186 @@
+"""How the frames of a video go through the vision tower: in chunks, and what repeats only once."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.models.adapter import Adapter, Step, note_videos, noted_videos
+from sttm.models.patch_reuse import PatchReuse, patch_distance
+from sttm.models.transformers_api import ENCODER_FIELDS, POOLED, EncoderOutput
+
+Encode = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class FrameEncoding:
+    """How the frames of a video go through the vision tower.
+
+    A time step is what the tower sees at once: a frame, or a pair of frames in the Qwen towers.
+    Distances are in levels of an 8-bit picture, 0 to 255: the root mean square over the pixels of
+    one patch.
+
+    Args:
+        chunk: time steps that the tower encodes at once; bounds its memory.
+        dedupe: time steps of which no patch is further than this from the last encoded one take its
+            features. 0: only what repeats exactly, from anywhere in the video. None: nothing.
+        reuse: patches that are not further than this from their last encoded pixels keep their
+            keys, values and outputs in every layer of the tower; only the others are encoded, one
+            time step after another. None: all patches are encoded.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    chunk: int = 8
+    dedupe: float | None = 0.0
+    reuse: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.chunk, int) or isinstance(self.chunk, bool) or self.chunk < 1:
+            raise ConfigError(f"chunk: got {self.chunk!r}, expected a whole number from 1 on.")
+        for name in ("dedupe", "reuse"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and 0 <= value <= 255):  # a NaN is not, either
+                raise ConfigError(
+                    f"{name}: got {value!r}, expected a distance of pixels from 0 to 255, or None."
+                )
+
+
+def pixel_levels(processor: Any) -> float:
+    """Return how many levels of an 8-bit picture one unit of a processor's pixels is."""
+    named = (getattr(processor, f"{name}_processor", None) for name in ("video", "image"))
+    frames = next((part for part in named if part is not None), processor)
+    levels = 1 / frames.rescale_factor if frames.do_rescale else 1.0
+    return levels * sum(frames.image_std) / len(frames.image_std) if frames.do_normalize else levels
+
+
+def encode_frames(
+    adapter: Adapter,
+    encode: Encode,
+    arguments: Mapping[str, Any],
+    encoding: FrameEncoding | None,
+    levels: float = 255.0,
+) -> Any:
+    """Encode videos as `FrameEncoding` says.
+
+    Args:
+        adapter: the model's family.
+        encode: the model's encoder method.
+        arguments: its arguments by name.
+        encoding: how; None: all frames at once, as families do whose calls cannot be split.
+        levels: see `pixel_levels`.
+
+    Returns:
+        what the encoder gives, less the tower's own states; it notes the videos' grids.
+
+    Raises:
+        UnsupportedModelError: ``reuse`` or a threshold of ``dedupe``, which this family lacks.
+    """
+    steps = None if encoding is None else adapter.split_steps(arguments)
+    if encoding is None or not steps:
+        if encoding is not None and (encoding.reuse is not None or encoding.dedupe):
+            raise UnsupportedModelError(
+                f"got {type(adapter.model).__name__} for dedupe or reuse with a threshold, "
+                "expected a model whose frames are encoded one by one. Leave both out."
+            )
+        output = encode(**arguments, return_dict=True)
+        note_videos(output, noted_videos(output) or adapter.encoded(arguments, output))
+        return output
+    places = _places(adapter, steps, encoding.dedupe, levels)
+    once = sorted(set(places))
+    with contextlib.ExitStack() as stack:
+        reuse = None
+        if encoding.reuse is not None:
+            reuse = stack.enter_context(PatchReuse(adapter, encoding.reuse / levels))
+        features: dict[int, _Features] = {}
+        for some in _chunks(once, 1 if reuse is not None else encoding.chunk):
+            if reuse is None or reuse.start(steps[some[0]]):
+                new = list(_encode_chunk(encode, [steps[place] for place in some]))
+            features.update(zip(some, new))
+    return _join(adapter, arguments, [features[place] for place in places])
+
+
+@dataclass(frozen=True, eq=False)
+class _Features:
+    """One encoded time step.
+
+    Args:
+        levels: by field of the output ``(n, C)`` tensors, of several layers in some.
+        attention: ``(n,)`` float32, see `VideoLayout`; None unless a method reads it.
+    """
+
+    levels: dict[str, list[torch.Tensor]]
+    attention: torch.Tensor | None
+
+
+def _encode_chunk(encode: Encode, steps: Sequence[Step]) -> Iterator[_Features]:
+    output = encode(
+        **{name: torch.cat([step[name] for step in steps]) for name in steps[0]}, return_dict=True
+    )
+    # Where no step is a video of its own, no attention is read, either.
+    attention = [video.tower_attention for video in noted_videos(output) or ()]
+    given = {name: output[name] for name in ENCODER_FIELDS if output.get(name) is not None}
+    for place in range(len(steps)):
+        levels = {
+            name: [value[place]] if name == POOLED else [level[place] for level in value]
+            for name, value in given.items()
+        }
+        yield _Features(levels, attention[place] if len(attention) == len(steps) else None)
+
+
+def _join(adapter: Adapter, arguments: Mapping[str, Any], steps: Sequence[_Features]) -> Any:
+    """Put the features of all time steps together as the encoder gives them."""
+    joined = {
+        name: [
+            adapter.join_steps(arguments, [step.levels[name][i] for step in steps])
+            for i in range(len(first))
+        ]
+        for name, first in steps[0].levels.items()
+    }
+    output = EncoderOutput(**{n: v[0] if n == POOLED else v for n, v in joined.items()})
+    videos, queue = adapter.encoded(arguments, output), iter(steps)
+    for place, video in enumerate(videos):
+        own = [next(queue).attention for _ in range(video.grid.frames)]
+        if own[0] is not None:
+            attention = torch.cat([each for each in own if each is not None])
+            videos[place] = replace(video, tower_attention=attention)
+    note_videos(output, videos)
+    return output
+
+
+def _places(
+    adapter: Adapter, steps: Sequence[Step], threshold: float | None, levels: float
+) -> list[int]:
+    """Return for each time step the one that is encoded in its stead; itself or an earlier one."""
+    if threshold is None:
+        return list(range(len(steps)))
+    seen: dict[bytes, int] = {}
+    places: list[int] = []
+    for place, step in enumerate(steps):
+        found = seen.setdefault(_digest(step), place)
+        if found == place and places and threshold:
+            last = max(places)
+            distance = patch_distance(adapter, steps[last], step)
+            near = distance is not None and bool((distance * levels <= threshold).all())
+            found = last if near else place
+        places.append(found)
+    return places
+
+
+def _digest(step: Step) -> bytes:
+    digest = hashlib.blake2b(digest_size=32)
+    for tensor in step.values():
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
