@@ -15,7 +15,7 @@ import sttm
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "sttm": """STTM Attachment BudgetError ConfigError FrameEncoding IncompatibleTransformersError
-        MergePlan Method MissingExtraError SavedCacheError SttmError UnknownNameError
+        MergePlan Method MissingExtraError SavedCacheError StreamingSTTM SttmError UnknownNameError
         UnreducedVideoError UnsupportedModelError UntestedVersionWarning VideoChat VideoError
         VideoFeatures VideoGrid VideoReport attach get_method list_methods""",
     "sttm.attachment": "Attachment VideoReport attach",
@@ -25,7 +25,7 @@ PUBLIC = {
     "sttm.checkpoints": "Conversion Needs Placement convert load plan_conversion",
     "sttm.distributed": "RayExecutor",
     "sttm.errors": """BudgetError ConfigError ContextWarning FailedVideoError
-        IncompatibleTransformersError MissingExtraError SavedCacheError StoreWarning SttmError
+        IncompatibleTransformersError MissingExtraError SavedCacheError StoreWarning StreamingSTTM SttmError
         UnknownNameError UnreducedVideoError UnsupportedModelError UntestedVersionWarning
         VideoError WriteError""",
     "sttm.evaluation.compare": """Agreement Measured ModelAnswer Question Recommendation Row
