@@ -21,11 +21,11 @@ PUBLIC = {
     "sttm.attachment": "Attachment VideoReport attach",
     "sttm.budget": "check_keep read_keep token_budget written_keep",
     "sttm.chat": """Answer Conversation PrefilledVideo Source StoredVideo Timings VideoChat
-        VideoStore""",
+        VideoStore VideoStream""",
     "sttm.checkpoints": "Conversion Needs Placement convert load plan_conversion",
     "sttm.distributed": "RayExecutor",
     "sttm.errors": """BudgetError ConfigError ContextWarning FailedVideoError
-        IncompatibleTransformersError MissingExtraError SavedCacheError StoreWarning StreamingSTTM SttmError
+        IncompatibleTransformersError MissingExtraError SavedCacheError StoreWarning SttmError
         UnknownNameError UnreducedVideoError UnsupportedModelError UntestedVersionWarning
         VideoError WriteError""",
     "sttm.evaluation.compare": """Agreement Measured ModelAnswer Question Recommendation Row

@@ -279,6 +279,10 @@ class StreamMemory:
         self.max_tokens = max_tokens
         self.tokens: StreamTokens | None = None
 
+    def __len__(self) -> int:
+        """Count the tokens."""
+        return 0 if self.tokens is None else len(self.tokens)
+
     def add(self, tokens: StreamTokens, reserved: int = 0) -> MergePlan:
         """Append tokens; above the cap, merge the older half to half of it, and again if needed.
 
