@@ -168,7 +168,8 @@ class _Pipe:
 
     def read(self, count: int) -> bytes:
         """Return up to ``count`` bytes, none at the end."""
-        self.stalled = not select.select([self._file], [], [], self._timeout)[0]
+        if not self.stalled:  # libav may ask again
+            self.stalled = not select.select([self._file], [], [], self._timeout)[0]
         return b"" if self.stalled else os.read(self._file, count)
 
 
