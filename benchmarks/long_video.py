@@ -20,13 +20,14 @@ import numpy as np
 
 QUESTION = "Which digit appears?"
 FIRST_SEED = 72_000_000
-KEEP = 4096
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 30, 60])
     parser.add_argument("--videos", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="number of the first video")
+    parser.add_argument("--keep", type=int, default=4096)
     parser.add_argument("--positions", nargs="+", default=["survived", "reassigned"])
     parser.add_argument("--thresholds", nargs=2, type=float, default=[0.99, 0.94])
     parser.add_argument("--out", type=Path)
@@ -37,7 +38,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for minutes in options.minutes:
-        for number in range(options.videos):
+        for number in range(options.first, options.first + options.videos):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "long.mp4"
                 digit = make_video(path, minutes, FIRST_SEED + 1000 * minutes + 100 * number)
@@ -46,11 +47,13 @@ def main() -> None:
                         "path": str(path),
                         "positions": positions,
                         "thresholds": options.thresholds,
+                        "keep": options.keep,
                     }
                     command = [sys.executable, __file__, "--one", json.dumps(wanted)]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
                     row = json.loads(done.stdout)
                     row |= {"minutes": minutes, "positions": positions, "digit": digit}
+                    row["keep"] = options.keep
                     rows.append(row)
                     print(json.dumps(row), flush=True)
             if options.out:
@@ -91,7 +94,9 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     model, processor = load()
     spatial, temporal = wanted["thresholds"]
-    method = sttm.STTM(spatial_threshold=spatial, temporal_threshold=temporal, max_tokens=KEEP)
+    method = sttm.STTM(
+        spatial_threshold=spatial, temporal_threshold=temporal, max_tokens=wanted["keep"]
+    )
     chat = sttm.VideoChat(model, processor, method, layer=NANO_LAYER, positions=wanted["positions"])
     stream, held = chat.stream(), []
     before, start = peak_mib(), time.process_time()

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def settings(model: object, processor: object) -> dict[str, Callable[..., Prefil
         for window in WINDOWS:
 
             def stream(
-                frames: np.ndarray,  # type: ignore[type-arg]
+                frames: np.ndarray[Any, Any],
                 chat: sttm.VideoChat = chat,
                 window: int | None = window,
             ) -> PrefilledVideo:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import typer
 
 from sttm.cli.command import refuse_idle
@@ -206,6 +205,8 @@ def answers(
     Raises:
         VideoError: the source gave no frame.
     """
+    import numpy as np
+
     waiting, held, seconds = list(at), list["LiveFrame"](), 0.0
 
     def push() -> None:
