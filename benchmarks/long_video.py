@@ -31,10 +31,14 @@ def main() -> None:
     parser.add_argument("--positions", nargs="+", default=["survived", "reassigned"])
     parser.add_argument("--thresholds", nargs=2, type=float, default=[0.99, 0.94])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw --out, and measure nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(json.loads(options.one))))
+        return
+    if options.plot:
+        plot(options.out, options.plot)
         return
     rows: list[dict[str, Any]] = []
     for minutes in options.minutes:
@@ -120,6 +124,24 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
         "kv_mib": round(watched.kv_bytes / 2**20, 1),
         "answer": answer.text,
     }
+
+
+def plot(results: Path, picture: Path) -> None:
+    """Draw CPU time and peak memory over the minutes of video."""
+    from matplotlib.figure import Figure
+
+    rows = [r for r in json.loads(results.read_text()) if r["positions"] == "reassigned"]
+    rows = [row for row in rows if row["keep"] == rows[0]["keep"]]
+    minutes = [row["minutes"] for row in rows]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(minutes, [row["cpu_s"] for row in rows], "o", alpha=0.5)
+    left.set(xlabel="minutes of video", ylabel="CPU seconds", xlim=(0, None), ylim=(0, None))
+    right.plot(minutes, [row["rss_mib"] for row in rows], "o", alpha=0.5, label="peak")
+    right.axhline(rows[0]["rss_before_mib"], ls="--", label="nano loaded")
+    right.set(xlabel="minutes of video", ylabel="MiB", xlim=(0, None), ylim=(0, None))
+    right.legend()
+    figure.savefig(picture, dpi=150)
 
 
 def peak_mib() -> int:
