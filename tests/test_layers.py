@@ -22,6 +22,7 @@ ORDER = (
     "ops",
     "budget",
     "methods",
+    "streaming",
     "vllm",
     "video",
     "models",

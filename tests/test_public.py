@@ -15,13 +15,13 @@ import sttm
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "sttm": """STTM Attachment BudgetError ConfigError FrameEncoding IncompatibleTransformersError
-        MergePlan Method MissingExtraError SavedCacheError SttmError UnknownNameError
+        MergePlan Method MissingExtraError SavedCacheError StreamingSTTM SttmError UnknownNameError
         UnreducedVideoError UnsupportedModelError UntestedVersionWarning VideoChat VideoError
         VideoFeatures VideoGrid VideoReport attach get_method list_methods""",
     "sttm.attachment": "Attachment VideoReport attach",
     "sttm.budget": "check_keep read_keep token_budget written_keep",
     "sttm.chat": """Answer Conversation PrefilledVideo Source StoredVideo Timings VideoChat
-        VideoStore""",
+        VideoStore VideoStream""",
     "sttm.checkpoints": "Conversion Needs Placement convert load plan_conversion",
     "sttm.distributed": "RayExecutor",
     "sttm.errors": """BudgetError ConfigError ContextWarning FailedVideoError

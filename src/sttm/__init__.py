@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sttm.methods import STTM, Method, VideoFeatures, get_method, list_methods
     from sttm.models.encoding import FrameEncoding
     from sttm.plan import MergePlan
+    from sttm.streaming import StreamingSTTM
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "MissingExtraError",
     "SavedCacheError",
+    "StreamingSTTM",
     "SttmError",
     "UnknownNameError",
     "UnreducedVideoError",
@@ -59,6 +61,7 @@ install_guard()
 # transformers.
 _LAZY = {
     "STTM": "sttm.methods",
+    "StreamingSTTM": "sttm.streaming",
     "Attachment": "sttm.attachment",
     "FrameEncoding": "sttm.models.encoding",
     "MergePlan": "sttm.plan",

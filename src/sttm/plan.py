@@ -192,6 +192,13 @@ class MergePlan:
         """``(M,)`` int64: input tokens merged into each output token."""
         return torch.bincount(self.group[self.group >= 0], minlength=self.num_out)
 
+    @property
+    def num_untouched(self) -> int:
+        """How many of the first tokens stay as they are, at their places."""
+        place = torch.arange(self.num_in, device=self.group.device)
+        alone = self.sizes[self.group.clamp(min=0)] == 1
+        return int(((self.group == place) & alone).long().cumprod(0).sum())
+
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Merge one row per token: ``(N, ...)`` floating to ``(M, ...)``, in the dtype of ``x``.
 

@@ -291,10 +291,10 @@ def test_pictures_in_tiles_are_not_taken_for_one_tile() -> None:
     tile = SimpleNamespace(disposition=Disposition.dependent, codec_context=object())
     streams = SimpleNamespace(video=[tile, tile], best=lambda _: tile)
     container = SimpleNamespace(format=SimpleNamespace(name="mov"), streams=streams)
-    from sttm.video.container import _main_stream
+    from sttm.video.container import main_stream
 
     with pytest.raises(VideoError, match="a picture that is stored in tiles"):
-        _main_stream(cast(Any, container), Path("a.heic"), None)
+        main_stream(cast(Any, container), Path("a.heic"), None)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.tiff", "a.jpg", "a.webp", "a.bmp", "a.ico"])

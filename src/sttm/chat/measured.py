@@ -105,6 +105,12 @@ def warn_beyond_context(model: Any, positions: int, what: str) -> None:
         )
 
 
+def _largest_position(cache: Any, positions: torch.Tensor) -> int:
+    """Return the largest position that a layer is given: all are shifted if the first one is."""
+    shift = getattr(cache.layers[0], "shift", None)  # absent in layers that nothing has reduced
+    return int(positions.max()) - (0 if shift is None else int(shift.min()))
+
+
 def sequences(output: Any) -> torch.Tensor:
     """Return the ids ``(rows, n)`` in what ``generate`` gave."""
     found: torch.Tensor = output if isinstance(output, torch.Tensor) else output.sequences
@@ -188,7 +194,7 @@ def generate_behind(
         )
     # Without a number of its own, generate() stops at a total length.
     longest = config.max_new_tokens or max(0, (config.max_length or 0) - ids.shape[1])
-    last = int(positions.max()) + 1 + longest
+    last = _largest_position(cache, positions) + 1 + longest
     warn_beyond_context(adapter.model, last, f"the question with an answer of {longest} tokens")
     with Meter(adapter) as meter, _default_config(adapter.model, config), torch.no_grad():
         out = model.generate(
@@ -236,7 +242,7 @@ def forward_behind(
     """
     device, wanted = adapter.model.device, positions[:, known:]
     what = f"a question with an answer of {ids.shape[1] - known} tokens"
-    warn_beyond_context(adapter.model, int(positions.max()) + 1, what)
+    warn_beyond_context(adapter.model, _largest_position(cache, positions) + 1, what)
     mask = torch.ones_like(ids).to(device)
     with Meter(adapter) as meter:
         out = model(

@@ -10,6 +10,7 @@ import torch
 from sttm.chat.prompt import Prefix
 from sttm.deprecated import warn_renamed
 from sttm.models import Positions
+from sttm.models.cache import ReducedLayer
 from sttm.models.report import VideoReport
 
 
@@ -114,7 +115,8 @@ class PrefillState:
     @property
     def tokens_out(self) -> int:
         """Video tokens behind the reduction."""
-        return sum(r.tokens_out for r in self.reports) or self.tokens_in
+        removed = [x.removed for x in self.cache.layers if isinstance(x, ReducedLayer) and x.active]
+        return self.tokens_in - removed[0] if removed else self.tokens_in
 
     @property
     def retention(self) -> float:

@@ -17,6 +17,7 @@ from sttm.chat.prefilled import PrefilledVideo
 from sttm.chat.prompt import Prefix, model_inputs, open_prompt, time_instruction
 from sttm.chat.records import Encoded, Source, Timings
 from sttm.chat.saved_video import load_state
+from sttm.chat.stream import VideoStream
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
@@ -277,6 +278,23 @@ class VideoChat:
             source=encoded.source,
             timings=replace(encoded.timings, prefill=seconds),
         )
+
+    def stream(
+        self, *, fps: float = 1.0, window: int | None = 32, context: str = ""
+    ) -> "VideoStream":
+        """Begin to watch a video that is still coming; see docs/streaming.md.
+
+        Args:
+            fps: frames per second that will be pushed.
+            window: most frames that a merged token spans: none waits longer before it is final.
+                None: any number.
+            context: see :meth:`watch`.
+
+        Raises:
+            ConfigError: the chat's method or position policy needs the whole video.
+            UnsupportedModelError: a model whose prompt cannot grow frame by frame.
+        """
+        return VideoStream(self, fps=fps, window=window, context=context)
 
     def load(self, path: str | PathLike[str]) -> "PrefilledVideo":
         """Load a video that :meth:`PrefilledVideo.save` stored.

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sttm.cli.ask_stream import (
+    OF_STREAMS,
+    StreamOptions,
+    parse_time,
+    run_stream,
+    wanted_of_stream,
+)
 from sttm.cli.command import refuse_idle
 from sttm.cli.decoding import decode
 from sttm.cli.loading import load_model, refuse_for_nano
@@ -101,9 +108,13 @@ class AskResult:
 
 def ask(
     context: typer.Context,
-    video: Annotated[
-        Path,
-        typer.Argument(metavar="VIDEO", help="A video file, or what --save wrote (ends in .sttm)."),
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO",
+            help="A video file, or what --save wrote (ends in .sttm); with --stream also an "
+            "address such as rtsp://..., or - for standard input.",
+        ),
     ],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="In words.")],
     model: ModelOption = None,
@@ -146,6 +157,24 @@ def ask(
         StoreDtype | None,
         typer.Option(help="Round keys and values to it in --store. Default: the model's."),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="Merge and prefill the video while it comes: see docs/streaming.md."
+        ),
+    ] = False,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MM:SS", help="With --stream: ask at this time of the video. Default: its end."
+        ),
+    ] = None,
+    window: Annotated[
+        int, typer.Option(min=1, help="With --stream: most frames that a merged token spans.")
+    ] = 32,
+    timeout: Annotated[
+        float, typer.Option(help="With --stream: seconds without data until a source has stalled.")
+    ] = 10.0,
     json: JsonOption = False,
 ) -> None:
     """Ask questions about a video, which is decoded, encoded and prefilled only once."""
@@ -154,6 +183,17 @@ def ask(
     from sttm.video.container import check_file
 
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
+    if stream:
+        wanted = wanted_of_stream(context, wanted, model)
+        refuse_for_nano(context, model)
+        reduction = parse_reduction(wanted, model=model, layer=layer)
+        _check_save(save)
+        options = StreamOptions(source, fps, window, timeout, sorted(map(parse_time, at or ())))
+        loaded = load_model(model, device_map)
+        run_stream(options, questions, loaded, reduction, max_new_tokens, save=save, json=json)
+        return
+    refuse_idle(context, OF_STREAMS, "no --stream", "the whole video is watched before questions")
+    video = Path(source)
     is_saved = video.suffix.lower() == SAVED
     if is_saved:
         why = "a saved video stays as it was made; watch the video again for another way"
@@ -179,9 +219,9 @@ def ask(
     chat = loaded.chat(Reduction(None) if is_saved else reduction, encoding)
     with progress_bars(quiet=json) as tell, naming(str(video)), noted_warnings():
         watching: Any = {"fps": fps, "max_frames": max_frames, "context": spoken, "progress": tell}
-        source = video if decoded is None else decoded.video
+        shown = video if decoded is None else decoded.video
         watch = chat.watch if kept is None else partial(kept.watch, chat)
-        watched = chat.load(video) if is_saved else watch(source, **watching)
+        watched = chat.load(video) if is_saved else watch(shown, **watching)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
         watched.save(save)

@@ -183,7 +183,8 @@ class STTM(Method):
         return self.max_tokens if self.keep is None else self.keep
 
     @property
-    def _thresholds(self) -> tuple[float | None, float | None]:
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """The spatial and the temporal threshold, with the defaults in the place of ``"auto"``."""
         return (
             DEFAULT_SPATIAL if self.spatial_threshold == "auto" else self.spatial_threshold,
             DEFAULT_TEMPORAL if self.temporal_threshold == "auto" else self.temporal_threshold,
@@ -240,7 +241,7 @@ class STTM(Method):
         budget = sum(tokens) if self._budget is None else joint_budget(self._budget, tokens)
         trees = self._grow(videos)
         if self.keep is None:
-            options = (*self._thresholds, self.linking, self.parent)
+            options = (*self.thresholds, self.linking, self.parent)
             merges = [merge_at(tree, *options) for tree in trees]
         else:
             merges = self._merge_to(budget, trees)
@@ -270,7 +271,7 @@ class STTM(Method):
 
     def _merge_to(self, budget: int, trees: list[Quadtree]) -> list[Merge]:
         """Merge to the budget, as far as these pyramids allow."""
-        spatial, temporal = self._thresholds
+        spatial, temporal = self.thresholds
         gap = None if temporal is None else (spatial or 0.0) - temporal
         start = spatial if self.keep is None else None
         return cut_to(trees, cosine_order(trees, gap), budget, start, self.parent)

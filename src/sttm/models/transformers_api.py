@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from transformers import PreTrainedModel, masking_utils
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 
 from sttm.errors import IncompatibleTransformersError, UnsupportedModelError
 from sttm.models.versions import newest_tested, tested_versions
@@ -248,6 +248,27 @@ def handed_features(call: Mapping[str, Any], modality: Modality) -> Any:
 def is_packed(call: Mapping[str, Any]) -> bool:
     """Whether a decoder layer's call holds several prompts in one row."""
     return any(call.get(name) is not None for name in _PACKED)  # optional: for packed rows only
+
+
+class FedEmbeddings(torch.nn.Module):
+    """Stands where a text model stood, and gives back the embeddings that it is fed.
+
+    Args:
+        text: the text model.
+
+    Attributes:
+        positions: that came with the latest; None if the text model was to count by itself.
+    """
+
+    def __init__(self, text: Any) -> None:
+        super().__init__()
+        self.get_input_embeddings = text.get_input_embeddings
+        self.positions: torch.Tensor | None = None
+
+    def forward(self, **call: Any) -> Any:
+        """Return the embeddings as the text model's output."""
+        self.positions = call.get(POSITION_IDS)
+        return BaseModelOutputWithPast(last_hidden_state=call[INPUTS_EMBEDS])
 
 
 def text_hidden(output: Any) -> torch.Tensor:

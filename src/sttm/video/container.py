@@ -85,13 +85,23 @@ def open_video(
     except FFmpegError as error:
         raise VideoError(_unreadable(path, error)) from error
     with container:
-        stream = _main_stream(container, path, track)
+        stream = main_stream(container, path, track)
         stream.thread_type = "AUTO" if threads else "NONE"
         stream.codec_context.thread_count = 0 if threads else 1
         yield VideoSource(container, stream, background)
 
 
-def _main_stream(container: InputContainer, path: Path, track: int | None) -> VideoStream:
+def main_stream(container: InputContainer, path: Path | str, track: int | None) -> VideoStream:
+    """Choose a container's video stream.
+
+    Args:
+        container: that was opened.
+        path: what it was opened from, for messages.
+        track: its place; None for the one that the file or libav prefers.
+
+    Raises:
+        VideoError: there is none, or none that can be read.
+    """
     if container.format.name == "tty":  # libav plays plain text as a screen of characters
         raise VideoError(f"{path}: got a text file, expected a video.")
     streams = _tracks(container)

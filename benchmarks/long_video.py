@@ -1,0 +1,153 @@
+"""Minutes to hours of video through nano's stream: time, memory and needles found.
+
+A video is made of clips of one minute at one frame per second, each with a background of its own;
+one digit shows in one or two frames of one of them. Every length is measured in its own process.
+
+python benchmarks/long_video.py --minutes 1 10 30 60 --videos 10 --out long_video.json
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+QUESTION = "Which digit appears?"
+FIRST_SEED = 72_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 30, 60])
+    parser.add_argument("--videos", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="number of the first video")
+    parser.add_argument("--keep", type=int, default=4096)
+    parser.add_argument("--positions", nargs="+", default=["survived", "reassigned"])
+    parser.add_argument("--thresholds", nargs=2, type=float, default=[0.99, 0.94])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw --out, and measure nothing")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(json.loads(options.one))))
+        return
+    if options.plot:
+        plot(options.out, options.plot)
+        return
+    rows: list[dict[str, Any]] = []
+    for minutes in options.minutes:
+        for number in range(options.first, options.first + options.videos):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "long.mp4"
+                digit = make_video(path, minutes, FIRST_SEED + 1000 * minutes + 100 * number)
+                for positions in options.positions:
+                    wanted = {
+                        "path": str(path),
+                        "positions": positions,
+                        "thresholds": options.thresholds,
+                        "keep": options.keep,
+                    }
+                    command = [sys.executable, __file__, "--one", json.dumps(wanted)]
+                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                    row = json.loads(done.stdout)
+                    row |= {"minutes": minutes, "positions": positions, "digit": digit}
+                    row["keep"] = options.keep
+                    rows.append(row)
+                    print(json.dumps(row), flush=True)
+            if options.out:
+                options.out.write_text(json.dumps(rows, indent=1))
+
+
+def make_video(path: Path, minutes: int, seed: int) -> str:
+    """Write a video piece by piece; the digit that it shows."""
+    import av
+
+    from sttm.nano import make_clip
+
+    place = int(np.random.Generator(np.random.PCG64(seed)).integers(minutes))
+    digit = ""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"crf": "18"})
+        stream.width = stream.height = 128
+        stream.pix_fmt = "yuv420p"
+        for minute in range(minutes):
+            clip = make_clip(seed + 1 + minute, 60, num_needles=int(minute == place))
+            if clip.needles:
+                digit = str(clip.needles[0].digit)
+            for image in clip.frames:
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return digit
+
+
+def measure(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Stream one file, and ask at its end."""
+    import torch
+
+    import sttm
+    from sttm.nano import NANO_LAYER, load
+    from sttm.video.live import LiveVideo
+
+    torch.set_num_threads(1)
+    model, processor = load()
+    spatial, temporal = wanted["thresholds"]
+    method = sttm.STTM(
+        spatial_threshold=spatial, temporal_threshold=temporal, max_tokens=wanted["keep"]
+    )
+    chat = sttm.VideoChat(model, processor, method, layer=NANO_LAYER, positions=wanted["positions"])
+    stream, held = chat.stream(), []
+    before, start = peak_mib(), time.process_time()
+    for frame in LiveVideo(wanted["path"]):
+        held.append(frame.image)
+        if len(held) == 16:
+            stream.push(np.stack(held))
+            held = []
+    if held:
+        stream.push(np.stack(held))
+    watched = stream.watched()
+    seconds = time.process_time() - start
+    answer = watched.ask(QUESTION, max_new_tokens=4)
+    return {
+        "frames": len(stream),
+        "tokens_in": watched.tokens_in,
+        "tokens_out": watched.tokens_out,
+        "cpu_s": round(seconds, 2),
+        "rss_before_mib": before,
+        "rss_mib": peak_mib(),
+        "kv_mib": round(watched.kv_bytes / 2**20, 1),
+        "answer": answer.text,
+    }
+
+
+def plot(results: Path, picture: Path) -> None:
+    """Draw CPU time and peak memory over the minutes of video."""
+    from matplotlib.figure import Figure
+
+    rows = [r for r in json.loads(results.read_text()) if r["positions"] == "reassigned"]
+    rows = [row for row in rows if row["keep"] == rows[0]["keep"]]
+    minutes = [row["minutes"] for row in rows]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(minutes, [row["cpu_s"] for row in rows], "o", alpha=0.5)
+    left.set(xlabel="minutes of video", ylabel="CPU seconds", xlim=(0, None), ylim=(0, None))
+    right.plot(minutes, [row["rss_mib"] for row in rows], "o", alpha=0.5, label="peak")
+    right.axhline(rows[0]["rss_before_mib"], ls="--", label="nano loaded")
+    right.set(xlabel="minutes of video", ylabel="MiB", xlim=(0, None), ylim=(0, None))
+    right.legend()
+    figure.savefig(picture, dpi=150)
+
+
+def peak_mib() -> int:
+    """Peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main()

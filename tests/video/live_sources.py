@@ -1,0 +1,73 @@
+"""Sources of live video for tests: threads that write to pipes and sockets of this machine."""
+
+import io
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import av
+import numpy as np
+
+
+def encoded(
+    frames: int, *, size: int = 64, fps: int = 4, format: str = "mpegts", seed: int = 0
+) -> bytes:
+    """Encode frames whose grey value is ``8 * number``, modulo 256."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=format) as container:
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"g": "2", "tune": "zerolatency"}
+        )
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for number in range(frames):
+            grey = np.full((size, size, 3), 8 * number % 256, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def send(data: bytes, write: Callable[[bytes], object], stall: float = 0.0) -> None:
+    """Write data, and wait before the last byte if it is to stall."""
+    try:
+        write(data)
+        time.sleep(stall)
+    except (BrokenPipeError, ConnectionError):
+        pass  # the reader has gone
+
+
+@contextmanager
+def tcp_server(data: bytes, stall: float = 0.0) -> Iterator[str]:
+    """Serve data to the first who comes; the address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            send(data, connection.sendall, stall)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@contextmanager
+def pipe(data: bytes, stall: float = 0.0) -> Iterator[int]:
+    """Write data into a pipe; the end to read from."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as file:
+            send(data, file.write, stall)
+
+    threading.Thread(target=write, daemon=True).start()
+    try:
+        yield reader
+    finally:
+        os.close(reader)
