@@ -253,14 +253,14 @@ class MergePlan:
     def _facts(self) -> "_Facts":
         """What `check` and `apply` have to know of the numbers, in one read from the device."""
         group, anchor, tokens = self.group, self.anchor, self.num_in
-        token = torch.arange(tokens, device=group.device)
         known = group.clamp(-1, self.num_out - 1)
         total = torch.zeros(self.num_out + 1, dtype=torch.float64, device=group.device)
         total.index_add_(0, known + 1, self.weight.double())
         wanted = torch.ones_like(total)
         wanted[:1] = 0.0
         summed = ((total - wanted).abs() <= 1e-5).all() & (self.weight >= 0).all()
-        named = group[anchor.clamp(0, tokens - 1)] == token[: self.num_out]
+        own = torch.arange(self.num_out, device=group.device)
+        named = group[anchor.clamp(0, tokens - 1)] == own
         numbers = (
             group.amin(),
             group.amax(),

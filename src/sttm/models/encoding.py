@@ -11,7 +11,7 @@ import torch
 from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.models.adapter import Adapter, Step, note_videos, noted_videos
 from sttm.models.patch_reuse import PatchReuse, patch_distance
-from sttm.models.transformers_api import ENCODER_FIELDS, POOLED, EncoderOutput
+from sttm.models.transformers_api import ENCODER_FIELDS, POOLED, EncoderOutput, mismatch
 
 Encode = Callable[..., Any]
 
@@ -125,7 +125,11 @@ def _encode_chunk(encode: Encode, steps: Sequence[Step]) -> Iterator[_Features]:
     )
     # Where no step is a video of its own, no attention is read, either.
     attention = [video.tower_attention for video in noted_videos(output) or ()]
-    given = {name: output[name] for name in ENCODER_FIELDS if output.get(name) is not None}
+    # As attributes: a model may set one that its tower's kind of output does not list.
+    fields: dict[str, Any] = {name: getattr(output, name, None) for name in ENCODER_FIELDS}
+    if fields[POOLED] is None:
+        raise mismatch(f"an encoder's output without {POOLED}", "the features there")
+    given = {name: value for name, value in fields.items() if value is not None}
     for place in range(len(steps)):
         levels = {
             name: [value[place]] if name == POOLED else [level[place] for level in value]
