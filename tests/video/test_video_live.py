@@ -1,5 +1,6 @@
 """Pipes, addresses and files, read once and in order; sources that stall, drop or change size."""
 
+import contextlib
 import itertools
 import os
 import socket
@@ -125,6 +126,17 @@ def test_a_source_that_changes_size_is_scaled() -> None:
     assert len(live.notes) == 1
     assert "96x96 from" in live.notes[0]
     assert "scaled to 64x64" in live.notes[0]
+
+
+def test_what_cannot_be_decoded_is_told(tmp_path: Path) -> None:
+    data = bytearray(encoded(41, format="matroska"))
+    for place in range(len(data) // 3, 2 * len(data) // 3, 29):
+        data[place] ^= 0xFF
+    (tmp_path / "clip.mkv").write_bytes(bytes(data))
+    live = LiveVideo(str(tmp_path / "clip.mkv"))
+    with contextlib.suppress(VideoError):  # it may end there
+        list(live)
+    assert any("cannot be decoded" in note or "damaged" in note for note in live.notes)
 
 
 def test_a_clock_that_jumps_back_goes_on() -> None:

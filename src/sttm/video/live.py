@@ -81,11 +81,12 @@ class LiveVideo:
             VideoError: the source cannot be opened, holds no frames, stalls or breaks off. The
                 frames before that are sound.
         """
-        size, orientation, last = (0, 0), Orientation(), -1
+        size, orientation, last, scaled = (0, 0), Orientation(), -1, False
         for frame, seconds in _on_one_clock(self._decoded()):
             if last < 0:
                 size, orientation = (frame.width, frame.height), frame_orientation(frame)
-            if (frame.width, frame.height) != size and not self.notes:
+            if (frame.width, frame.height) != size and not scaled:
+                scaled = True
                 self.notes.append(
                     f"frames of {frame.width}x{frame.height} from {seconds:.1f} s on, scaled to "
                     f"{size[0]}x{size[1]} as the first"
@@ -98,7 +99,8 @@ class LiveVideo:
             raise VideoError(f"{self.name}: the source ended without a frame. Is it sending video?")
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        """Decode all frames; damaged ones are left out."""
+        """Decode all frames; what cannot be decoded is left out, and noted at the end."""
+        errors, mended = list[str](), 0
         with contextlib.ExitStack() as stack:
             pipe = (
                 stack.enter_context(_Pipe(self._source, self._timeout)) if self._is_pipe else None
@@ -111,14 +113,30 @@ class LiveVideo:
             stream.thread_type = "SLICE"  # threads of whole frames would hold frames back
             try:
                 for packet in container.demux(stream):
-                    with contextlib.suppress(FFmpegError):
-                        yield from packet.decode()
+                    frames: list[VideoFrame] = []
+                    try:
+                        frames = packet.decode()
+                    except FFmpegError as error:
+                        errors.append(str(error.strerror))
+                    mended += sum(frame.is_corrupt for frame in frames)
+                    yield from frames
                     if not packet.size and packet.dts is None:
                         break  # PyAV's end mark
             except FFmpegError as error:
                 raise self._error(error, "broke off") from error
+            finally:
+                self._note_damage(errors, mended)
             if pipe is not None and pipe.stalled:
                 raise self._stalled()
+
+    def _note_damage(self, errors: list[str], mended: int) -> None:
+        if errors:
+            self.notes.append(
+                f"packets that cannot be decoded, and are left out: {len(errors)} "
+                f"(the first: {errors[0]})"
+            )
+        if mended:
+            self.notes.append(f"frames that are damaged, and kept as libav mended them: {mended}")
 
     def _open(self, pipe: "_Pipe | None") -> InputContainer:
         place, options, timeout = pipe or self._source, OPEN_OPTIONS, None
