@@ -111,7 +111,7 @@ def outcome(method: STTM, video: VideoFeatures) -> tuple[Any, ...] | str:
     return plan.group.tolist(), plan.weight.tolist(), plan.anchor.tolist(), info
 
 
-# What was counted when this was written is 205 and 391; 46 for check and apply together.
+# What was counted when this was written is 199 and 385; 46 for check and apply together.
 @pytest.mark.parametrize(("method", "limit"), [(STTM(), 210), (STTM(keep=0.3), 400)], ids=str)
 @pytest.mark.usefixtures("elsewhere")
 def test_planning_reads_back_once(method: STTM, limit: int) -> None:
