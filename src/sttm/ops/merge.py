@@ -1,5 +1,6 @@
 """A merge of one video: its cells, the links between frames, and the plan that they make."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -138,8 +139,8 @@ def read_numbers(trees: Sequence[Quadtree], merges: Sequence[Merge]) -> list[Mer
                 cells,
                 links,
                 largest,
-                None if spatial != spatial else spatial,
-                None if temporal == float("inf") else temporal,
+                None if spatial is None or math.isnan(spatial) else spatial,
+                None if temporal == math.inf else temporal,
                 bool(reached),
             )
         )
