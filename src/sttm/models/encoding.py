@@ -113,10 +113,12 @@ class _Features:
     Args:
         levels: by field of the output ``(n, C)`` tensors, of several layers in some.
         attention: ``(n,)`` float32, see `VideoLayout`; None unless a method reads it.
+        apart: whether the encoder gives the videos' features apart, in a tuple.
     """
 
     levels: dict[str, list[torch.Tensor]]
     attention: torch.Tensor | None
+    apart: bool
 
 
 def _encode_chunk(encode: Encode, steps: Sequence[Step]) -> Iterator[_Features]:
@@ -135,7 +137,8 @@ def _encode_chunk(encode: Encode, steps: Sequence[Step]) -> Iterator[_Features]:
             name: [value[place]] if name == POOLED else [level[place] for level in value]
             for name, value in given.items()
         }
-        yield _Features(levels, attention[place] if len(attention) == len(steps) else None)
+        own = attention[place] if len(attention) == len(steps) else None
+        yield _Features(levels, own, apart=isinstance(given[POOLED], tuple))
 
 
 def _join(adapter: Adapter, arguments: Mapping[str, Any], steps: Sequence[_Features]) -> Any:
@@ -147,7 +150,8 @@ def _join(adapter: Adapter, arguments: Mapping[str, Any], steps: Sequence[_Featu
         ]
         for name, first in steps[0].levels.items()
     }
-    output = EncoderOutput(**{n: v[0] if n == POOLED else v for n, v in joined.items()})
+    pooled = joined.pop(POOLED)[0]
+    output = EncoderOutput(pooler_output=tuple(pooled) if steps[0].apart else pooled, **joined)
     videos, queue = adapter.encoded(arguments, output), iter(steps)
     for place, video in enumerate(videos):
         own = [next(queue).attention for _ in range(video.grid.frames)]
