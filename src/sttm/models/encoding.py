@@ -143,7 +143,7 @@ def _encode_chunk(encode: Encode, steps: Sequence[Step]) -> Iterator[_Features]:
 
 def _join(adapter: Adapter, arguments: Mapping[str, Any], steps: Sequence[_Features]) -> Any:
     """Put the features of all time steps together as the encoder gives them."""
-    joined = {
+    joined: dict[str, Any] = {
         name: [
             adapter.join_steps(arguments, [step.levels[name][i] for step in steps])
             for i in range(len(first))
@@ -151,7 +151,8 @@ def _join(adapter: Adapter, arguments: Mapping[str, Any], steps: Sequence[_Featu
         for name, first in steps[0].levels.items()
     }
     pooled = joined.pop(POOLED)[0]
-    output = EncoderOutput(pooler_output=tuple(pooled) if steps[0].apart else pooled, **joined)
+    joined[POOLED] = tuple(pooled) if steps[0].apart else pooled
+    output = EncoderOutput(**joined)
     videos, queue = adapter.encoded(arguments, output), iter(steps)
     for place, video in enumerate(videos):
         own = [next(queue).attention for _ in range(video.grid.frames)]
