@@ -13,7 +13,7 @@ from sttm.grid import VideoGrid
 from sttm.methods.checks import check_count
 from sttm.methods.sttm import STTM
 from sttm.ops.components import forest_roots
-from sttm.ops.links import find_links, no_links, parent_links
+from sttm.ops.links import links_above, parent_links
 from sttm.ops.pyramid import used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, boxes, cut, grow, largest_square
 from sttm.ops.selection import stable_topk
@@ -133,9 +133,7 @@ class StreamingSTTM:
         known = len(joined) - len(x)  # the last frame again, for links over the border
         tree = self._grow(joined)
         cells = cut(tree, self._spatial)
-        links = no_links(cells)
-        if self._temporal is not None:
-            links = find_links(tree, cells).at_least(self._temporal)
+        links = links_above(tree, cells, self._temporal)
         links = parent_links(links, len(joined), self.method.parent)
         parent = torch.where(links.exists, links.earlier, cells.anchor)[cells.anchor]
         token = torch.arange(len(joined), device=x.device)

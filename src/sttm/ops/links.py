@@ -62,11 +62,6 @@ def wanted_index(wanted: torch.Tensor) -> torch.Tensor | slice:
     return wanted.nonzero().squeeze(1) if can_select(wanted.device) else slice(None)
 
 
-def pair_cosines(tree: Quadtree, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return ``(E,)`` float32 cosines of the pairs' pooled features: the `Similarity` of STTM."""
-    return tree.cosines(row, other)
-
-
 def no_links(cut: Cut) -> Links:
     """Return a link of every token to its own anchor that does not exist."""
     token = torch.arange(cut.anchor.shape[0], device=cut.anchor.device)
@@ -74,7 +69,7 @@ def no_links(cut: Cut) -> Links:
     return Links(cut.anchor, token, never)
 
 
-def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = pair_cosines) -> Links:
+def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = Quadtree.cosines) -> Links:
     """Find all pairs of overlapping cells of neighbouring frames, and compare them.
 
     Args:
@@ -106,6 +101,11 @@ def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = pair_cosines) 
         similarity=value,
     )
     return links.only(wanted[index])
+
+
+def links_above(tree: Quadtree, cut: Cut, threshold: float | None) -> Links:
+    """Find the pairs whose cosine is at least ``threshold``; None: there is no temporal step."""
+    return no_links(cut) if threshold is None else find_links(tree, cut).at_least(threshold)
 
 
 def parent_links(links: Links, num_tokens: int, parent: Parent = "most_similar") -> Links:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from sttm.ops.components import connected_components, forest_roots, published_groups
-from sttm.ops.links import Links, Parent, find_links, no_links, parent_links
+from sttm.ops.links import Links, Parent, links_above, parent_links
 from sttm.ops.quadtree import Cut, Quadtree, boxes, cut, largest_square
 from sttm.plan import MergePlan
 
@@ -63,7 +63,7 @@ def merge_at(
         parent: with ``"directed"``: which of its links a cell follows.
     """
     cells = cut(tree, spatial)
-    links = no_links(cells) if temporal is None else find_links(tree, cells).at_least(temporal)
+    links = links_above(tree, cells, temporal)
     if linking == "directed":
         parents = parent_links(links, tree.num_tokens, parent)
         root = follow_parents(cells, parents, tree.frames)

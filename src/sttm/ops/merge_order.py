@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.links import Similarity, pair_cosines
+from sttm.ops.links import Similarity
 from sttm.ops.quadtree import Quadtree
 
 
@@ -57,7 +57,7 @@ def cosine_order(trees: Sequence[Quadtree], gap: float | None) -> MergeOrder:
     if gap is not None:
         floor = torch.cat([score.double() - gap, score.new_full((1,), -1.0)])
         link_floor = floor.float().clamp(min=-1.0)
-    return MergeOrder(cell_rank, score, link_floor, pair_cosines)
+    return MergeOrder(cell_rank, score, link_floor, Quadtree.cosines)
 
 
 def rank_cells(
