@@ -158,12 +158,12 @@ class TestStore:
         with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
             alone = store.watch(chat, a)
             both = store.watch(chat, [a, b])
-            assert (alone.found, both.found) == (0, len(alone.ids))
+            assert (alone.found.tokens, both.found) == (0, (1, len(alone.ids)))
             again = VideoStore(tmp_path).watch(chat, [a, b])
-            assert again.found == len(again.ids) == len(both.ids)
+            assert again.found == (2, len(both.ids))
             assert again.ask(THEN).ids == both.ask(THEN).ids == chat.watch([a, b]).ask(THEN).ids
             other = store.watch(chat, [a, c])
-            assert other.found == len(alone.ids)
+            assert other.found == (1, len(alone.ids))
             keys = store.keys(chat, [a, b])
             assert keys == [store.key(chat, a), store.key(chat, [a, b])]
             entries = {entry.key: entry.videos for entry in store.entries()}

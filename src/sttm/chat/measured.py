@@ -311,7 +311,9 @@ def prefill_prompt(
         arguments |= api.prompt_arguments(
             inputs["input_ids"], wanted.new_ones(1, known + length), wanted
         )
-    warn_beyond_context(adapter.model, known + length, f"the video's prompt of {known + length} tokens")
+    warn_beyond_context(
+        adapter.model, known + length, f"the video's prompt of {known + length} tokens"
+    )
     with Meter(adapter) as meter:
         model(**arguments, **api.cache_argument(model, cache), use_cache=True, logits_to_keep=1)
     if meter.tokens != [length] or cache.get_seq_length() != known + length:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import StoppingCriteriaList
@@ -21,17 +21,24 @@ if TYPE_CHECKING:
     from sttm.chat.shown import Shown
 
 
+class Found(NamedTuple):
+    """The first videos of several, and the first tokens of their prompt."""
+
+    videos: int = 0
+    tokens: int = 0
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrefilledVideo(PrefillState):
     """Videos in the cache of a model: any number of questions may be asked about them.
 
     Args:
         chat: that the model belongs to.
-        found: of the tokens of ``ids``, how many a `VideoStore` had when it was asked for this.
+        found: what a `VideoStore` had of it when it was asked for this.
     """
 
     chat: "VideoChat"
-    found: int = 0
+    found: Found = Found()
 
     @property
     def entries(self) -> tuple[int | None, ...]:

@@ -308,17 +308,18 @@ class VideoChat:
         tell("prefill", 1, 1)
         before = None if encoded.behind is None else encoded.behind.video
         timings = replace(encoded.timings, prefill=seconds)
+        reports = (*(before.reports if before else ()), *reports)
         return PrefilledVideo(
             chat=self,
             cache=cache,
             ids=ids,
             prefix=encoded.prefix,
             next_position=following,
-            layer=self.layer,
+            layer=self.layer if reports else None,  # words alone are not reduced
             positions=self.positions,
             method=method_key(self.method),
             tokens_in=encoded.tokens + (before.tokens_in if before else 0),
-            reports=(*(before.reports if before else ()), *reports),
+            reports=reports,
             sources=(*(before.sources if before else ()), *sources),
             timings=timings + before.timings if before else timings,
         )

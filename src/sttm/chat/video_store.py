@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from sttm.chat.cache_tensors import KvDtype, layer_devices, rounded
 from sttm.chat.identity import content_digest, fingerprint, method_key, video_key
-from sttm.chat.prefilled import Conversation, PrefilledVideo
+from sttm.chat.prefilled import Conversation, Found, PrefilledVideo
 from sttm.chat.prompt import Messages, Turn, opening
 from sttm.chat.records import PrefillState
 from sttm.chat.saved_video import load_state, save_state
@@ -160,7 +160,7 @@ class VideoStore:
         with self._turn(key):
             state = self._find(chat, key)
             if state is not None:
-                return PrefilledVideo(chat=chat, found=len(state.ids), **vars(state))
+                return _found(chat, state)
             behind = self._behind(chat, steps[:-1], keys[:-1], sampling, progress)
             made = chat.watch(
                 last.video, **vars(sampling), context=context, progress=progress, behind=behind
@@ -171,7 +171,7 @@ class VideoStore:
                     "not. Watch it again when it is complete."
                 )
             state = self._keep(key, made.state(), chat.adapter)
-        found = 0 if behind is None else behind.video.found
+        found = Found() if behind is None else behind.video.found
         return PrefilledVideo(chat=chat, found=found, **vars(state))
 
     def _behind(
@@ -253,7 +253,7 @@ class VideoStore:
         """
         with self._turn(key):
             state = self._find(chat, key)
-        return None if state is None else PrefilledVideo(chat=chat, **vars(state))
+        return None if state is None else _found(chat, state)
 
     def entries(self) -> list[StoredVideo]:
         """List all videos, the most recently used first."""
@@ -381,3 +381,8 @@ class VideoStore:
         except WriteError as error:  # watching was paid for, and the answer is wanted
             text = f"{error} The video is not on the disk, and will be watched again some day."
             warnings.warn(text, StoreWarning, stacklevel=4)
+
+
+def _found(chat: VideoChat, state: PrefillState) -> PrefilledVideo:
+    found = Found(len(state.sources), len(state.ids))
+    return PrefilledVideo(chat=chat, found=found, **vars(state))
