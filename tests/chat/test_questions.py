@@ -93,7 +93,7 @@ def test_questions_that_are_no_text_are_refused(question: Any) -> None:
         watched("llava_onevision").ask(question)
 
 
-@pytest.mark.parametrize("video", [[clip(1)], None, 3, b"clip.mp4", torch.zeros(2, 4, 4, 3)])
+@pytest.mark.parametrize("video", [[None], None, 3, b"clip.mp4", torch.zeros(2, 4, 4, 3)])
 def test_videos_of_a_wrong_type_are_refused(video: Any) -> None:
     tiny = bundle("llava_onevision")
     with pytest.raises(ConfigError, match=r"^video: got \w+, expected a path"):

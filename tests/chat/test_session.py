@@ -27,7 +27,7 @@ def prompt(
     context: str = "",
 ) -> dict[str, Any]:
     """Write one prompt that holds everything, as the processor alone does it."""
-    text = render(tiny.processor, chat.system, context, history, question)
+    text = render(tiny.processor, chat.system, ((None, context),), history, question)
     count = len(frames)
     metadata = {"fps": 1.0, "total_num_frames": count, "frames_indices": list(range(count))}
     inputs = tiny.processor(

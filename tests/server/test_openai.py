@@ -1,6 +1,8 @@
 """What a client of OpenAI's API sees, with the official client where it is installed."""
 
+import base64
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,114 @@ def test_a_system_prompt_is_a_video_of_its_own(serve: Serve, samples: list[Sampl
     assert len(running.store.entries()) == 2
 
 
+def content(*parts: str) -> list[dict[str, Any]]:
+    """Parts of a message: videos by URL, and text."""
+    return [
+        {"type": "video_url", "video_url": {"url": part}}
+        if part.startswith("data:")
+        else {"type": "text", "text": part}
+        for part in parts
+    ]
+
+
+class TestSeveralVideos:
+    """A conversation may show several videos, at any turn, or none."""
+
+    def test_in_one_message(self, serve: Serve, samples: list[Sample]) -> None:
+        running, (a, b) = serve(), samples[:2]
+        _, first = running.ask(a.url, a.question)
+        asked = [{"role": "user", "content": content(a.url, b.url, "Which digit appears?")}]
+        body = {"model": NAME, "messages": asked, "max_tokens": 8}
+        status, answer = running.call("POST", "/v1/chat/completions", body)
+        assert status == 200
+        chat = running.service._chats.get()
+        both = chat.watch([a.path, b.path], max_frames=32)
+        wanted = both.ask("Which digit appears?", max_new_tokens=8).text
+        assert answer["choices"][0]["message"]["content"] == wanted
+        told = answer["sttm"]
+        assert (told["tokens_in"], told["tokens_out"]) == (both.tokens_in, both.tokens_out)
+        assert told["frames"] == sum(len(source.timestamps) for source in both.sources)
+        assert told["cached"] is False
+        cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert first["sttm"]["tokens_in"] < cached < told["tokens_in"]  # the first video was there
+        again = running.call("POST", "/v1/chat/completions", body)[1]
+        assert again["sttm"]["cached"] is True
+        assert again["choices"] == answer["choices"]
+        videos = {video["id"]: video["videos"] for video in self.listed(running)}
+        assert videos == {first["sttm"]["video_id"]: 1, told["video_id"]: 2}
+        assert running.found("watched") == 2
+
+    def test_in_a_later_message(self, serve: Serve, samples: list[Sample]) -> None:
+        running, (a, b) = serve(), samples[:2]
+        asked = [
+            {"role": "user", "content": content(a.url, a.question)},
+            {"role": "assistant", "content": a.answer},
+            {"role": "user", "content": content(a.url, b.url, b.question)},  # the first repeated
+        ]
+        body = {"model": NAME, "messages": asked, "max_tokens": 8}
+        status, answer = running.call("POST", "/v1/chat/completions", body)
+        assert status == 200
+        chat = running.service._chats.get()
+        shown = chat.watch([a.path, (a.question, a.answer), b.path], max_frames=32)
+        wanted = shown.ask(b.question, max_new_tokens=8).text
+        assert answer["choices"][0]["message"]["content"] == wanted
+        assert len(self.listed(running)) == 2
+
+    def test_words_alone(self, serve: Serve, samples: list[Sample]) -> None:
+        """Front ends ask for titles; such a request and one about a video share no batch."""
+        running, sample = serve(), samples[0]
+        with ThreadPoolExecutor() as pool:
+            asked = [{"role": "user", "content": "Suggest a title."}]
+            body = {"model": NAME, "messages": asked, "max_tokens": 8}
+            waiting = pool.submit(running.call, "POST", "/v1/chat/completions", body)
+            _, about = running.ask(sample.url, sample.question)
+            status, answer = waiting.result()
+        assert status == 200
+        assert about["choices"][0]["message"]["content"] == sample.answer
+        told = answer["sttm"]
+        assert (told["video_id"], told["tokens_in"], told["frames"]) == (None, 0, 0)
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        wanted = running.service._chats.get().watch([]).ask("Suggest a title.", max_new_tokens=8)
+        assert answer["choices"][0]["message"]["content"] == wanted.text
+        assert len(self.listed(running)) == 1
+
+    def test_pictures_are_those_of_the_last(self, serve: Serve, samples: list[Sample]) -> None:
+        running, ids = serve(), []
+        for sample in samples[:2]:
+            with sample.path.open("rb") as file:
+                ids.append(running.service.uploads.add(file, "a.mp4", "vision").id)
+        parts = [{"type": "file", "file": {"file_id": each}} for each in ids]
+        asked = [{"role": "user", "content": [*parts, *content("Which digit?")]}]
+        body = {"model": NAME, "messages": asked, "max_tokens": 8}
+        _, answer = running.call("POST", "/v1/chat/completions", body)
+        facts = running.call("GET", f"/v1/videos/{answer['sttm']['video_id']}")[1]
+        assert facts["file_id"] == ids[1]
+        first = next(v for v in self.listed(running) if v["videos"] == 1)
+        assert running.call("GET", f"/v1/videos/{first['id']}")[1]["file_id"] == ids[0]
+
+    def test_too_many(self, serve: Serve, samples: list[Sample]) -> None:
+        running = serve(Limits(videos=1))
+        asked = [{"role": "user", "content": content(samples[0].url, samples[1].url, "Which?")}]
+        body = {"model": NAME, "messages": asked}
+        status, answer = running.call("POST", "/v1/chat/completions", body)
+        assert (status, answer["error"]["code"]) == (400, "too_many_videos")
+        assert list(running.service.config.folder.iterdir()) == []
+
+    def test_one_of_two_is_broken(self, serve: Serve, samples: list[Sample]) -> None:
+        running = serve()
+        broken = "data:video/mp4;base64," + base64.b64encode(b"....ftyp" + bytes(99)).decode()
+        for urls in ((samples[0].url, broken), (broken, samples[0].url), (samples[0].url, "data:")):
+            asked = [{"role": "user", "content": content(*urls, "Which?")}]
+            body = {"model": NAME, "messages": asked}
+            status, answer = running.call("POST", "/v1/chat/completions", body)
+            assert status == 400, answer
+        assert list(running.service.config.folder.iterdir()) == []
+        assert running.ask(samples[0].url)[0] == 200
+
+    def listed(self, running: Any) -> list[dict[str, Any]]:
+        return running.call("GET", "/v1/videos")[1]["data"]  # type: ignore[no-any-return]
+
+
 def test_length_and_stop(serve: Serve, samples: list[Sample]) -> None:
     running, sample = serve(), samples[0]
     _, short = running.ask(sample.url, sample.question, max_tokens=1)
@@ -137,7 +247,6 @@ def test_a_seed_repeats_a_draw(serve: Serve, samples: list[Sample]) -> None:
         ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_"),
         ({"temperature": 3}, 400, "invalid_value", "temperature: Input should be less than"),
         ({"messages": []}, 400, "invalid_value", "messages"),
-        ({"messages": [{"role": "user", "content": "Hi"}]}, 400, "one_video_expected", "0 videos"),
         (
             {"messages": [{"role": "tool", "content": "Hi"}]},
             400,

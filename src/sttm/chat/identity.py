@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from os import PathLike
@@ -19,7 +19,7 @@ import torch
 import transformers
 
 import sttm
-from sttm.chat.prompt import check_words, render
+from sttm.chat.prompt import Messages, check_messages, render
 from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.methods import Method
 from sttm.video import Sampling, Video
@@ -28,7 +28,7 @@ from sttm.video.container import check_file
 if TYPE_CHECKING:
     from sttm.chat.session import VideoChat
 
-FORMAT: Literal[3] = 3  # of saved videos
+FORMAT: Literal[4] = 4  # of saved videos
 _WIDTH = 512  # words of eight bytes per row of the sums that stand for a tensor
 # What a layer of PEFT adds to its weights, beside the weights.
 _ADAPTERS = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
@@ -206,15 +206,18 @@ def digest_of(*facts: object) -> str:
 
 
 def video_key(
-    chat: "VideoChat", content: str, sampling: Sampling | None, context: str, dtype: str | None
+    chat: "VideoChat",
+    contents: Sequence[tuple[str, Sampling | None]],
+    messages: Messages,
+    dtype: str | None,
 ) -> str:
-    """Hash everything that decides what a chat has in its cache once it has watched a video.
+    """Hash everything that decides what a chat has in its cache once it has watched some videos.
 
     Args:
         chat: that watches.
-        content: of the video, see `content_digest`.
-        sampling: of its frames; None if ``content`` is that of frames.
-        context: text between the video and every question.
+        contents: of the videos, in their order: see `content_digest`, and the sampling of their
+            frames; None if the content is that of frames.
+        messages: in which the videos are shown.
         dtype: of keys and values where they are stored; None for the model's.
 
     Returns:
@@ -224,15 +227,15 @@ def video_key(
         ConfigError: the context is no text, or the method cannot be told from others.
         UnsupportedModelError: the model cannot, see `fingerprint`.
     """
-    check_words("context", context, chat.processor)
-    if sampling is not None:
-        sampling = replace(sampling, fps=float(sampling.fps))  # 1 is 1.0
-    prompt = render(chat.processor, chat.system, context, [], "")
+    check_messages(messages, chat.processor)
+    # 1 frame per second is 1.0.
+    used = [(c, s and repr(replace(s, fps=float(s.fps)))) for c, s in contents]
+    prompt = render(chat.processor, chat.system, messages, [], "")
     return digest_of(
         *(FORMAT, sttm.__version__, transformers.__version__, dtype),
         *(fingerprint(chat.adapter.model), str(chat.adapter.model.dtype)),
         *(method_digest(chat.method), chat.layer, chat.positions),
         *(chat.encoding.dedupe, chat.encoding.reuse),
-        *(content, sampling and repr(sampling), chat.processor.to_json_string()),
+        *(used, chat.processor.to_json_string()),
         *(prompt, chat.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]),
     )

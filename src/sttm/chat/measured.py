@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -258,6 +259,21 @@ def forward_behind(
     return logits[:, -last:].float()
 
 
+@dataclass(frozen=True, eq=False)
+class CachedPrompt:
+    """The beginning of a prompt that was fed before.
+
+    Args:
+        cache: holds it; grows.
+        known: its tokens.
+        position: of the next token.
+    """
+
+    cache: Any
+    known: int
+    position: int
+
+
 @torch.no_grad()
 def prefill_prompt(
     model: Any,
@@ -265,15 +281,17 @@ def prefill_prompt(
     processor: Any,
     inputs: Mapping[str, torch.Tensor],
     features: Any,
+    behind: CachedPrompt | None = None,
 ) -> tuple[Any, int]:
-    """Fill a fresh cache with a prompt, and check that all of it was fed to the model, once.
+    """Fill a cache with a prompt, and check that all of it was fed to the model, once.
 
     Args:
         model: what reduces the prompt's videos is in force on it.
         adapter: of the model.
         processor: that made the inputs, for messages.
         inputs: the model's arguments by name, without pixels.
-        features: what its encoder gave.
+        features: what its encoder gave; None for text alone.
+        behind: what is in a cache already; None begins with a fresh one.
 
     Returns:
         the cache, and the position of the next token.
@@ -283,25 +301,56 @@ def prefill_prompt(
             processor gave a tensor that nothing takes.
     """
     arguments = _accepted(adapter, processor, inputs)
-    cache = DynamicCache(config=adapter.config)
+    if features is not None:
+        arguments |= api.features_argument(adapter.modality, features)
+    cache, known, wanted = DynamicCache(config=adapter.config), 0, None
     length = inputs["input_ids"].shape[1]
-    warn_beyond_context(adapter.model, length, f"the video's prompt of {length} tokens")
-    with Meter(adapter) as meter:
-        model(
-            **arguments,
-            **api.features_argument(adapter.modality, features),
-            **api.cache_argument(model, cache),
-            use_cache=True,
-            logits_to_keep=1,
+    if behind is not None:
+        cache, known = behind.cache, behind.known
+        wanted = _own_positions(model, adapter, arguments) + behind.position
+        arguments |= api.prompt_arguments(
+            inputs["input_ids"], wanted.new_ones(1, known + length), wanted
         )
-    if meter.tokens != [length] or cache.get_seq_length() != length:
+    warn_beyond_context(
+        adapter.model, known + length, f"the video's prompt of {known + length} tokens"
+    )
+    with Meter(adapter) as meter:
+        model(**arguments, **api.cache_argument(model, cache), use_cache=True, logits_to_keep=1)
+    if meter.tokens != [length] or cache.get_seq_length() != known + length:
         raise api.mismatch(
-            f"a prompt of {length} tokens of which {meter.tokens} were fed to the decoder and "
-            f"{cache.get_seq_length()} are in the cache",
+            f"a prompt of {length} tokens behind {known}, of which {meter.tokens} were fed to the "
+            f"decoder and {cache.get_seq_length()} are in the cache",
             "all of them, once",
         )
+    positions = meter.all_positions()[-1]
+    if wanted is not None and not torch.equal(positions.expand_as(wanted), wanted):
+        raise api.mismatch("other positions than a video behind others was given", "those")
     # The prefix ends with text, whose positions are equal on all axes.
-    return cache, int(meter.all_positions()[-1][..., -1].max()) + 1
+    return cache, int(positions[..., -1].max()) + 1
+
+
+class _Seen(Exception):  # noqa: N818 (no error: ends a forward pass whose rest nobody needs)
+    """The positions of a prompt are known."""
+
+
+def _own_positions(model: Any, adapter: Adapter, arguments: Mapping[str, Any]) -> torch.Tensor:
+    """Return the positions ``(B, N)`` or ``(axes, B, N)`` that a model gives a prompt by itself.
+
+    They are read where the rotary embedding is asked for them; the layers do not run.
+    """
+
+    def stop(*_: Any) -> None:
+        raise _Seen
+
+    with Meter(adapter) as meter:
+        handle = adapter.text.rotary_emb.register_forward_pre_hook(stop)
+        try:
+            model(**arguments, use_cache=False)
+        except _Seen:
+            pass
+        finally:
+            handle.remove()
+    return meter.all_positions()[-1]
 
 
 def _accepted(

@@ -4,30 +4,41 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import StoppingCriteriaList
 
 from sttm.chat.measured import forward_behind, generate_behind, generation_config, sequences
-from sttm.chat.prompt import common_length
+from sttm.chat.prompt import Turn, common_length
 from sttm.chat.records import Answer, PrefillState, fork
 from sttm.chat.saved_video import save_state
+from sttm.errors import UnsupportedModelError
 from sttm.models.timing import now
 
 if TYPE_CHECKING:
     from sttm.chat.session import VideoChat
+    from sttm.chat.shown import Shown
+
+
+class Found(NamedTuple):
+    """The first videos of several, and the first tokens of their prompt."""
+
+    videos: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrefilledVideo(PrefillState):
-    """A video in the cache of a model: any number of questions may be asked about it.
+    """Videos in the cache of a model: any number of questions may be asked about them.
 
     Args:
         chat: that the model belongs to.
+        found: what a `VideoStore` had of it when it was asked for this.
     """
 
     chat: "VideoChat"
+    found: Found = Found()
 
     @property
     def entries(self) -> tuple[int | None, ...]:
@@ -89,20 +100,45 @@ class PrefilledVideo(PrefillState):
 
 
 class Conversation:
-    """Turns about one video, each paying only for its own tokens.
+    """Turns about videos, each paying only for its own tokens.
 
     Args:
         video: that they are about.
 
     Attributes:
-        history: (question, answer) pairs so far.
+        video: what was shown so far.
+        history: (question, answer) pairs so far, those in front of the last video included.
     """
 
     def __init__(self, video: PrefilledVideo) -> None:
+        self.history: list[Turn] = list(video.prefix.turns)
+        self._show(video)
+
+    def _show(self, video: PrefilledVideo) -> None:
         self.video = video
-        self.history: list[tuple[str, str]] = []
         self._cache = video.cache
         self._ids = video.ids
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The (question, answer) pairs behind the last video."""
+        return self.history[len(self.video.prefix.turns) :]
+
+    def watch(self, video: "Shown", **options: Any) -> PrefilledVideo:
+        """Show another video; the conversation goes on with all of them.
+
+        Only the new video is read: what was shown and said before is in the cache.
+
+        Args:
+            video: see :meth:`VideoChat.watch`.
+            options: see there.
+
+        Returns:
+            what was shown so far, also as `video`.
+        """
+        with self.video.chat.lock:
+            self._show(self.video.chat.watch(video, behind=self, **options))
+        return self.video
 
     def ask(self, question: str, **generate: Any) -> Answer:
         """Ask the next question; see :meth:`PrefilledVideo.ask`."""
@@ -115,7 +151,7 @@ class Conversation:
         The turn is not remembered.
         """
         chat = self.video.chat
-        prompt = self.video.prefix.prompt_ids(chat.processor, self.history, question)
+        prompt = self.video.prefix.prompt_ids(chat.processor, self.turns, question)
         ids = torch.cat([prompt, torch.tensor(answer[:-1], dtype=prompt.dtype)])
         cache, known = self.resume(prompt)
         positions = torch.arange(len(ids)) + self.video.next_position - len(self.video.ids)
@@ -132,7 +168,7 @@ class Conversation:
 
     def _ask(self, question: str, generate: Mapping[str, Any]) -> Answer:
         chat = self.video.chat
-        ids = self.video.prefix.prompt_ids(chat.processor, self.history, question)
+        ids = self.video.prefix.prompt_ids(chat.processor, self.turns, question)
         cache, known = self.resume(ids)
         first = _FirstToken()
         arguments = {
@@ -187,6 +223,12 @@ class Conversation:
             cache.crop(-surplus)
             return cache, known
         # A recurrent state cannot go back: begin again behind the video.
+        if common_length(self.video.ids, ids) < len(self.video.ids):
+            raise UnsupportedModelError(
+                "got a model with a recurrent state and a prompt that begins otherwise than what "
+                "was watched, expected one that goes on from there. Watch the videos in messages "
+                "of their own: with a question and its answer between them."
+            )
         return fork(self.video.cache), len(self.video.ids)
 
 

@@ -1,7 +1,8 @@
-"""Prompts about one video: what they all share, and what a question adds."""
+"""Prompts about videos: what they all share, and what a question adds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,35 +18,47 @@ _UNSETTLED = 4
 _EVEN_SECONDS = 0.1  # times nearer than this to those of a constant rate are told as these
 _TICKS = 1000  # per second of the clock on which other times are told
 
-Message = dict[str, Any]
+Part = str | None  # of a message: text, or None in the place of a video
+Messages = tuple[tuple[Part, ...], ...]  # of the user and of the assistant in turn
+Turn = tuple[str, str]  # a question and its answer
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The part that every prompt about one video begins with.
+    """The part that every prompt about some videos begins with.
 
     Args:
         system: the system prompt; None for the template's own.
-        context: text between the video and the question, e.g. subtitles.
+        messages: up to the last video and the text behind it, e.g. subtitles, to which a question
+            is added.
         before: the template's text up to the question.
         rest: the end of ``before`` that is tokenized together with the question.
-        head: ``(n,)`` ids of ``before`` without ``rest``, the video's placeholders included.
+        head: ``(n,)`` ids of ``before`` without ``rest``, the videos' placeholders included.
     """
 
     system: str | None
-    context: str
+    messages: Messages
     before: str
     rest: str
     head: torch.Tensor
 
-    def prompt_ids(
-        self, processor: Any, history: Sequence[tuple[str, str]], question: str
-    ) -> torch.Tensor:
-        """Tokenize a whole prompt without reading the video again.
+    @property
+    def context(self) -> str:
+        """The text between the last video and the question."""
+        return self.messages[-1][-1] or ""
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The questions and answers in front of the last video; the words alone."""
+        said = ["".join(part or "" for part in message) for message in self.messages]
+        return list(zip(said[:-1:2], said[1::2], strict=True))
+
+    def prompt_ids(self, processor: Any, history: Sequence[Turn], question: str) -> torch.Tensor:
+        """Tokenize a whole prompt without reading the videos again.
 
         Args:
             processor: the model's processor.
-            history: earlier (question, answer) pairs.
+            history: (question, answer) pairs behind the last video.
             question: the new question.
 
         Returns:
@@ -56,83 +69,112 @@ class Prefix:
             ConfigError: the question is no text, or holds a placeholder of the model.
         """
         check_words("question", question, processor)
-        text = render(processor, self.system, self.context, history, question)
-        if not text.startswith(self.before):
-            raise UnsupportedModelError(
-                "got a chat template whose text before the question depends on the question, "
-                "expected a fixed beginning. Ask with generate() instead of VideoChat."
-            )
-        tail = self.rest + text[len(self.before) :]
-        return torch.cat([self.head, _tokenize(processor, tail)])
+        text = render(processor, self.system, self.messages, history, question)
+        return torch.cat([self.head, _tokenize(processor, self.tail(text))])
+
+    def tail(self, text: str) -> str:
+        """Return what is behind ``head`` in the text of a prompt that goes on.
+
+        Raises:
+            UnsupportedModelError: the template changes earlier text.
+        """
+        if text.startswith(self.before):
+            return self.rest + text[len(self.before) :]
+        start = self.before.removesuffix(self.rest)
+        if start + self.rest == self.before and text.startswith(start):
+            return text[len(start) :]  # another video stands in front of the text behind this one
+        raise UnsupportedModelError(
+            "got a chat template whose text before the question depends on what follows, expected "
+            "a fixed beginning. Ask with generate() instead of VideoChat."
+        )
+
+
+def opening(messages: Messages, history: Sequence[Turn], context: str) -> Messages:
+    """Return the messages in which a video follows on what was shown and said before.
+
+    Args:
+        messages: up to an earlier video, see `Prefix`; empty if there is none.
+        history: the turns behind that.
+        context: text behind the new video.
+    """
+    said = _told(messages or (("",),), history, "")
+    open_message = tuple(part for part in said[-1] if part != "")
+    return (*said[:-1], (*open_message, None, context))
 
 
 def render(
     processor: Any,
     system: str | None,
-    context: str,
-    history: Sequence[tuple[str, str]],
+    messages: Messages,
+    history: Sequence[Turn],
     question: str,
 ) -> str:
-    """Render a conversation about a video with the processor's chat template."""
-    asked = [question] if not history else [history[0][0]]
-    content = [{"type": "video"}, {"type": "text", "text": context + asked[0]}]
-    messages: list[Message] = [{"role": "user", "content": content}]
+    """Render a conversation about videos with the processor's chat template.
+
+    Args:
+        processor: the model's processor.
+        system: the system prompt; None for the template's own.
+        messages: see `Prefix`.
+        history: the turns behind them.
+        question: the new question.
+    """
+    told: list[dict[str, Any]] = []
     if system is not None:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    turns = [answer for _, answer in history], [*(q for q, _ in history[1:]), question]
-    for answer, following in zip(*turns):
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        messages.append({"role": "user", "content": [{"type": "text", "text": following}]})
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        told.append({"role": "system", "content": [{"type": "text", "text": system}]})
+    for role, parts in zip(cycle(("user", "assistant")), _told(messages, history, question)):
+        content = [{"type": "video"} if p is None else {"type": "text", "text": p} for p in parts]
+        told.append({"role": role, "content": content})
+    text = processor.apply_chat_template(told, add_generation_prompt=True, tokenize=False)
     return str(text[0] if isinstance(text, list) else text)
 
 
+def _told(messages: Messages, history: Sequence[Turn], question: str) -> Messages:
+    """Add turns and a question to messages, the first question to the last message's text."""
+    asked = [*(q for q, _ in history), question]
+    first = (*messages[-1][:-1], (messages[-1][-1] or "") + asked[0])
+    turns = zip((answer for _, answer in history), asked[1:], strict=True)
+    return (*messages[:-1], first, *((text,) for turn in turns for text in turn))
+
+
 def open_prompt(
-    processor: Any, video: Video, system: str | None, context: str
+    processor: Any,
+    video: Video | None,
+    system: str | None,
+    messages: Messages,
+    behind: Prefix | None = None,
 ) -> tuple[Prefix, dict[str, torch.Tensor]]:
     """Process a video and find what all prompts about it share.
 
     Args:
         processor: the model's processor.
-        video: its sampled frames.
+        video: its sampled frames; None for a conversation without one.
         system: system prompt, or None.
-        context: text between video and question.
+        messages: see `Prefix`; they hold the video, and those in front of it.
+        behind: the prefix of what holds the videos in front of it; None if there are none.
 
     Returns:
-        the prefix, and the model's inputs ``(1, m)`` up to the question or just before it.
+        the prefix, and the model's inputs ``(1, m)`` up to the question or just before it, from
+        the end of ``behind.head`` on.
 
     Raises:
-        ConfigError: context or system prompt are no text, or hold a placeholder of the model.
+        ConfigError: a text is none, or holds a placeholder of the model.
         VideoError: the processor does not take the video.
+        UnsupportedModelError: see `Prefix.tail`.
     """
-    check_words("context", context, processor)
     if system is not None:
         check_words("system", system, processor)
-    text = render(processor, system, context, [], _MARK)
+    check_messages(messages, processor)
+    text = render(processor, system, messages, (), _MARK)
     before, after = text.split(_MARK)
-    shown = _long_enough(processor, video)
-    try:
-        inputs = processor(
-            text=[text],
-            videos=[[shown.frames]],  # of each text; some processors take nothing flatter
-            video_metadata=[[_metadata(shown)]],
-            do_sample_frames=False,
-            return_tensors="pt",
-        )
-    except Exception as error:  # whatever it is, it is about this video: the prompt is sound
-        raise VideoError(
-            f"{video.path or 'the frames'}: {type(processor).__name__} does not take "
-            f"{len(shown)} frames of {shown.frames.shape[2]}x{shown.frames.shape[1]} pixels "
-            f"({type(error).__name__}: {error}). Expected a video that it can process; crop, "
-            "convert or sample it otherwise."
-        ) from error
+    new = text if behind is None else behind.tail(text)
+    inputs = _process(processor, new, video, is_whole=behind is None)
     ids = inputs["input_ids"][0]
     tokenizer = processor.tokenizer
     special = torch.tensor(sorted(tokenizer.added_tokens_decoder))
     closing = int(torch.isin(_tokenize(processor, _MARK + after), special).sum())
     places = torch.isin(ids, special).nonzero().squeeze(1)
     # Special tokens are never joined with their neighbours: a safe place to cut.
-    end = int(places[-1 - closing]) + 1
+    end = int(places[-1 - closing]) + 1 if len(places) > closing else 0
     rest = _decode(tokenizer, ids[end:]).split(_MARK)[0]
     # A processor may write text of its own behind the video, which the template does not have.
     exact = torch.equal(_tokenize(processor, rest + _MARK + after), ids[end:])
@@ -141,10 +183,49 @@ def open_prompt(
             f"got {rest!r} between the video and the question, expected the template's text "
             f"{before[-len(rest) - 20 :]!r}. Ask with generate() instead of VideoChat."
         )
-    settled = max(end, end + len(_tokenize(processor, rest)) - _UNSETTLED)
-    shortened = {name: _shorten(value, len(ids), settled) for name, value in inputs.items()}
+    settled = max(end, end + len(_tokenize(processor, rest)) - _UNSETTLED, 1)
+    shortened = {name: part_of(value, len(ids), end=settled) for name, value in inputs.items()}
     tensors = {name: v for name, v in shortened.items() if isinstance(v, torch.Tensor)}
-    return Prefix(system, context, before, rest, ids[:end].clone()), tensors
+    head = ids[:end].clone() if behind is None else torch.cat([behind.head, ids[:end]])
+    return Prefix(system, messages, before, rest, head), tensors
+
+
+def _process(
+    processor: Any, text: str, video: Video | None, *, is_whole: bool
+) -> Mapping[str, Any]:
+    """Let the processor make the model's inputs of a text and the video in it.
+
+    Args:
+        processor: the model's processor.
+        text: a prompt, or the end of one.
+        video: its sampled frames, if there is one.
+        is_whole: whether the text is a whole prompt, in front of which a token may stand.
+
+    Raises:
+        VideoError: the processor does not take the video.
+    """
+    options: dict[str, Any] = {} if is_whole else {"add_special_tokens": False}
+    if video is None:
+        made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **options)
+        return made
+    shown = _long_enough(processor, video)
+    try:
+        made = processor(
+            text=[text],
+            videos=[[shown.frames]],  # of each text; some processors take nothing flatter
+            video_metadata=[[_metadata(shown)]],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **options,
+        )
+    except Exception as error:  # whatever it is, it is about this video: the prompt is sound
+        raise VideoError(
+            f"{video.path or 'the frames'}: {type(processor).__name__} does not take "
+            f"{len(shown)} frames of {shown.frames.shape[2]}x{shown.frames.shape[1]} pixels "
+            f"({type(error).__name__}: {error}). Expected a video that it can process; crop, "
+            "convert or sample it otherwise."
+        ) from error
+    return made
 
 
 def check_words(name: str, text: object, processor: Any) -> None:
@@ -174,6 +255,17 @@ def check_words(name: str, text: object, processor: Any) -> None:
             f"{name}: got {found[0]!r} in the text, a word that {type(processor).__name__} puts in "
             "the place of pictures, expected text without it. Write it otherwise."
         )
+
+
+def check_messages(messages: Messages, processor: Any) -> None:
+    """Refuse messages that `check_words` refuses: the last text is called the context.
+
+    Raises:
+        ConfigError: see there.
+    """
+    check_words("context", messages[-1][-1], processor)
+    for said in (part for message in messages for part in message if part is not None):
+        check_words("an earlier message", said, processor)
 
 
 def _long_enough(processor: Any, video: Video) -> Video:
@@ -226,6 +318,19 @@ def model_inputs(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, t
     }
 
 
+def part_of(value: Any, length: int, start: int = 0, end: int | None = None) -> Any:
+    """Return a part of an input of the model if it has one value per token, else all of it.
+
+    Args:
+        value: of a processor, for one prompt of ``length`` tokens.
+        length: tokens.
+        start: first token of the part.
+        end: first token behind the part; None for all that follow.
+    """
+    per_token = isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[1] == length
+    return value[:, start:end] if per_token else value
+
+
 def _is_even(video: Video) -> bool:
     """Tell whether frame numbers over the rate are the frames' times, as in most files."""
     nominal = nominal_times(video.indices, video.fps)
@@ -267,8 +372,3 @@ def _tokenize(processor: Any, text: str) -> torch.Tensor:
 def _decode(tokenizer: Any, ids: torch.Tensor) -> str:
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return str(text)
-
-
-def _shorten(value: Any, length: int, end: int) -> Any:
-    per_token = isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape[1] == length
-    return value[:, :end] if per_token else value

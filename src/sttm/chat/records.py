@@ -3,15 +3,19 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from sttm.chat.prompt import Prefix
 from sttm.deprecated import warn_renamed
+from sttm.errors import ConfigError
 from sttm.models import Positions
 from sttm.models.cache import ReducedLayer
 from sttm.models.report import VideoReport
+
+if TYPE_CHECKING:
+    from sttm.chat.prefilled import Conversation
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Timings:
     encode: float = 0.0
     prefill: float = 0.0
 
+    def __add__(self, other: "Timings") -> "Timings":
+        return Timings(**{name: value + vars(other)[name] for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,9 +76,11 @@ class Encoded:
         prefix: what all prompts about the video begin with.
         inputs: the model's arguments up to the question, without the frames.
         features: what the encoder gave; not modified by prefilling it.
-        tokens: video tokens in the prompt.
+        tokens: video tokens among the inputs.
         source: what was watched.
         timings: where the time went so far.
+        behind: the conversation that the video follows on, whose tokens are not among the inputs
+            as far as they are in its prefix; None if it begins with the video.
     """
 
     prefix: Prefix
@@ -80,24 +89,27 @@ class Encoded:
     tokens: int
     source: Source
     timings: Timings
+    behind: "Conversation | None" = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrefillState:
-    """A video in a model's cache, and what is needed to go on from there.
+    """Videos in a model's cache, and what is needed to go on from there.
+
+    Most often it is one video. Without any it is the beginning of a conversation in words.
 
     Args:
-        cache: holds the video and the text around it.
+        cache: holds the videos and the text around them.
         ids: ``(n,)`` int64 on the CPU, the tokens that the cache has seen.
-        prefix: what all prompts about the video begin with.
+        prefix: what all prompts about the videos begin with.
         next_position: rotary position of the next token.
-        layer: the decoder layer in front of which the video was reduced; None if it was not.
+        layer: the decoder layer in front of which videos were reduced; None if none was.
         positions: the position policy.
-        method: the method that reduced it, with its options; None if all tokens were kept.
+        method: the method that reduced them, with its options; None if all tokens were kept.
         tokens_in: video tokens in front of the reduction.
-        reports: how each reduction went; empty if all tokens were kept.
-        source: the file and the frames that were sampled.
-        timings: where the time of watching went.
+        reports: how each reduction went, video by video; empty if all tokens were kept.
+        sources: of each video, the file and the frames that were sampled.
+        timings: where the time of watching all of them went.
     """
 
     cache: Any
@@ -109,8 +121,19 @@ class PrefillState:
     method: str | None
     tokens_in: int
     reports: tuple[VideoReport, ...]
-    source: Source
+    sources: tuple[Source, ...]
     timings: Timings
+
+    @property
+    def source(self) -> Source:
+        """The file and the frames of the last video.
+
+        Raises:
+            ConfigError: there is no video.
+        """
+        if not self.sources:
+            raise ConfigError("source: got a conversation without a video, expected one.")
+        return self.sources[-1]
 
     @property
     def tokens_out(self) -> int:
@@ -120,8 +143,8 @@ class PrefillState:
 
     @property
     def retention(self) -> float:
-        """Tokens out / tokens in."""
-        return self.tokens_out / self.tokens_in
+        """Tokens out / tokens in; 1 without a video."""
+        return self.tokens_out / self.tokens_in if self.tokens_in else 1.0
 
     @property
     def nbytes(self) -> int:

@@ -28,7 +28,7 @@ from sttm.chat.cache_tensors import (
     unpacked,
 )
 from sttm.chat.identity import FORMAT, fingerprint, method_key
-from sttm.chat.prompt import Prefix
+from sttm.chat.prompt import Messages, Prefix
 from sttm.chat.records import PrefillState, Source, Timings
 from sttm.errors import SavedCacheError
 from sttm.files import in_utf8, replace_file
@@ -60,7 +60,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3]
+    format: Literal[4]
     key: str | None
     created: float | None
     model: str
@@ -70,13 +70,13 @@ class Header(BaseModel):
     layer: int | None
     positions: Positions
     system: str | None
-    context: str
+    messages: Messages
     before: str
     rest: str
     head: int
     next_position: int
     tokens_in: int
-    source: Source
+    sources: tuple[Source, ...]
     timings: Timings
     reports: list[_Report]
     layers: list[LayerRecord]
@@ -127,13 +127,13 @@ def save_state(
         layer=video.layer,
         positions=video.positions,
         system=prefix.system,
-        context=prefix.context,
+        messages=prefix.messages,
         before=prefix.before,
         rest=prefix.rest,
         head=len(prefix.head),
         next_position=video.next_position,
         tokens_in=video.tokens_in,
-        source=replace(video.source, path=in_utf8(video.source.path)),
+        sources=tuple(replace(each, path=in_utf8(each.path)) for each in video.sources),
         timings=video.timings,
         reports=[
             _Report(**{k: getattr(r, k) for k in _Report.model_fields}) for r in video.reports
@@ -188,7 +188,7 @@ def load_state(
         fill_layer(cache, index, record, {name: part.to(device) for name, part in parts.items()})
     ids = tensors["ids"]
     prefix = Prefix(
-        header.system, header.context, header.before, header.rest, ids[: header.head].clone()
+        header.system, header.messages, header.before, header.rest, ids[: header.head].clone()
     )
     return PrefillState(
         cache=cache,
@@ -200,7 +200,7 @@ def load_state(
         method=header.method,
         tokens_in=header.tokens_in,
         reports=tuple(_load_report(i, r, tensors) for i, r in enumerate(header.reports)),
-        source=header.source,
+        sources=header.sources,
         timings=header.timings,
     )
 

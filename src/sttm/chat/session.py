@@ -3,20 +3,29 @@
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 
 from sttm.chat.identity import method_key
-from sttm.chat.measured import prefill_prompt
-from sttm.chat.prefilled import PrefilledVideo
-from sttm.chat.prompt import Prefix, model_inputs, open_prompt, time_instruction
+from sttm.chat.measured import CachedPrompt, prefill_prompt
+from sttm.chat.prefilled import Conversation, PrefilledVideo
+from sttm.chat.prompt import (
+    Messages,
+    Prefix,
+    Turn,
+    model_inputs,
+    open_prompt,
+    opening,
+    part_of,
+    time_instruction,
+)
 from sttm.chat.records import Encoded, Source, Timings
 from sttm.chat.saved_video import load_state
+from sttm.chat.shown import Shown, as_video, shown_in_order
 from sttm.chat.stream import VideoStream
 from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
@@ -28,10 +37,8 @@ from sttm.models.encoding import FrameEncoding, encode_frames, pixel_levels
 from sttm.models.hooks import ModelHooks, Reduction
 from sttm.models.timing import now
 from sttm.models.versions import warn_if_untested
-from sttm.video import Sampling, Video, read_video
-from sttm.video.decode import video_of_frames
+from sttm.video import Video, read_video
 
-Frames = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 
 
@@ -124,43 +131,63 @@ class VideoChat:
 
     def watch(
         self,
-        video: str | PathLike[str] | Video | Frames,
+        video: Shown | Sequence[Shown | Turn],
         *,
         fps: float = 1.0,
         max_frames: int = 128,
         rule: str = "llava",
         context: str = "",
         progress: Progress | None = None,
+        behind: "Conversation | None" = None,
     ) -> "PrefilledVideo":
-        """Decode, encode and prefill a video.
+        """Decode, encode and prefill a video, or several.
 
         Args:
             video: a file, frames that :func:`sttm.video.read_video` gave, or ``(T, H, W, 3)``
-                uint8 RGB frames that are ``1 / fps`` seconds apart.
-            fps: frames to sample per second.
-            max_frames: most frames to sample.
+                uint8 RGB frames that are ``1 / fps`` seconds apart. Or a list of them in the order
+                in which they are shown, with ``(question, answer)`` pairs between them for what
+                was said. Each video is reduced by itself, behind those in front of it. An empty
+                list: a conversation in words alone.
+            fps: frames to sample per second, of each.
+            max_frames: most frames to sample, of each.
             rule: sampling rule, see :class:`sttm.video.Sampling`.
-            context: text to put between the video and every question, e.g. its subtitles.
+            context: text to put between the (last) video and every question, e.g. its subtitles.
             progress: called with (stage, done, total); stages "decode", "encode", "prefill".
+            behind: a conversation that the video follows on; what it has in its cache is not read
+                again. None: the video comes first. See :meth:`Conversation.watch`.
 
         Raises:
-            VideoError: the file cannot be read.
+            VideoError: a file cannot be read.
             ConfigError: an argument is out of range.
+            UnsupportedModelError: the chat template changes what was shown when more follows, or a
+                recurrent state would have to go back.
         """
-        encoded = self.encode(
-            video, fps=fps, max_frames=max_frames, rule=rule, context=context, progress=progress
-        )
-        return self.prefill(encoded, progress=progress)
+        sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
+        steps = shown_in_order(video)
+        if behind is None and (not steps or isinstance(steps[0], tuple)):
+            watched = self._begin("" if steps else context)
+            behind = watched.conversation()
+        for place, step in enumerate(steps, 1):
+            if isinstance(step, tuple):
+                assert behind is not None
+                behind.history.append(step)
+                continue
+            words = context if place == len(steps) else ""
+            encoded = self.encode(step, **sampling, context=words, progress=progress, behind=behind)
+            watched = self.prefill(encoded, progress=progress)
+            behind = watched.conversation()
+        return watched
 
     def encode(
         self,
-        video: str | PathLike[str] | Video | Frames,
+        video: Shown,
         *,
         fps: float = 1.0,
         max_frames: int = 128,
         rule: str = "llava",
         context: str = "",
         progress: Progress | None = None,
+        behind: "Conversation | None" = None,
     ) -> Encoded:
         """Decode and encode a video: the part of :meth:`watch` in front of the language model.
 
@@ -172,17 +199,22 @@ class VideoChat:
         start = time.perf_counter()
         read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
         decoded = time.perf_counter()
-        prefix, tensors = self.open(read, context)
+        prefix, tensors = self.open(read, context, behind=behind)
         inputs = model_inputs(self.model, tensors)
         processed = time.perf_counter()
         tell("encode", 0, 1)
         features = self.run_encoder(inputs)
         timings = Timings(decoded - start, processed - decoded, now(self.model.device) - processed)
         tell("encode", 1, 1)
-        return self.assemble(read, prefix, inputs, features, timings)
+        return replace(self.assemble(read, prefix, inputs, features, timings), behind=behind)
 
     def open(
-        self, video: Video, context: str = "", *, processor: Any = None
+        self,
+        video: Video,
+        context: str = "",
+        *,
+        processor: Any = None,
+        behind: "Conversation | None" = None,
     ) -> tuple[Prefix, dict[str, torch.Tensor]]:
         """Process a video and find what all prompts about it share: a first step of :meth:`encode`.
 
@@ -193,13 +225,18 @@ class VideoChat:
             video: its sampled frames.
             context: see :meth:`watch`.
             processor: in place of the chat's own.
+            behind: see :meth:`watch`.
 
         Returns:
             see ``open_prompt``.
         """
         if getattr(self.model.config, "add_time_instruction", False):
             context = time_instruction(video) + context
-        return open_prompt(processor or self.processor, video, self.system, context)
+        before, messages = None, opening((), (), context)
+        if behind is not None:
+            before = behind.video.prefix
+            messages = opening(before.messages, behind.turns, context)
+        return open_prompt(processor or self.processor, video, self.system, messages, before)
 
     @torch.no_grad()
     def run_encoder(self, inputs: dict[str, torch.Tensor], *, split: bool = True) -> Any:
@@ -253,31 +290,61 @@ class VideoChat:
 
     def prefill(self, encoded: Encoded, *, progress: Progress | None = None) -> "PrefilledVideo":
         """Reduce and prefill a video that :meth:`encode` gave: the other part of :meth:`watch`."""
+        return self._prefill(encoded, (encoded.source,), progress)
+
+    def _prefill(
+        self, encoded: Encoded, sources: tuple[Source, ...], progress: Progress | None = None
+    ) -> "PrefilledVideo":
         tell = progress or (lambda *_: None)
-        inputs = encoded.inputs
         tell("prefill", 0, 1)
         start = now(self.model.device)
+        ids, inputs, cached = self._resume(encoded)
         with self.reducing(self.layer, self.positions) as reduction:
             cache, following = prefill_prompt(
-                self.model, self.adapter, self.processor, inputs, encoded.features
+                self.model, self.adapter, self.processor, inputs, encoded.features, cached
             )
             reports = tuple(reduction.reports) if reduction is not None else ()
         seconds = now(self.model.device) - start
         tell("prefill", 1, 1)
+        before = None if encoded.behind is None else encoded.behind.video
+        timings = replace(encoded.timings, prefill=seconds)
+        reports = (*(before.reports if before else ()), *reports)
         return PrefilledVideo(
             chat=self,
             cache=cache,
-            ids=inputs["input_ids"][0].cpu(),
+            ids=ids,
             prefix=encoded.prefix,
             next_position=following,
-            layer=self.layer,
+            layer=self.layer if reports else None,  # words alone are not reduced
             positions=self.positions,
             method=method_key(self.method),
-            tokens_in=encoded.tokens,
+            tokens_in=encoded.tokens + (before.tokens_in if before else 0),
             reports=reports,
-            source=encoded.source,
-            timings=replace(encoded.timings, prefill=seconds),
+            sources=(*(before.sources if before else ()), *sources),
+            timings=timings + before.timings if before else timings,
         )
+
+    def _resume(
+        self, encoded: Encoded
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], CachedPrompt | None]:
+        """Return the ids of a whole prompt, what of its inputs has to be fed, and behind what."""
+        new, behind = encoded.inputs["input_ids"][0].cpu(), encoded.behind
+        if behind is None:
+            return new, encoded.inputs, None
+        head = behind.video.prefix.head
+        ids = torch.cat([head, new])
+        cache, known = behind.resume(ids)
+        position = behind.video.next_position + known - len(behind.video.ids)
+        parts = encoded.inputs.items()
+        inputs = {name: part_of(v, len(new), start=known - len(head)) for name, v in parts}
+        return ids, inputs, CachedPrompt(cache, known, position)
+
+    def _begin(self, context: str) -> "PrefilledVideo":
+        """Prefill the beginning of a conversation without a video."""
+        messages: Messages = ((context,),)
+        prefix, tensors = open_prompt(self.processor, None, self.system, messages)
+        inputs = model_inputs(self.model, tensors)
+        return self._prefill(Encoded(prefix, inputs, None, 0, Source("", 0.0, ()), Timings()), ())
 
     def stream(
         self, *, fps: float = 1.0, window: int | None = 32, context: str = ""
@@ -337,24 +404,3 @@ class VideoChat:
         if isinstance(found, Video):
             return found
         return self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
-
-
-def as_video(video: Any, **sampling: Any) -> Video | str | PathLike[str]:
-    """Return frames as a `Video`, and the path of a file as it is.
-
-    Args:
-        video: see :meth:`VideoChat.watch`.
-        sampling: the numbers of :class:`sttm.video.Sampling`.
-
-    Raises:
-        ConfigError: it is neither, or a number is out of range.
-    """
-    if isinstance(video, np.ndarray):
-        return video_of_frames(video, Sampling(**sampling))
-    if not isinstance(video, str | PathLike | Video):
-        raise ConfigError(
-            f"video: got {type(video).__name__}, expected a path, a Video that read_video() "
-            "gave, or frames as an array (T, H, W, 3) of uint8. Stack a list of frames with "
-            "numpy.stack()."
-        )
-    return video

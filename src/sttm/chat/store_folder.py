@@ -32,7 +32,8 @@ class StoredVideo:
 
     Args:
         key: see `VideoStore.key`.
-        name: the file that was watched, as it was named then.
+        name: the file that was watched, as it was named then; of several the last one.
+        videos: how many were watched, one behind the other.
         method: that reduced it, with its options; None if all tokens were kept.
         tokens_in: video tokens in front of the reduction.
         tokens_out: video tokens behind it.
@@ -44,6 +45,7 @@ class StoredVideo:
 
     key: str
     name: str
+    videos: int
     method: str | None
     tokens_in: int
     tokens_out: int
@@ -217,7 +219,8 @@ def _delete(path: Path) -> bool:
 def _entry(path: Path, header: Header, stat: os.stat_result) -> StoredVideo:
     return StoredVideo(
         key=path.stem,
-        name=header.source.path,
+        name=header.sources[-1].path,
+        videos=len(header.sources),
         method=header.method,
         tokens_in=header.tokens_in,
         tokens_out=sum(r.tokens_out for r in header.reports) or header.tokens_in,

@@ -10,7 +10,7 @@ import torch
 from sttm.chat.growing import GrowingPrompt, OpenedPrompt
 from sttm.chat.identity import method_key
 from sttm.chat.prefilled import PrefilledVideo
-from sttm.chat.prompt import model_inputs, open_prompt
+from sttm.chat.prompt import model_inputs, open_prompt, opening
 from sttm.chat.records import Answer, Source, Timings
 from sttm.errors import ConfigError
 from sttm.methods import STTM
@@ -124,7 +124,9 @@ class VideoStream:
         """Encode some frames, and prefill what they close."""
         chat = self.chat
         start = now(chat.model.device)
-        prefix, tensors = open_prompt(chat.processor, video, chat.system, self._context)
+        prefix, tensors = open_prompt(
+            chat.processor, video, chat.system, opening((), (), self._context)
+        )
         inputs = model_inputs(chat.model, tensors)
         processed = now(chat.model.device)
         features = chat.run_encoder(inputs)
@@ -164,6 +166,6 @@ class VideoStream:
             method=method_key(chat.method),
             tokens_in=prompt.tokens_in,
             reports=(),
-            source=Source("", last - self._timestamps[0], tuple(self._timestamps)),
+            sources=(Source("", last - self._timestamps[0], tuple(self._timestamps)),),
             timings=replace(self._timings, prefill=seconds),
         )

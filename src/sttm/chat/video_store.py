@@ -3,7 +3,8 @@
 import os
 import threading
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -11,10 +12,12 @@ from weakref import WeakValueDictionary
 
 from sttm.chat.cache_tensors import KvDtype, layer_devices, rounded
 from sttm.chat.identity import content_digest, fingerprint, method_key, video_key
-from sttm.chat.prefilled import PrefilledVideo
+from sttm.chat.prefilled import Conversation, Found, PrefilledVideo
+from sttm.chat.prompt import Messages, Turn, opening
 from sttm.chat.records import PrefillState
 from sttm.chat.saved_video import load_state, save_state
-from sttm.chat.session import Frames, Progress, VideoChat, as_video
+from sttm.chat.session import Progress, VideoChat
+from sttm.chat.shown import Shown, as_video, shown_in_order
 from sttm.chat.store_folder import StoredVideo, StoreFolder
 from sttm.chat.video_memory import VideoMemory
 from sttm.errors import ConfigError, SavedCacheError, StoreWarning, VideoError, WriteError
@@ -24,6 +27,15 @@ if TYPE_CHECKING:
     from sttm.models import Adapter
 
 GIB = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A video that is to be found or watched."""
+
+    video: Video | str | PathLike[str]
+    path: str
+    content: str
 
 
 class VideoStore:
@@ -92,7 +104,7 @@ class VideoStore:
     def watch(
         self,
         chat: VideoChat,
-        video: str | PathLike[str] | Video | Frames,
+        video: Shown | Sequence[Shown | Turn],
         *,
         fps: float = 1.0,
         max_frames: int = 128,
@@ -101,6 +113,9 @@ class VideoStore:
         progress: Progress | None = None,
     ) -> PrefilledVideo:
         """Find a video, or let a chat watch it and store it.
+
+        Of a list of videos each beginning of it that ends with a video is stored by itself, so
+        that what several lists begin with is watched once.
 
         Args:
             chat: that will be asked about it.
@@ -112,7 +127,8 @@ class VideoStore:
             progress: see there; not called for a video that is found.
 
         Returns:
-            the video, with the times that it took when it was watched.
+            the video, with the times that it took when it was watched, and with what of it was
+            found.
 
         Raises:
             VideoError: the file cannot be read, or changed while it was watched.
@@ -120,27 +136,68 @@ class VideoStore:
             UnsupportedModelError: weights of the model are not in memory.
         """
         sampling = Sampling(rule=rule, fps=fps, max_frames=max_frames)
-        video = as_video(video, **vars(sampling))
-        content = content_digest(video)
-        key = self._key(chat, video, content, sampling, context)
+        steps = self._steps(video, sampling)
+        if not steps:
+            return chat.watch([], context=context)
+        keys = self._keys(chat, steps, sampling, context)
+        watched = self._watch(chat, steps, keys, sampling, context, progress)
+        shown = (step for step in steps if isinstance(step, _Step))
+        sources = tuple(replace(s, path=step.path) for s, step in zip(watched.sources, shown))
+        return replace(watched, sources=sources)
+
+    def _watch(
+        self,
+        chat: VideoChat,
+        steps: Sequence["_Step | Turn"],
+        keys: Sequence[str],
+        sampling: Sampling,
+        context: str,
+        progress: Progress | None,
+    ) -> PrefilledVideo:
+        """Find or watch videos behind one another; the last step is a video."""
+        key, last = keys[-1], steps[-1]
+        assert isinstance(last, _Step)
         with self._turn(key):
             state = self._find(chat, key)
-            if state is None:
-                made = chat.watch(video, **vars(sampling), context=context, progress=progress)
-                if not isinstance(video, Video) and content_digest(video) != content:
-                    raise VideoError(
-                        f"{video}: the file changed while it was watched, expected one that does "
-                        "not. Watch it again when it is complete."
-                    )
-                state = self._keep(key, made.state(), chat.adapter)
-        path = video.path if isinstance(video, Video) else os.fspath(video)
-        state = replace(state, source=replace(state.source, path=path))
-        return PrefilledVideo(chat=chat, **vars(state))
+            if state is not None:
+                return _found(chat, state)
+            behind = self._behind(chat, steps[:-1], keys[:-1], sampling, progress)
+            made = chat.watch(
+                last.video, **vars(sampling), context=context, progress=progress, behind=behind
+            )
+            if not isinstance(last.video, Video) and content_digest(last.video) != last.content:
+                raise VideoError(
+                    f"{last.video}: the file changed while it was watched, expected one that does "
+                    "not. Watch it again when it is complete."
+                )
+            state = self._keep(key, made.state(), chat.adapter)
+        found = Found() if behind is None else behind.video.found
+        return PrefilledVideo(chat=chat, found=found, **vars(state))
+
+    def _behind(
+        self,
+        chat: VideoChat,
+        steps: Sequence["_Step | Turn"],
+        keys: Sequence[str],
+        sampling: Sampling,
+        progress: Progress | None,
+    ) -> Conversation | None:
+        """Find or watch what stands in front of a video, with the turns behind it."""
+        if not steps:
+            return None
+        last = max((i for i, s in enumerate(steps) if isinstance(s, _Step)), default=-1)
+        if last < 0:
+            watched = chat.watch([])
+        else:
+            watched = self._watch(chat, steps[: last + 1], keys, sampling, "", progress)
+        talk = watched.conversation()
+        talk.history += [step for step in steps[last + 1 :] if not isinstance(step, _Step)]
+        return talk
 
     def key(
         self,
         chat: VideoChat,
-        video: str | PathLike[str] | Video | Frames,
+        video: Shown | Sequence[Shown | Turn],
         *,
         fps: float = 1.0,
         max_frames: int = 128,
@@ -148,6 +205,8 @@ class VideoStore:
         context: str = "",
     ) -> str:
         """Return the key under which `watch` with the same arguments stores a video.
+
+        Of a list the key of all of it; see `keys`.
 
         It hashes the video's content, the model's configuration, weights, dtype and adapters, the
         method with all its options, layer, positions, sampling, processor, system prompt and
@@ -157,11 +216,31 @@ class VideoStore:
             64 hexadecimal digits.
 
         Raises:
+            see `watch`; ConfigError also for a list without a video, which is not stored.
+        """
+        sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
+        keys = self.keys(chat, video, **sampling, context=context)
+        if not keys:
+            raise ConfigError("key: got no video, expected at least one: words are not stored.")
+        return keys[-1]
+
+    def keys(
+        self,
+        chat: VideoChat,
+        video: Shown | Sequence[Shown | Turn],
+        *,
+        fps: float = 1.0,
+        max_frames: int = 128,
+        rule: str = "llava",
+        context: str = "",
+    ) -> list[str]:
+        """Return the keys of each beginning of a list that ends with a video; see `key`.
+
+        Raises:
             see `watch`.
         """
         sampling = Sampling(rule=rule, fps=fps, max_frames=max_frames)
-        video = as_video(video, **vars(sampling))
-        return self._key(chat, video, content_digest(video), sampling, context)
+        return self._keys(chat, self._steps(video, sampling), sampling, context)
 
     def find(self, chat: VideoChat, key: str) -> PrefilledVideo | None:
         """Return the video of a key for a chat with the model and the method that made it.
@@ -174,7 +253,7 @@ class VideoStore:
         """
         with self._turn(key):
             state = self._find(chat, key)
-        return None if state is None else PrefilledVideo(chat=chat, **vars(state))
+        return None if state is None else _found(chat, state)
 
     def entries(self) -> list[StoredVideo]:
         """List all videos, the most recently used first."""
@@ -214,16 +293,37 @@ class VideoStore:
         """
         return [] if self._folder is None else self._folder.problems()
 
-    def _key(
+    def _steps(self, shown: Any, sampling: Sampling) -> list["_Step | Turn"]:
+        """Return videos with their digests, and turns, in order."""
+        steps: list[_Step | Turn] = []
+        for step in shown_in_order(shown):
+            if isinstance(step, tuple):
+                steps.append(step)
+                continue
+            video = as_video(step, **vars(sampling))
+            path = video.path if isinstance(video, Video) else os.fspath(video)
+            steps.append(_Step(video, path, content_digest(video)))
+        return steps
+
+    def _keys(
         self,
         chat: VideoChat,
-        video: Video | str | PathLike[str],
-        content: str,
+        steps: Sequence["_Step | Turn"],
         sampling: Sampling,
         context: str,
-    ) -> str:
-        used = None if isinstance(video, Video) else sampling  # frames are sampled already
-        return video_key(chat, content, used, context, self._kv_dtype)
+    ) -> list[str]:
+        messages: Messages = ()
+        contents, turns, keys = list[tuple[str, Sampling | None]](), list[Turn](), list[str]()
+        for place, step in enumerate(steps, 1):
+            if not isinstance(step, _Step):
+                turns.append(step)
+                continue
+            # Frames are sampled already.
+            contents.append((step.content, None if isinstance(step.video, Video) else sampling))
+            messages = opening(messages, turns, context if place == len(steps) else "")
+            keys.append(video_key(chat, contents, messages, self._kv_dtype))
+            turns = []
+        return keys
 
     def _turn(self, key: str) -> Any:
         """Return the lock of one key: two threads do not watch or load the same video at once."""
@@ -281,3 +381,8 @@ class VideoStore:
         except WriteError as error:  # watching was paid for, and the answer is wanted
             text = f"{error} The video is not on the disk, and will be watched again some day."
             warnings.warn(text, StoreWarning, stacklevel=4)
+
+
+def _found(chat: VideoChat, state: PrefillState) -> PrefilledVideo:
+    found = Found(len(state.sources), len(state.ids))
+    return PrefilledVideo(chat=chat, found=found, **vars(state))

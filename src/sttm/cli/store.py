@@ -65,7 +65,7 @@ def ls(folder: FolderArgument, json: JsonOption = False) -> None:
     rows = [
         (
             e.key[:_SHOWN],
-            e.name or "(frames)",
+            (e.name or "(frames)") + (f" (behind {e.videos - 1} more)" if e.videos > 1 else ""),
             e.method or "all tokens",
             f"{e.tokens_in} -> {e.tokens_out} ({percent(e.tokens_out / e.tokens_in)})",
             in_words(e.bytes),

@@ -1,6 +1,7 @@
 """From a request for a chat completion to its answer."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -8,15 +9,16 @@ from typing import Any
 import torch
 
 from sttm.chat import VideoStore
+from sttm.chat.prompt import Turn
 from sttm.chat.stepping import prompt_of
 from sttm.server.config import MIB, ServerConfig
 from sttm.server.errors import bad_request, busy
 from sttm.server.metrics import Metrics
-from sttm.server.openai_schema import ChatRequest, Usage, read_talk, refuse_model
+from sttm.server.openai_schema import ChatRequest, Talk, Usage, read_talk, refuse_model
 from sttm.server.sampling import SamplingParams
 from sttm.server.scheduler import Generation, Piece, Scheduler
 from sttm.server.uploads import FILE_PREFIX, Uploads
-from sttm.server.video_inputs import VideoInputs
+from sttm.server.video_inputs import VideoFile, VideoInputs
 from sttm.server.views import Views
 from sttm.server.watching import Chats, Watched, Watcher
 from sttm.video import Sampling
@@ -70,11 +72,12 @@ class Service:
             start = time.perf_counter()
             wanted = request.sttm
             chat = await asyncio.to_thread(self._chats.get, wanted.keep, talk.system, wanted.method)
-            file = await self._inputs.find(talk.url)
-            watched = await self.watcher.watch(chat, file, **sampling)
-            if talk.url.startswith(FILE_PREFIX):
-                frames = Sampling(**sampling)
-                await asyncio.to_thread(self.uploads.note_video, talk.url, watched.key, frames)
+            opening = await self._find(talk)
+            watched = await self.watcher.watch(chat, opening, **sampling)
+            for url, key in zip(talk.urls, watched.keys, strict=True):
+                if url.startswith(FILE_PREFIX):
+                    frames = Sampling(**sampling)
+                    await asyncio.to_thread(self.uploads.note_video, url, key, frames)
             ids = await asyncio.to_thread(prompt_of, watched.video, talk.history, talk.question)
             self._check_prompt(watched, ids, params)
         except BaseException:
@@ -100,6 +103,32 @@ class Service:
     def leave(self) -> None:
         """Count one answer less; `Reply` does."""
         self._open -= 1
+
+    async def _find(self, talk: Talk) -> list[VideoFile | Turn]:
+        """Find the videos of a conversation.
+
+        Raises:
+            ApiError: there are too many, or see `VideoInputs.find`.
+        """
+        most = self.config.limits.videos
+        if len(talk.urls) > most:
+            raise bad_request(
+                f"messages: got {len(talk.urls)} videos, expected at most {most}. Begin a new "
+                "conversation.",
+                "messages",
+                "too_many_videos",
+            )
+        with contextlib.ExitStack() as stack:
+            opening: list[VideoFile | Turn] = []
+            for step in talk.opening:
+                if isinstance(step, str):
+                    file = await self._inputs.find(step)
+                    stack.callback(file.delete)
+                    opening.append(file)
+                else:
+                    opening.append(step)
+            stack.pop_all()
+        return opening
 
     def _sampling(self, request: ChatRequest) -> dict[str, Any]:
         config, wanted = self.config, request.sttm
@@ -153,12 +182,20 @@ class Service:
 
     def _count(self, watched: Watched) -> None:
         video, metrics = watched.video, self.metrics
-        metrics.videos.labels(watched.found).inc()
-        if watched.found != "watched":
-            metrics.saved.inc(len(video.ids))
+        if not watched.keys:
             return
-        metrics.video_tokens.labels("in").inc(video.tokens_in)
-        metrics.video_tokens.labels("out").inc(video.tokens_out)
+        metrics.videos.labels(watched.found).inc()
+        metrics.saved.inc(len(video.ids) if watched.found == "joined" else video.found.tokens)
+        if watched.found != "watched":
+            return
+        fresh = video.reports[video.found.videos :]
+        metrics.video_tokens.labels("in").inc(sum(r.tokens_in for r in fresh))
+        metrics.video_tokens.labels("out").inc(sum(r.tokens_out for r in fresh))
+        if video.found.videos:  # the times are those of all videos together
+            return
+        if not fresh:  # all tokens were kept
+            metrics.video_tokens.labels("in").inc(video.tokens_in)
+            metrics.video_tokens.labels("out").inc(video.tokens_out)
         for stage, seconds in vars(video.timings).items():
             metrics.stages.labels(stage).observe(seconds)
 
@@ -217,7 +254,7 @@ class Reply:
                 if self._first is None:
                     self._first = time.perf_counter()
                     self._service.metrics.ttft.observe(self._first - self._start)
-                cached = piece.known if self._watched.cached else 0
+                cached = min(piece.known, self._watched.video.found.tokens)
                 self.usage = Usage(self.usage.prompt, cached, piece.tokens)
                 if piece.text or piece.reason:
                     yield piece
@@ -246,16 +283,16 @@ class Reply:
         stages = {name: 1e3 * seconds for name, seconds in vars(video.timings).items()}
         stages |= {"first_token": 1e3 * (first - self._asked), "answer": 1e3 * (now - self._asked)}
         return {
-            "video_id": self._watched.key,
+            "video_id": self._watched.keys[-1] if self._watched.keys else None,
             "cached": self._watched.cached,
             "tokens_in": video.tokens_in,
             "tokens_out": video.tokens_out,
             "retention": round(video.retention, 4),
-            "frames": len(video.source.timestamps),
-            "duration_s": round(video.source.duration, 3),
+            "frames": sum(len(source.timestamps) for source in video.sources),
+            "duration_s": round(sum(source.duration for source in video.sources), 3),
             "ttft_ms": round(1e3 * (first - self._start), 3),
             "stages_ms": {name: round(value, 3) for name, value in stages.items()},
-            "warnings": list(video.source.warnings),
+            "warnings": [text for source in video.sources for text in source.warnings],
         }
 
     def _emit(self, piece: Piece) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sttm.chat.prompt import Turn
 from sttm.server.errors import ApiError, bad_request
 
 _URL_SHOWN = 80  # characters of a URL that a message repeats
@@ -144,19 +145,25 @@ class ChatRequest(_Lenient):
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation about one video.
+    """A conversation about videos, or in words alone.
 
     Args:
         system: the system prompt; None for the model's own.
-        url: where the video is.
-        history: earlier (question, answer) pairs.
+        opening: up to the last video: where videos are, and the (question, answer) pairs between
+            them.
+        history: the pairs behind the last video.
         question: the new question.
     """
 
     system: str | None
-    url: str
-    history: tuple[tuple[str, str], ...]
+    opening: tuple[str | Turn, ...]
+    history: tuple[Turn, ...]
     question: str
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the videos are, in the order in which they are shown."""
+        return [step for step in self.opening if isinstance(step, str)]
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -177,10 +184,13 @@ def parse_request(body: bytes) -> ChatRequest:
 
 
 def read_talk(messages: Sequence[Message]) -> Talk:
-    """Read a conversation about one video off its messages.
+    """Read a conversation off its messages.
+
+    Videos of a message stand in front of its text. One that was shown before is not shown again:
+    front ends repeat them.
 
     Raises:
-        ApiError: no video, several, one that comes late, or turns out of order.
+        ApiError: turns out of order, a video in a message that is not the user's, or no question.
     """
     system = [_text(m) for m in messages if m.role in ("system", "developer")]
     turns = [m for m in messages if m.role in ("user", "assistant")]
@@ -191,21 +201,23 @@ def read_talk(messages: Sequence[Message]) -> Talk:
             "turn, the first and the last of the user. Join messages of one role.",
             "messages",
         )
-    videos = [_videos(m) for m in turns]
-    urls = dict.fromkeys(url for found in videos for url in found)
-    if len(urls) != 1 or len(videos[0]) != 1:
-        got = "a video in a later message" if len(urls) == 1 else f"{len(urls)} videos"
+    if any(_videos(m) for m in messages if m.role != "user"):
         raise bad_request(
-            f"messages: got {got}, expected one video_url part in the first message of the user: "
-            "a conversation is about one video. Begin another conversation for another video.",
+            "messages: got a video in a message of the system or the assistant, expected videos in "
+            "those of the user.",
             "messages",
-            "one_video_expected",
         )
     texts = [_text(m) for m in turns]
     if not texts[-1].strip():
         raise bad_request("messages: got no question, expected text in the last one.", "messages")
-    history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
-    return Talk("\n".join(system) if system else None, next(iter(urls)), history, texts[-1])
+    pairs = [*zip(texts[:-1:2], texts[1::2], strict=True), None]
+    steps: list[str | Turn] = []
+    for message, pair in zip(turns[::2], pairs, strict=True):
+        steps += [url for url in _videos(message) if url not in steps]
+        steps += [] if pair is None else [pair]
+    shown = max((place for place, s in enumerate(steps, 1) if isinstance(s, str)), default=0)
+    history = tuple(step for step in steps[shown:] if not isinstance(step, str))
+    return Talk("\n".join(system) if system else None, tuple(steps[:shown]), history, texts[-1])
 
 
 def _text(message: Message) -> str:

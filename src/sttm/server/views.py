@@ -52,7 +52,7 @@ class Views:
         file, source = self._uploads.of_video(key), video.source
         cells = None
         if video.reports:
-            report = video.reports[0]
+            report = video.reports[-1]
             with contextlib.suppress(ConfigError):
                 cells = page_data(report.plan, report.grid, source.timestamps)
         return {
@@ -101,7 +101,7 @@ class Views:
                 "nothing to draw. Keep less than 100 %.",
                 "not_reduced",
             )
-        report, decoded = video.reports[0], self._decode(key)
+        report, decoded = video.reports[-1], self._decode(key)
         file = self._uploads.of_video(key)
         return page(
             decoded.frames,
@@ -121,7 +121,7 @@ class Views:
 
     def _grid(self, video: PrefilledVideo) -> VideoGrid:
         frames = len(video.source.timestamps)
-        return video.reports[0].grid if video.reports else VideoGrid(frames, 1, 1)
+        return video.reports[-1].grid if video.reports else VideoGrid(frames, 1, 1)
 
     def _decode(self, key: str) -> Video:
         file = self._uploads.of_video(key)

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from sttm.chat import PrefilledVideo, VideoChat, VideoStore
+from sttm.chat.prompt import Turn
 from sttm.errors import ConfigError
 from sttm.methods import Method, list_methods
 from sttm.server.errors import busy
@@ -19,6 +22,7 @@ from sttm.server.video_inputs import VideoFile
 from sttm.video import Video
 
 Keep = float | int
+Opening = Sequence[VideoFile | Turn]
 Found = Literal["store", "watched", "joined"]
 _WATCHERS = 2  # one decodes while the other has the model
 _FINDERS = 4
@@ -99,23 +103,23 @@ class Chats:
 
 @dataclass(frozen=True)
 class Watched:
-    """A video that can be asked.
+    """Videos that can be asked, or a conversation in words alone.
 
     Args:
-        video: in the model's cache.
-        key: names it in the store.
-        found: whether the store had it, it was watched for this request, or for another one that
-            came shortly before.
+        video: what is in the model's cache.
+        keys: name in the store what ends with the first video, the second, and so on.
+        found: whether the store had all of it, it was watched for this request, or for another one
+            that came shortly before.
     """
 
     video: PrefilledVideo
-    key: str
+    keys: Sequence[str]
     found: Found
 
     @property
     def cached(self) -> bool:
-        """Whether it was there before the request."""
-        return self.found == "store"
+        """Whether all of it was there before the request."""
+        return bool(self.keys) and self.found == "store"
 
 
 @dataclass(eq=False)
@@ -149,26 +153,32 @@ class Watcher:
         """Videos that are being watched or wait for it."""
         return sum(job.watching is not None for job in self._jobs.values())
 
-    async def watch(self, chat: VideoChat, file: VideoFile, **sampling: Any) -> Watched:
-        """Find a video or watch it; requests for one video share the work.
+    async def watch(self, chat: VideoChat, opening: Opening, **sampling: Any) -> Watched:
+        """Find videos or watch them; requests for the same share the work.
 
         Args:
             chat: that watches.
-            file: the video; deleted behind it if it is temporary.
+            opening: videos, with (question, answer) pairs between them; those that are temporary
+                are deleted behind it. Nothing: a conversation in words alone.
             sampling: see `VideoChat.watch`.
 
         Raises:
             ApiError: too many videos wait.
-            VideoError: it cannot be decoded.
+            VideoError: one cannot be decoded.
         """
         with contextlib.ExitStack() as stack:
-            stack.callback(file.delete)
-            key = await self._find(self._store.key, chat, file.path, **sampling)
+            stack.callback(_delete, opening)
+            shown = [step.path if isinstance(step, VideoFile) else step for step in opening]
+            if not shown:
+                return Watched(await self._find(chat.watch, []), (), "watched")
+            keys = await self._find(self._store.keys, chat, shown, **sampling)
+            key = keys[-1]
             job = self._jobs.get(key)
             is_new = job is None
             if job is None:
-                job = self._start(key, chat, file, sampling)
-                stack.pop_all()  # the job deletes the file
+                work = functools.partial(self._work, chat, shown, sampling)
+                job = self._start(keys, chat, work, functools.partial(_delete, opening))
+                stack.pop_all()  # the job deletes the files
         job.waiting += 1
         try:
             watched = await asyncio.shield(job.task)
@@ -185,38 +195,51 @@ class Watcher:
     async def _find(self, find: Callable[..., Any], *args: Any, **more: Any) -> Any:
         return await asyncio.wrap_future(self._finders.submit(find, *args, **more))
 
-    def _start(self, key: str, chat: VideoChat, file: VideoFile, sampling: Any) -> _Job:
+    def _start(
+        self,
+        keys: Sequence[str],
+        chat: VideoChat,
+        work: Callable[[], PrefilledVideo],
+        behind: Callable[[], None],
+    ) -> _Job:
+        key = keys[-1]
         job = self._jobs[key] = _Job()
 
         def finish(_: object) -> None:
-            file.delete()
+            behind()
             if self._jobs.get(key) is job:
                 del self._jobs[key]
 
-        job.task = asyncio.create_task(self._obtain(key, job, chat, file, sampling))
+        job.task = asyncio.create_task(self._obtain(keys, job, chat, work))
         job.task.add_done_callback(finish)
         return job
 
     async def _obtain(
-        self, key: str, job: _Job, chat: VideoChat, file: VideoFile, sampling: Any
+        self, keys: Sequence[str], job: _Job, chat: VideoChat, work: Callable[[], PrefilledVideo]
     ) -> Watched:
-        found = await self._find(self._store.find, chat, key)
+        found = await self._find(self._store.find, chat, keys[-1])
         if found is not None:
-            return Watched(found, key, "store")
+            return Watched(found, keys, "store")
         if self.open >= self._most:
             raise busy("video to watch", _RETRY_SECONDS)
-        job.watching = self._watchers.submit(self._work, chat, file, sampling)
-        self._give_up(key, job)  # they may have left while it was looked up
-        return Watched(await asyncio.wrap_future(job.watching), key, "watched")
+        job.watching = self._watchers.submit(work)
+        self._give_up(keys[-1], job)  # they may have left while it was looked up
+        return Watched(await asyncio.wrap_future(job.watching), keys, "watched")
 
     def _give_up(self, key: str, job: _Job) -> None:
         """Leave a video that nobody waits for, unless it was begun: then others may ask later."""
         if not job.waiting and job.watching is not None and job.watching.cancel():
             self._jobs.pop(key, None)
 
-    def _work(self, chat: VideoChat, file: VideoFile, sampling: Any) -> PrefilledVideo:
+    def _work(self, chat: VideoChat, shown: Sequence[Path | Turn], sampling: Any) -> PrefilledVideo:
         with _beside_answers(chat.model.device):
-            return self._store.watch(chat, file.path, **sampling)
+            return self._store.watch(chat, shown, **sampling)
+
+
+def _delete(opening: Opening) -> None:
+    for step in opening:
+        if isinstance(step, VideoFile):
+            step.delete()
 
 
 def _beside_answers(device: torch.device) -> Any:
