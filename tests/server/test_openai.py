@@ -243,7 +243,8 @@ def test_a_seed_repeats_a_draw(serve: Serve, samples: list[Sample]) -> None:
     [
         ({"model": "gpt-4"}, 404, "model_not_found", "got 'gpt-4', expected 'nano'"),
         ({"n": 2}, 400, "unsupported_parameter", "n: got 2"),
-        ({"tools": [{}]}, 400, "unsupported_parameter", "tools"),
+        ({"tool_choice": "required"}, 400, "unsupported_parameter", "tool_choice: got 'required'"),
+        ({"function_call": {"name": "f"}}, 400, "unsupported_parameter", "function_call"),
         ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_"),
         ({"temperature": 3}, 400, "invalid_value", "temperature: Input should be less than"),
         ({"messages": []}, 400, "invalid_value", "messages"),
@@ -270,6 +271,16 @@ def test_bad_requests(
     got, answer = serve().call("POST", "/v1/chat/completions", body)
     assert (got, answer["error"]["code"]) == (status, code)
     assert said in answer["error"]["message"]
+
+
+def test_tools_may_be_offered(serve: Serve, samples: list[Sample]) -> None:
+    """Front ends offer tools with every question: an answer in words is one to that, too."""
+    sample = samples[0]
+    tools = [{"type": "function", "function": {"name": "get_time", "parameters": {}}}]
+    for choice in ({}, {"tool_choice": "auto"}):
+        status, body = serve().ask(sample.url, sample.question, tools=tools, **choice)
+        assert status == 200
+        assert body["choices"][0]["message"]["content"] == sample.answer
 
 
 def test_what_is_not_there(serve: Serve) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +38,7 @@ class PrefilledVideo(PrefillState):
     """
 
     chat: "VideoChat"
-    found: Found = Found()
+    found: Found = field(default_factory=Found)
 
     @property
     def entries(self) -> tuple[int | None, ...]:

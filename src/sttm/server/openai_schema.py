@@ -103,8 +103,8 @@ class ChatRequest(_Lenient):
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     n: int | None = None
     logprobs: bool | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    function_call: str | dict[str, Any] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
@@ -126,8 +126,9 @@ class ChatRequest(_Lenient):
         unserved = {
             "n": self.n not in (None, 1),
             "logprobs": bool(self.logprobs),
-            "tools": bool(self.tools),
-            "functions": bool(self.functions),
+            # Tools may be offered; that none is called is an answer, unless one has to be.
+            "tool_choice": self.tool_choice not in (None, "none", "auto"),
+            "function_call": self.function_call not in (None, "none", "auto"),
             "presence_penalty": bool(self.presence_penalty),
             "frequency_penalty": bool(self.frequency_penalty),
             "logit_bias": bool(self.logit_bias),
