@@ -9,7 +9,7 @@ import torch
 
 import sttm
 from sttm.chat import PrefilledVideo, VideoStream
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.errors import ConfigError, IncompatibleTransformersError, UnsupportedModelError
 
 from .tiny import bundle, clip
 
@@ -17,8 +17,10 @@ METHOD = sttm.STTM(spatial_threshold=0.0, temporal_threshold=0.3)
 QUESTIONS = ("Which digit appears?", "What colour is it?")
 
 
-def open_chat(method: sttm.Method | None = METHOD, **options: Any) -> sttm.VideoChat:
-    tiny = bundle("llava_onevision")
+def open_chat(
+    method: sttm.Method | None = METHOD, name: str = "llava_onevision", **options: Any
+) -> sttm.VideoChat:
+    tiny = bundle(name)
     return sttm.VideoChat(tiny.model, tiny.processor, method, **options)
 
 
@@ -39,16 +41,18 @@ def assert_same(streamed: PrefilledVideo, whole: PrefilledVideo) -> None:
 @pytest.mark.parametrize("positions", ["survived", "reassigned"])
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
 def test_the_cache_and_its_answers_are_those_of_watch(
-    layer: int, positions: str, window: int | None
+    name: str, layer: int, positions: str, window: int | None
 ) -> None:
-    chat = open_chat(layer=layer, positions=positions, system="Be brief.")
+    """Qwen's tokens are of two frames each: an odd one waits, and is asked about filled up."""
+    chat = open_chat(name=name, layer=layer, positions=positions, system="Be brief.")
     frames = clip(9)
     stream = chat.stream(window=window, context="Two subtitles were spoken. ")
     for start, end in ((0, 1), (1, 5), (5, 9)):
         stream.push(frames[start:end])
         whole = chat.watch(frames[:end], context="Two subtitles were spoken. ")
-        assert stream.tokens_out == whole.tokens_out
+        assert stream.watched().tokens_out == whole.tokens_out
         assert_same(stream.watched(), whole)
         for question in QUESTIONS:
             answer = stream.ask(question, max_new_tokens=4)
@@ -58,8 +62,9 @@ def test_the_cache_and_its_answers_are_those_of_watch(
     assert stream.tokens_out < stream.tokens_in
 
 
-def test_questions_leave_the_stream_alone(tmp_path: Path) -> None:
-    chat = open_chat(layer=1)
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_questions_leave_the_stream_alone(name: str, tmp_path: Path) -> None:
+    chat = open_chat(name=name, layer=1)
     asked, silent = chat.stream(window=3), chat.stream(window=3)
     for frame in np.split(clip(8), 8):
         asked.push(frame)
@@ -127,12 +132,40 @@ def test_too_many_open_tokens_are_closed_early() -> None:
     assert stream.ask("Where?", max_new_tokens=2).ids
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "internvl"])
 def test_other_prompts_are_refused(name: str) -> None:
     tiny = bundle(name)
     chat = sttm.VideoChat(tiny.model, tiny.processor, METHOD)
     with pytest.raises(UnsupportedModelError, match="for a stream, expected a model"):
         chat.stream().push(clip(4))
+
+
+def test_frames_of_another_size_are_refused() -> None:
+    wide, odd = np.zeros((2, 12, 20, 3), np.uint8), np.zeros((1, 12, 12, 3), np.uint8)
+    for first, then, unit in ((clip(2), wide, "tokens"), (odd, wide, "pixels")):
+        stream = open_chat(name="qwen2_5_vl").stream()
+        stream.push(first)
+        with pytest.raises(ConfigError, match=rf"frames: got \d+x\d+ {unit} a frame behind"):
+            stream.push(then)
+
+
+def test_a_model_that_places_longer_videos_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = open_chat(name="qwen2_5_vl")
+    stream = chat.stream()
+    stream.push(clip(4))
+    kind = type(chat.adapter.base)
+    place = kind.get_vision_position_ids
+
+    def placed(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        ids: torch.Tensor = place(self, *args, **kwargs)
+        ids[1, 9:] += 1  # the rows of the second step
+        return ids
+
+    monkeypatch.setattr(kind, "get_vision_position_ids", placed)
+    with pytest.raises(IncompatibleTransformersError, match="moves more than the time"):
+        stream.watched()
 
 
 def test_bad_input_is_refused() -> None:

@@ -14,10 +14,11 @@ from sttm.chat.prompt import model_inputs, open_prompt, opening
 from sttm.chat.records import Answer, Source, Timings
 from sttm.errors import ConfigError
 from sttm.methods import STTM
+from sttm.models.growing_positions import GrowingPositions
 from sttm.models.halves import PromptEmbedder, SplitDecoder
 from sttm.models.timing import now
 from sttm.streaming import check_streamable
-from sttm.video import Sampling, Video
+from sttm.video import Sampling
 from sttm.video.decode import video_of_frames
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ class VideoStream:
         self._method, self._window = method, window
         self._sampling, self._context = Sampling(fps=fps), context
         self._embed = PromptEmbedder(chat.adapter)
-        self._decoder = SplitDecoder(chat.adapter, layer, chat.positions)
+        SplitDecoder(chat.adapter, layer, chat.positions)  # refuses what cannot be split
+        self._layer = layer
+        # Frames of a time step; absent where a token is of one frame.
+        self._step = int(getattr(chat.processor.video_processor, "temporal_patch_size", 1))
+        self._waiting: np.ndarray[Any, Any] | None = None  # frames of a step that is not complete
         self._prompt: GrowingPrompt | None = None
         self._timestamps: list[float] = []
         self._timings = Timings()
@@ -69,7 +74,7 @@ class VideoStream:
 
     @property
     def tokens_in(self) -> int:
-        """Video tokens so far."""
+        """Video tokens so far, of complete time steps."""
         return 0 if self._prompt is None else self._prompt.tokens_in
 
     @property
@@ -97,10 +102,17 @@ class VideoStream:
             )
         self._watched = None
         with self.chat.lock:
-            for start in range(0, len(frames), PIECE):
-                piece = slice(start, start + PIECE)
-                self._push(video_of_frames(video.frames[piece], self._sampling))
-                self._timestamps += timestamps[piece]
+            shown = video.frames
+            if self._waiting is not None:
+                if self._waiting.shape[1:] != shown.shape[1:]:
+                    raise _other_size(shown.shape[2:0:-1], self._waiting.shape[2:0:-1], "pixels")
+                shown = np.concatenate([self._waiting, shown])
+            whole = len(shown) - len(shown) % self._step
+            for start in range(0, whole, PIECE * self._step):
+                end = min(start + PIECE * self._step, whole)
+                self._prompt = self._push(shown[start:end], self._prompt)
+            self._waiting = shown[whole:] if whole < len(shown) else None
+            self._timestamps += timestamps
 
     def ask(self, question: str, **generate: Any) -> Answer:
         """Ask about all frames so far; see :meth:`PrefilledVideo.ask`."""
@@ -112,17 +124,23 @@ class VideoStream:
         Raises:
             ConfigError: there were no frames.
         """
-        if self._prompt is None:
+        if not self._timestamps:
             raise ConfigError("watched: got a stream without frames, expected push() first.")
         with self.chat.lock:
             if self._watched is None:
-                self._watched = self._prefill_rest(self._prompt)
+                prompt, timings = self._prompt, self._timings
+                if self._waiting is not None:  # as a video that ends here is filled up
+                    prompt = None if prompt is None else prompt.fork()
+                    prompt = self._push(self._waiting, prompt)
+                assert prompt is not None
+                self._watched = self._prefill_rest(prompt)
+                self._timings = timings
             return self._watched
 
     @torch.no_grad()
-    def _push(self, video: Video) -> None:
-        """Encode some frames, and prefill what they close."""
-        chat = self.chat
+    def _push(self, frames: np.ndarray[Any, Any], prompt: GrowingPrompt | None) -> GrowingPrompt:
+        """Encode some frames, and prefill what they close; return the prompt, which is begun."""
+        chat, video = self.chat, video_of_frames(frames, self._sampling)
         start = now(chat.model.device)
         prefix, tensors = open_prompt(
             chat.processor, video, chat.system, opening((), (), self._context)
@@ -133,17 +151,24 @@ class VideoStream:
         encoded = now(chat.model.device)
         with chat.reducing(None, chat.positions):
             embeddings, span = self._embed(inputs, features)
-            if self._prompt is None:
-                opened = OpenedPrompt(prefix, inputs["input_ids"][0].cpu(), embeddings, span)
-                self._prompt = GrowingPrompt(
-                    opened, self._decoder, self._method, self._window, chat.positions
+            if prompt is None:
+                places = GrowingPositions(chat.adapter, inputs, span, has_axes=self._embed.has_axes)
+                ids = inputs["input_ids"][0].cpu()
+                opened = OpenedPrompt(prefix, ids, embeddings, span, places)
+                decoder = SplitDecoder(chat.adapter, self._layer, chat.positions)
+                prompt = GrowingPrompt(opened, decoder, self._method, self._window, chat.positions)
+            here, before = span.video.grid, prompt.opened.span.video.grid
+            if (here.width, here.height) != (before.width, before.height):
+                raise _other_size(
+                    (here.width, here.height), (before.width, before.height), "tokens"
                 )
-            self._prompt.push(embeddings[span.index])
+            prompt.push(embeddings[span.index])
         self._timings = Timings(
             process=self._timings.process + processed - start,
             encode=self._timings.encode + encoded - processed,
             prefill=self._timings.prefill + now(chat.model.device) - encoded,
         )
+        return prompt
 
     @torch.no_grad()
     def _prefill_rest(self, prompt: GrowingPrompt) -> PrefilledVideo:
@@ -151,7 +176,7 @@ class VideoStream:
         chat, opened = self.chat, prompt.opened
         start = now(chat.model.device)
         with chat.reducing(None, chat.positions):
-            cache = prompt.finished()
+            cache, following = prompt.finished()
         seconds = self._timings.prefill + now(chat.model.device) - start
         ids = opened.grown(opened.ids, prompt.tokens_in)
         last = self._timestamps[-1] + 1 / self._sampling.fps
@@ -160,7 +185,7 @@ class VideoStream:
             cache=cache,
             ids=ids,
             prefix=replace(opened.prefix, head=opened.grown(opened.prefix.head, prompt.tokens_in)),
-            next_position=len(ids),
+            next_position=following,
             layer=chat.layer,
             positions=chat.positions,
             method=method_key(chat.method),
@@ -169,3 +194,11 @@ class VideoStream:
             sources=(Source("", last - self._timestamps[0], tuple(self._timestamps)),),
             timings=replace(self._timings, prefill=seconds),
         )
+
+
+def _other_size(got: Sequence[int], expected: Sequence[int], unit: str) -> ConfigError:
+    return ConfigError(
+        f"frames: got {got[0]}x{got[1]} {unit} a frame behind {expected[0]}x{expected[1]}, "
+        "expected as many. Begin another stream, or scale them; a processor that spends a budget "
+        "of pixels on a whole video needs as many frames at a time."
+    )

@@ -35,6 +35,11 @@ class PromptEmbedder:
         self._fed = api.FedEmbeddings(adapter.text)
         self._base = _shallow(adapter.base, {names[0]: self._fed})
 
+    @property
+    def has_axes(self) -> bool:
+        """Whether the latest prompt's positions have axes; if not they are places."""
+        return self._fed.positions is not None
+
     def __call__(
         self, inputs: Mapping[str, torch.Tensor], features: Any
     ) -> tuple[torch.Tensor, VideoSpan]:
@@ -48,7 +53,7 @@ class PromptEmbedder:
             ``(n, C)`` embeddings, and the video's place among them.
 
         Raises:
-            UnsupportedModelError: there is text between the frames, or positions have axes.
+            UnsupportedModelError: there is text between the frames.
         """
         videos = noted_videos(features) or []
         spans = self.adapter.spans(inputs[api.INPUT_IDS].cpu(), videos, inputs)[0]
@@ -57,10 +62,7 @@ class PromptEmbedder:
         signature = api.Signature.of(self.adapter.base)
         accepted = {name: value for name, value in inputs.items() if name in signature}
         handed = api.features_argument(self.adapter.modality, features)
-        embedded = api.text_hidden(self._base(**accepted, **handed))[0]
-        if self._fed.positions is not None:
-            raise _not_streamable(self.adapter, "whose positions are places in the sequence")
-        return embedded, spans[0]
+        return api.text_hidden(self._base(**accepted, **handed))[0], spans[0]
 
 
 class SplitDecoder:
@@ -106,7 +108,7 @@ class SplitDecoder:
         return new
 
     def feed_lower(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Feed tokens ``(n, C)`` at ``(n,)`` positions to the layers in front of the reduction."""
+        """Feed tokens ``(n, C)`` at ``(axes, n)`` positions to the layers below the reduction."""
         if not self.layer:
             return hidden
         return self._feed(self._halves[0], self.lower, hidden, positions)
@@ -149,7 +151,9 @@ class SplitDecoder:
             **{
                 api.INPUTS_EMBEDS: hidden[None],
                 api.ATTENTION_MASK: hidden.new_ones(1, seen, dtype=torch.long),
-                api.POSITION_IDS: positions[None].to(hidden.device),
+                api.POSITION_IDS: (positions if len(positions) == 1 else positions[:, None]).to(
+                    hidden.device
+                ),
                 "use_cache": True,
             },
             **api.cache_argument(self.adapter.text, cache),
@@ -169,5 +173,5 @@ def _shallow(module: torch.nn.Module, parts: Mapping[str, Any]) -> Any:
 def _not_streamable(adapter: Adapter, expected: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"got {type(adapter.model).__name__} for a stream, expected a model {expected}, such as "
-        "LLaVA-OneVision. Use VideoChat.watch() on the recorded video."
+        "LLaVA-OneVision or Qwen2.5-VL. Use VideoChat.watch() on the recorded video."
     )

@@ -36,6 +36,7 @@ DEEPSTACK = "deepstack_visual_embeds"
 # Arguments of the encoders.
 PIXELS: Mapping[Modality, str] = {"video": "pixel_values_videos", "image": "pixel_values"}
 VIDEO_GRID = "video_grid_thw"
+ROPE_INDEX = "get_rope_index"
 CHUNK_LENGTHS = "cu_seqlens"
 # Fields of outputs.
 LAST_HIDDEN_STATE = "last_hidden_state"
@@ -243,6 +244,25 @@ def handed_features(call: Mapping[str, Any], modality: Modality) -> Any:
     if not isinstance(given, Mapping):
         raise mismatch(f"{ENCODER_OUTPUTS} as {type(given).__name__}", "a dict by modality")
     return given.get(modality)
+
+
+def rope_index(base: Any, arguments: Mapping[str, Any]) -> torch.Tensor:
+    """Return the positions ``(axes, B, N)`` that a model with axes gives a prompt by itself.
+
+    Args:
+        base: the model without its head.
+        arguments: of a call about the prompt, by name; those that say nothing of it are left out.
+
+    Raises:
+        IncompatibleTransformersError: it does not tell, or not from these arguments.
+    """
+    signature = Signature.of(base, ROPE_INDEX)
+    given = {name: value for name, value in arguments.items() if name in signature}
+    try:
+        positions: torch.Tensor = getattr(base, ROPE_INDEX)(**given)[0]
+    except TypeError as error:
+        raise mismatch(f"{signature} that does not take {', '.join(given)}", "these") from error
+    return positions
 
 
 def is_packed(call: Mapping[str, Any]) -> bool:

@@ -1,0 +1,97 @@
+"""The rotary positions of a prompt whose video grows, as the model itself would give them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sttm.models import transformers_api as api
+from sttm.models.adapter import Adapter, VideoSpan
+
+
+class GrowingPositions:
+    """Positions of a prompt with one video in one run, for any number of time steps.
+
+    Of a video with axes only the first one, time, moves from step to step. It is read off a video
+    of one token per step, so that what a step costs does not grow with the frames' tokens.
+
+    Args:
+        adapter: the model's family.
+        inputs: the model's arguments for a prompt with the first steps, without pixels.
+        span: the video's place in it.
+        has_axes: whether positions have axes; if not they are places in the sequence.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        inputs: Mapping[str, torch.Tensor],
+        span: VideoSpan,
+        *,
+        has_axes: bool,
+    ) -> None:
+        self._base, self._grid = adapter.base, span.video.grid
+        self.head = int(span.index[0])
+        length = inputs[api.INPUT_IDS].shape[1]
+        self._end = int(span.index[-1]) + 1
+        self._tail = length - self._end
+        self._inputs = {name: value.cpu() for name, value in inputs.items()} if has_axes else None
+        self._length = length
+        self._times = torch.empty(0, dtype=torch.long)
+        self._cells = torch.empty(1, 0, dtype=torch.long)
+        if has_axes:
+            first = self.whole(1)[:, self.head : self.head + self._grid.tokens_per_frame]
+            self._cells = first
+
+    def whole(self, steps: int) -> torch.Tensor:
+        """Return the positions ``(axes, n)`` of the whole prompt; without axes there is one."""
+        return self._of(steps, self._grid.height, self._grid.width)
+
+    def video(self, tokens: torch.Tensor, steps: int) -> torch.Tensor:
+        """Return the positions ``(axes, n)`` of some video tokens ``(n,)``, counted from 0.
+
+        Args:
+            tokens: of the video.
+            steps: time steps of the video so far.
+        """
+        if self._inputs is None:
+            return self.head + tokens[None]
+        if len(self._times) < steps:
+            line = self._of(steps, 1, 1)[0, self.head : self.head + steps]
+            self._times = line - line[0]
+        patches = self._grid.tokens_per_frame
+        found = self._cells[:, tokens % patches].clone()
+        found[0] += self._times[tokens // patches]
+        return found
+
+    def check(self, steps: int) -> torch.Tensor:
+        """Return `whole`, once it is known to be what `video` gave.
+
+        Raises:
+            IncompatibleTransformersError: the model places a longer video otherwise.
+        """
+        whole, count = self.whole(steps), steps * self._grid.tokens_per_frame
+        given = self.video(torch.arange(count), steps)
+        if not torch.equal(whole[:, self.head : self.head + count], given):
+            raise api.mismatch(
+                f"{type(self._base).__name__} that moves more than the time of a longer video",
+                "the first axis to move alone",
+            )
+        return whole
+
+    def _of(self, steps: int, height: int, width: int) -> torch.Tensor:
+        count = steps * height * width
+        if self._inputs is None:
+            return torch.arange(self.head + count + self._tail)[None]
+        named = {name: self._stretched(value, count) for name, value in self._inputs.items()}
+        grid: Any = named[api.VIDEO_GRID].clone()
+        patches = grid[0, 1:] // grid.new_tensor([self._grid.height, self._grid.width])
+        grid[0] = torch.cat([grid.new_tensor([steps]), patches * grid.new_tensor([height, width])])
+        return api.rope_index(self._base, {**named, api.VIDEO_GRID: grid})[:, 0]
+
+    def _stretched(self, value: torch.Tensor, count: int) -> torch.Tensor:
+        """Give an argument with one value per token a video of so many tokens."""
+        if value.ndim != 2 or value.shape[1] != self._length:
+            return value
+        video = value[:, self.head : self.head + 1].expand(-1, count)
+        return torch.cat([value[:, : self.head], video, value[:, self._end :]], 1)
