@@ -220,6 +220,20 @@ def test_a_recurrent_state_cannot_go_back() -> None:
             talk.resume(torch.cat([first.ids[:-1], first.ids[-1:] + 1, first.ids[-1:]]))
 
 
+def test_behind_another_chats_video(tmp_path: Path) -> None:
+    tiny = bundle("qwen2_5_vl")
+    chat, plain = (sttm.VideoChat(tiny.model, tiny.processor, m) for m in (PairMerge(), None))
+    watched = chat.watch(clip(4))
+    watched.save(tmp_path / "a.sttm")
+    with pytest.raises(ConfigError, match=r"reduced by .* in another chat"):
+        plain.watch(clip(2), behind=watched.conversation())
+    loaded = plain.load(tmp_path / "a.sttm")  # to ask, as any chat without a method may
+    with pytest.raises(ConfigError, match="expected one of this chat, by nothing"):
+        loaded.conversation().watch(clip(2))
+    with pytest.raises(ConfigError, match="got none behind a conversation"):
+        chat.watch([], behind=watched.conversation())
+
+
 def test_messages_of_an_opening() -> None:
     assert opening(((None, "ctx"),), [], "") == ((None, "ctx", None, ""),)
     assert opening((), [("Q", "A")], "c") == (("Q",), ("A",), (None, "c"))

@@ -164,6 +164,8 @@ class VideoChat:
         """
         sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
         steps = shown_in_order(video)
+        if behind is not None and not steps:
+            raise ConfigError("video: got none behind a conversation, expected at least one.")
         if behind is None and (not steps or isinstance(steps[0], tuple)):
             watched = self._begin("" if steps else context)
             behind = watched.conversation()
@@ -234,6 +236,7 @@ class VideoChat:
             context = time_instruction(video) + context
         before, messages = None, opening((), (), context)
         if behind is not None:
+            self._check_own(behind)
             before = behind.video.prefix
             messages = opening(before.messages, behind.turns, context)
         return open_prompt(processor or self.processor, video, self.system, messages, before)
@@ -338,6 +341,16 @@ class VideoChat:
         parts = encoded.inputs.items()
         inputs = {name: part_of(v, len(new), start=known - len(head)) for name, v in parts}
         return ids, inputs, CachedPrompt(cache, known, position)
+
+    def _check_own(self, behind: "Conversation") -> None:
+        """Refuse a conversation about what another chat, or another method, has in its cache."""
+        video, own = behind.video, method_key(self.method)
+        if video.chat is not self or (video.sources and video.method != own):
+            raise ConfigError(
+                f"behind: got a conversation about a video that was reduced by "
+                f"{video.method or 'nothing'}{'' if video.chat is self else ' in another chat'}, "
+                f"expected one of this chat, by {own or 'nothing'}. Watch all videos in one chat."
+            )
 
     def _begin(self, context: str) -> "PrefilledVideo":
         """Prefill the beginning of a conversation without a video."""
