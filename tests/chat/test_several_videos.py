@@ -1,5 +1,6 @@
 """Several videos in one conversation: each is read once, and answers equal those from scratch."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 import sttm
 from sttm.chat import VideoStore
 from sttm.chat.prompt import Messages, opening, render
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.chat.stepping import feed, prompt_of
+from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from tests.models.methods import KeepEvery, PairMerge
 
 from .tiny import FAMILIES, Bundle, bundle, clip
@@ -190,6 +192,74 @@ class TestStore:
                 store.key(chat, [])
 
 
+def test_answers_go_on_while_a_second_video_is_watched() -> None:
+    """What finds out a video's positions stops a forward pass: of its own thread alone."""
+    tiny, found = bundle("qwen2_5_vl"), []
+    with (
+        sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat,
+        ThreadPoolExecutor(1) as other,
+    ):
+        first = chat.watch(clip(6))
+        ids = prompt_of(first, [], FIRST)
+        watching = threading.get_ident()
+
+        def answer(*_: Any) -> None:
+            if threading.get_ident() == watching:
+                found.append(other.submit(feed, first, ids).result().logits)
+
+        handle = chat.adapter.text.register_forward_pre_hook(answer)
+        first.conversation().watch(clip(4, seed=3))
+        handle.remove()
+        assert len(found) == 2
+        assert all(torch.equal(logits, feed(first, ids).logits) for logits in found)
+
+
+class TestBehind:
+    """A conversation that a video follows on."""
+
+    def test_a_failure_changes_nothing(self, tmp_path: Path) -> None:
+        tiny = bundle("qwen2_5_vl")
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            talk = chat.watch(clip(6)).conversation()
+            with pytest.raises(VideoError):
+                talk.watch([(FIRST, "A seven."), tmp_path / "none.mp4"])  # type: ignore[arg-type]
+            assert talk.history == []
+            with pytest.raises(ConfigError, match="got none behind a conversation"):
+                talk.watch([])  # type: ignore[arg-type]
+            shown: Any = [(FIRST, "A seven."), clip(4, seed=3)]
+            both = chat.watch(shown, behind=talk)
+            assert talk.history == []
+            talk.watch(shown)
+            assert talk.history == [(FIRST, "A seven.")] == both.conversation().history
+            assert talk.ask(THEN, max_new_tokens=6).ids == both.ask(THEN, max_new_tokens=6).ids
+
+    def test_of_another_chat(self, tmp_path: Path) -> None:
+        tiny = bundle("qwen2_5_vl")
+        with (
+            sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat,
+            sttm.VideoChat(tiny.model, tiny.processor, sttm.STTM(keep=0.5)) as other,
+            sttm.VideoChat(tiny.model, tiny.processor) as plain,
+        ):
+            talk = chat.watch(clip(6)).conversation()
+            encoded = chat.encode(clip(4), behind=talk)
+            for call in (lambda: other.watch(clip(4), behind=talk), lambda: other.prefill(encoded)):
+                with pytest.raises(ConfigError, match="of another chat"):
+                    call()
+            talk.video.save(tmp_path / "a.sttm")
+            loaded = plain.load(tmp_path / "a.sttm").conversation()
+            with pytest.raises(ConfigError, match="Load them in a chat with pair_merge"):
+                loaded.watch(clip(4))
+
+    def test_words_that_stand_for_a_video(self) -> None:
+        tiny = bundle("qwen2_5_vl")
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            talk = chat.watch(clip(6)).conversation()
+            for turn in (("<|video_pad|>", "A"), ("Q", "<|image_pad|>")):
+                talk.history[:] = [turn]
+                with pytest.raises(ConfigError, match="an earlier message: got '<"):
+                    talk.ask(THEN)
+
+
 @pytest.mark.parametrize(
     ("shown", "error"),
     [
@@ -218,20 +288,6 @@ def test_a_recurrent_state_cannot_go_back() -> None:
         talk = first.conversation()
         with pytest.raises(UnsupportedModelError, match="recurrent state"):
             talk.resume(torch.cat([first.ids[:-1], first.ids[-1:] + 1, first.ids[-1:]]))
-
-
-def test_behind_another_chats_video(tmp_path: Path) -> None:
-    tiny = bundle("qwen2_5_vl")
-    chat, plain = (sttm.VideoChat(tiny.model, tiny.processor, m) for m in (PairMerge(), None))
-    watched = chat.watch(clip(4))
-    watched.save(tmp_path / "a.sttm")
-    with pytest.raises(ConfigError, match=r"reduced by .* in another chat"):
-        plain.watch(clip(2), behind=watched.conversation())
-    loaded = plain.load(tmp_path / "a.sttm")  # to ask, as any chat without a method may
-    with pytest.raises(ConfigError, match="expected one of this chat, by nothing"):
-        loaded.conversation().watch(clip(2))
-    with pytest.raises(ConfigError, match="got none behind a conversation"):
-        chat.watch([], behind=watched.conversation())
 
 
 def test_messages_of_an_opening() -> None:

@@ -66,9 +66,11 @@ class Prefix:
 
         Raises:
             UnsupportedModelError: the template changes earlier text when turns are added.
-            ConfigError: the question is no text, or holds a placeholder of the model.
+            ConfigError: a text is none, or holds a placeholder of the model.
         """
         check_words("question", question, processor)
+        for said in (text for turn in history for text in turn):
+            check_words("an earlier message", said, processor)
         text = render(processor, self.system, self.messages, history, question)
         return torch.cat([self.head, _tokenize(processor, self.tail(text))])
 
