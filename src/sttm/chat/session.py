@@ -308,7 +308,9 @@ class VideoChat:
         tell("prefill", 0, 1)
         start = now(self.model.device)
         ids, inputs, cached = self._resume(encoded)
-        with self.reducing(self.layer, self.positions) as reduction:
+        # Words alone are one forward pass, which need not wait for videos that are being watched.
+        alone = bool(sources)
+        with self.reducing(self.layer, self.positions, alone=alone) as reduction:
             cache, following = prefill_prompt(
                 self.model, self.adapter, self.processor, inputs, encoded.features, cached
             )

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from sttm.chat import VideoStore
+from sttm.chat import VideoChat, VideoStore
 from sttm.chat.prompt import Turn
-from sttm.chat.stepping import prompt_of
+from sttm.chat.stepping import prompt_of, words_of
 from sttm.server.config import MIB, ServerConfig
 from sttm.server.errors import bad_request, busy
 from sttm.server.metrics import Metrics
@@ -24,6 +24,7 @@ from sttm.server.watching import Chats, Watched, Watcher
 from sttm.video import Sampling
 
 _RETRY_SECONDS = 2
+_LONGEST_TOKEN = 256  # characters; the longest of a vocabulary are 128 spaces
 
 
 class Service:
@@ -72,6 +73,7 @@ class Service:
             start = time.perf_counter()
             wanted = request.sttm
             chat = await asyncio.to_thread(self._chats.get, wanted.keep, talk.system, wanted.method)
+            await asyncio.to_thread(self._check_words, chat, talk)
             opening = await self._find(talk)
             watched = await self.watcher.watch(chat, opening, **sampling)
             for url, key in zip(talk.urls, watched.keys, strict=True):
@@ -158,16 +160,23 @@ class Service:
             stop=request.stops,
         )
 
-    def _check_prompt(self, watched: Watched, ids: torch.Tensor, params: SamplingParams) -> None:
-        """Refuse a question that is too long by itself, or with its video and its answer."""
-        asked, most = len(ids) - len(watched.video.ids), self.config.limits.prompt_tokens
-        if asked > most:
+    def _check_words(self, chat: VideoChat, talk: Talk) -> None:
+        """Refuse more words than the server takes, before any is fed with the videos."""
+        most, asked = self.config.limits.prompt_tokens, 0
+        fits = talk.characters <= most * _LONGEST_TOKEN  # what is longer has more tokens than that
+        if fits:
+            asked = words_of(chat, talk.opening, talk.history, talk.question)
+        if not fits or asked > most:
             raise bad_request(
-                f"messages: got {asked} tokens beside the video, expected at most {most}. Ask "
-                "shorter, or begin a new conversation.",
+                f"messages: got {asked or 'many more'} tokens beside the videos, expected at most "
+                f"{most}. Ask shorter, or begin a new conversation.",
                 "messages",
                 "context_length_exceeded",
             )
+
+    def _check_prompt(self, watched: Watched, ids: torch.Tensor, params: SamplingParams) -> None:
+        """Refuse a question that goes beyond the model's positions with its videos and answer."""
+        asked = len(ids) - len(watched.video.ids)
         config = watched.video.chat.model.config.get_text_config()
         longest = getattr(config, "max_position_embeddings", None)  # some have no end
         last = watched.video.next_position + asked + params.max_tokens
