@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 from sttm.server.config import ServerConfig
 from sttm.server.errors import ApiError, bad_request
 from sttm.server.fetching import Fetcher
-from sttm.server.uploads import FILE_PREFIX, Uploads
+from sttm.server.uploads import FILE_PREFIX, REQUEST_PREFIX, Uploads
 
 _PARAM = "messages"
 # How the containers that people send begin, and where: (offset, bytes). What only refers to other
@@ -156,7 +156,7 @@ class VideoInputs:
             ) from error
 
     def _new_file(self) -> Path:
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix="request-")
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=REQUEST_PREFIX)
         os.close(handle)
         return Path(name)
 
