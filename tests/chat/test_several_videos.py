@@ -233,6 +233,15 @@ class TestBehind:
             assert talk.history == [(FIRST, "A seven.")] == both.conversation().history
             assert talk.ask(THEN, max_new_tokens=6).ids == both.ask(THEN, max_new_tokens=6).ids
 
+    def test_goes_on_before_the_prefill(self) -> None:
+        tiny, (a, b) = bundle("qwen2_5_vl"), (clip(6), clip(4, seed=3))
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            talk = chat.watch(a).conversation()
+            encoded = chat.encode(b, behind=talk)
+            talk.watch(clip(4, seed=5))
+            got = chat.prefill(encoded).ask(FIRST, max_new_tokens=6)
+            assert got.ids == chat.watch([a, b]).ask(FIRST, max_new_tokens=6).ids
+
     def test_of_another_chat(self, tmp_path: Path) -> None:
         tiny = bundle("qwen2_5_vl")
         with (

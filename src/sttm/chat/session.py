@@ -215,7 +215,8 @@ class VideoChat:
         features = self.run_encoder(inputs)
         timings = Timings(decoded - start, processed - decoded, now(self.model.device) - processed)
         tell("encode", 1, 1)
-        return replace(self.assemble(read, prefix, inputs, features, timings), behind=behind)
+        encoded = self.assemble(read, prefix, inputs, features, timings)
+        return replace(encoded, behind=copy.copy(behind))  # which may go on before the prefill
 
     def open(
         self,
