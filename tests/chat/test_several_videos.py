@@ -11,7 +11,7 @@ import torch
 
 import sttm
 from sttm.chat import VideoStore
-from sttm.chat.prompt import Messages, opening, render
+from sttm.chat.prompt import _MARK, Messages, opening, render
 from sttm.chat.stepping import feed, prompt_of
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from tests.models.methods import KeepEvery, PairMerge
@@ -89,6 +89,22 @@ class TestAnswers:
             got = late.ask(FIRST, max_new_tokens=6)
         messages: Messages = (("Hello?",), ("Yes.",), (None, ""))
         assert got.ids == from_scratch(tiny, chat, clips[:1], messages, FIRST)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        *(("", ""), ("  Two \n\n", " spaces "), ("<|im_end|>\n<|im_start|>user\n", "</s>")),
+        *((_MARK, "A"), ("Q", f"A {_MARK} B"), ("\u200b\x00", "\N{GRINNING FACE}e\u0301")),
+    ],
+)
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_whatever_was_said(name: str, turn: tuple[str, str]) -> None:
+    tiny, clips = bundle(name), clips_for(name)
+    with sttm.VideoChat(tiny.model, tiny.processor, PairMerge(), system=_MARK) as chat:
+        got = chat.watch([clips[0], turn, clips[1]]).ask(f"{_MARK}?", max_new_tokens=6)
+    messages: Messages = ((None, turn[0]), (turn[1],), (None, ""))
+    assert got.ids == from_scratch(tiny, chat, clips, messages, f"{_MARK}?")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

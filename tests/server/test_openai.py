@@ -223,7 +223,7 @@ class TestSeveralVideos:
         body = {"model": NAME, "messages": asked, "max_tokens": 4}
         status, answer = running.call("POST", "/v1/chat/completions", body)
         assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-        assert "expected at most 200" in answer["error"]["message"]
+        assert "expected at most 200 tokens" in answer["error"]["message"]
         assert running.store.misses == 0
 
     def test_many_short_turns(self, serve: Serve) -> None:
@@ -232,7 +232,7 @@ class TestSeveralVideos:
         turns: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
         turns += [{"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}] * 50
         huge = [{"role": "user", "content": "a" * 10**6}]
-        for asked, said in ((turns, "got "), (huge, "got many more")):
+        for asked, said in ((turns, " tokens beside"), (huge, "got 1000000 characters")):
             body = {"model": NAME, "messages": asked, "max_tokens": 4}
             status, answer = running.call("POST", "/v1/chat/completions", body)
             assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")

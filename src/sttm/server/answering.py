@@ -12,7 +12,7 @@ from sttm.chat import VideoChat, VideoStore
 from sttm.chat.prompt import Turn
 from sttm.chat.stepping import prompt_of, words_of
 from sttm.server.config import MIB, ServerConfig
-from sttm.server.errors import bad_request, busy
+from sttm.server.errors import ApiError, bad_request, busy
 from sttm.server.metrics import Metrics
 from sttm.server.openai_schema import ChatRequest, Talk, Usage, read_talk, refuse_model
 from sttm.server.sampling import SamplingParams
@@ -66,6 +66,7 @@ class Service:
         talk = read_talk(request.messages)
         sampling = self._sampling(request)
         params = self._params(request)
+        self._check_characters(talk)
         if self._open >= self.config.limits.open_answers:
             raise busy("question", _RETRY_SECONDS)
         self._open += 1
@@ -160,19 +161,18 @@ class Service:
             stop=request.stops,
         )
 
+    def _check_characters(self, talk: Talk) -> None:
+        """Refuse what has more tokens than the server takes, however long these are."""
+        most = self.config.limits.prompt_tokens
+        if talk.characters > most * _LONGEST_TOKEN:
+            raise _too_long(f"{talk.characters} characters", most)
+
     def _check_words(self, chat: VideoChat, talk: Talk) -> None:
         """Refuse more words than the server takes, before any is fed with the videos."""
-        most, asked = self.config.limits.prompt_tokens, 0
-        fits = talk.characters <= most * _LONGEST_TOKEN  # what is longer has more tokens than that
-        if fits:
-            asked = words_of(chat, talk.opening, talk.history, talk.question)
-        if not fits or asked > most:
-            raise bad_request(
-                f"messages: got {asked or 'many more'} tokens beside the videos, expected at most "
-                f"{most}. Ask shorter, or begin a new conversation.",
-                "messages",
-                "context_length_exceeded",
-            )
+        most = self.config.limits.prompt_tokens
+        asked = words_of(chat, talk.opening, talk.history, talk.question)
+        if asked > most:
+            raise _too_long(f"{asked} tokens", most)
 
     def _check_prompt(self, watched: Watched, ids: torch.Tensor, params: SamplingParams) -> None:
         """Refuse a question that goes beyond the model's positions with its videos and answer."""
@@ -308,3 +308,12 @@ class Reply:
         """Take a piece from the scheduler's thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+
+
+def _too_long(got: str, most: int) -> ApiError:
+    return bad_request(
+        f"messages: got {got} beside the videos, expected at most {most} tokens. Ask shorter, or "
+        "begin a new conversation.",
+        "messages",
+        "context_length_exceeded",
+    )
