@@ -276,6 +276,13 @@ class TestBehind:
             with pytest.raises(ConfigError, match="Load them in a chat with pair_merge"):
                 loaded.watch(clip(4))
 
+    def test_by_a_method_that_cannot_be_compared(self) -> None:
+        tiny, method, clips = bundle("qwen2_5_vl"), PairMerge(), [clip(6), clip(4, seed=3)]
+        object.__setattr__(method, "opaque", object())  # as a network of the method's own
+        with sttm.VideoChat(tiny.model, tiny.processor, method) as chat:
+            assert chat.watch(clips).method != chat.watch(clips).method
+            assert chat.watch(clips).ask(FIRST).ids == chat.watch(clips).ask(FIRST).ids
+
     def test_words_that_stand_for_a_video(self) -> None:
         tiny = bundle("qwen2_5_vl")
         with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
