@@ -8,6 +8,7 @@ requirements:
 # A function of Open WebUI (Admin Panel, Functions, "+"), to be switched on for the models of
 # `sttm serve`. It runs inside Open WebUI, which brings what it imports. See docs/front-ends.md.
 
+import asyncio
 import base64
 import re
 from pathlib import Path
@@ -75,6 +76,7 @@ async def _show(message: dict[str, Any], ids: list[str], text: str, user: str) -
         file = await Files.get_file_by_id_and_user_id(each, user)
         if file is None:
             raise ValueError(f"got no file {each} of this user, expected the attached video.")
-        data = base64.b64encode(Path(Storage.get_file(file.path)).read_bytes()).decode()
+        content = await asyncio.to_thread(Path(Storage.get_file(file.path)).read_bytes)
+        data = base64.b64encode(content).decode()
         parts.append({"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}})
     message["content"] = [*parts, {"type": "text", "text": text}]

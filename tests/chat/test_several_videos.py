@@ -1,5 +1,6 @@
 """Several videos in one conversation: each is read once, and answers equal those from scratch."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 
 import sttm
 from sttm.chat import VideoStore
-from sttm.chat.prompt import Messages, opening, render
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.chat.prompt import _MARK, Messages, opening, render
+from sttm.chat.stepping import feed, prompt_of
+from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from tests.models.methods import KeepEvery, PairMerge
 
 from .tiny import FAMILIES, Bundle, bundle, clip
@@ -87,6 +89,22 @@ class TestAnswers:
             got = late.ask(FIRST, max_new_tokens=6)
         messages: Messages = (("Hello?",), ("Yes.",), (None, ""))
         assert got.ids == from_scratch(tiny, chat, clips[:1], messages, FIRST)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        *(("", ""), ("  Two \n\n", " spaces "), ("<|im_end|>\n<|im_start|>user\n", "</s>")),
+        *((_MARK, "A"), ("Q", f"A {_MARK} B"), ("\u200b\x00", "\N{GRINNING FACE}e\u0301")),
+    ],
+)
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_whatever_was_said(name: str, turn: tuple[str, str]) -> None:
+    tiny, clips = bundle(name), clips_for(name)
+    with sttm.VideoChat(tiny.model, tiny.processor, PairMerge(), system=_MARK) as chat:
+        got = chat.watch([clips[0], turn, clips[1]]).ask(f"{_MARK}?", max_new_tokens=6)
+    messages: Messages = ((None, turn[0]), (turn[1],), (None, ""))
+    assert got.ids == from_scratch(tiny, chat, clips, messages, f"{_MARK}?")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -190,6 +208,91 @@ class TestStore:
                 store.key(chat, [])
 
 
+def test_answers_go_on_while_a_second_video_is_watched() -> None:
+    """What finds out a video's positions stops a forward pass: of its own thread alone."""
+    tiny, found = bundle("qwen2_5_vl"), []
+    with (
+        sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat,
+        ThreadPoolExecutor(1) as other,
+    ):
+        first = chat.watch(clip(6))
+        ids = prompt_of(first, [], FIRST)
+        watching = threading.get_ident()
+
+        def answer(*_: Any) -> None:
+            if threading.get_ident() == watching:
+                found.append(other.submit(feed, first, ids).result().logits)
+
+        handle = chat.adapter.text.register_forward_pre_hook(answer)
+        first.conversation().watch(clip(4, seed=3))
+        handle.remove()
+        assert len(found) == 2
+        assert all(torch.equal(logits, feed(first, ids).logits) for logits in found)
+
+
+class TestBehind:
+    """A conversation that a video follows on."""
+
+    def test_a_failure_changes_nothing(self, tmp_path: Path) -> None:
+        tiny = bundle("qwen2_5_vl")
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            talk = chat.watch(clip(6)).conversation()
+            with pytest.raises(VideoError):
+                talk.watch([(FIRST, "A seven."), tmp_path / "none.mp4"])  # type: ignore[arg-type]
+            assert talk.history == []
+            with pytest.raises(ConfigError, match="got none behind a conversation"):
+                talk.watch([])  # type: ignore[arg-type]
+            shown: Any = [(FIRST, "A seven."), clip(4, seed=3)]
+            both = chat.watch(shown, behind=talk)
+            assert talk.history == []
+            talk.watch(shown)
+            assert talk.history == [(FIRST, "A seven.")] == both.conversation().history
+            assert talk.ask(THEN, max_new_tokens=6).ids == both.ask(THEN, max_new_tokens=6).ids
+
+    def test_goes_on_before_the_prefill(self) -> None:
+        tiny, (a, b) = bundle("qwen2_5_vl"), (clip(6), clip(4, seed=3))
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            talk = chat.watch(a).conversation()
+            encoded = chat.encode(b, behind=talk)
+            talk.watch(clip(4, seed=5))
+            got = chat.prefill(encoded).ask(FIRST, max_new_tokens=6)
+            assert got.ids == chat.watch([a, b]).ask(FIRST, max_new_tokens=6).ids
+
+    def test_of_another_chat(self, tmp_path: Path) -> None:
+        tiny = bundle("qwen2_5_vl")
+        with (
+            sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat,
+            sttm.VideoChat(tiny.model, tiny.processor, sttm.STTM(keep=0.5)) as other,
+            sttm.VideoChat(tiny.model, tiny.processor) as plain,
+        ):
+            talk = chat.watch(clip(6)).conversation()
+            encoded = chat.encode(clip(4), behind=talk)
+            with pytest.raises(ConfigError, match="of another chat"):
+                other.watch(clip(4), behind=talk)
+            with pytest.raises(ConfigError, match="of another chat"):
+                other.prefill(encoded)
+            talk.video.save(tmp_path / "a.sttm")
+            loaded = plain.load(tmp_path / "a.sttm").conversation()
+            with pytest.raises(ConfigError, match="Load them in a chat with pair_merge"):
+                loaded.watch(clip(4))
+
+    def test_by_a_method_that_cannot_be_compared(self) -> None:
+        tiny, method, clips = bundle("qwen2_5_vl"), PairMerge(), [clip(6), clip(4, seed=3)]
+        object.__setattr__(method, "opaque", object())  # as a network of the method's own
+        with sttm.VideoChat(tiny.model, tiny.processor, method) as chat:
+            assert chat.watch(clips).method != chat.watch(clips).method
+            assert chat.watch(clips).ask(FIRST).ids == chat.watch(clips).ask(FIRST).ids
+
+    def test_words_that_stand_for_a_video(self) -> None:
+        tiny = bundle("qwen2_5_vl")
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            talk = chat.watch(clip(6)).conversation()
+            for turn in (("<|video_pad|>", "A"), ("Q", "<|image_pad|>")):
+                talk.history[:] = [turn]
+                with pytest.raises(ConfigError, match="an earlier message: got '<"):
+                    talk.ask(THEN)
+
+
 @pytest.mark.parametrize(
     ("shown", "error"),
     [
@@ -218,20 +321,6 @@ def test_a_recurrent_state_cannot_go_back() -> None:
         talk = first.conversation()
         with pytest.raises(UnsupportedModelError, match="recurrent state"):
             talk.resume(torch.cat([first.ids[:-1], first.ids[-1:] + 1, first.ids[-1:]]))
-
-
-def test_behind_another_chats_video(tmp_path: Path) -> None:
-    tiny = bundle("qwen2_5_vl")
-    chat, plain = (sttm.VideoChat(tiny.model, tiny.processor, m) for m in (PairMerge(), None))
-    watched = chat.watch(clip(4))
-    watched.save(tmp_path / "a.sttm")
-    with pytest.raises(ConfigError, match=r"reduced by .* in another chat"):
-        plain.watch(clip(2), behind=watched.conversation())
-    loaded = plain.load(tmp_path / "a.sttm")  # to ask, as any chat without a method may
-    with pytest.raises(ConfigError, match="expected one of this chat, by nothing"):
-        loaded.conversation().watch(clip(2))
-    with pytest.raises(ConfigError, match="got none behind a conversation"):
-        chat.watch([], behind=watched.conversation())
 
 
 def test_messages_of_an_opening() -> None:

@@ -185,6 +185,15 @@ def test_a_renamed_file_does_not_answer(tmp_path: Path) -> None:
     assert not [*tmp_path.glob("*.sttm")]
 
 
+def test_files_that_were_saved_elsewhere_are_not_listed(tmp_path: Path) -> None:
+    """Also one of words alone, which has no video that a list could name."""
+    store, chat = VideoStore(tmp_path), chat_of()
+    for name, shown in (("a", clip()), ("b", [])):
+        chat.watch(shown).save(tmp_path / f"{name * 64}.sttm")
+    assert store.entries() == VideoStore(tmp_path).entries() == []
+    assert len(store.verify()) == 2
+
+
 @pytest.mark.parametrize("key", ["", "../clip", "/etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
 def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
     store = VideoStore(tmp_path / "store")

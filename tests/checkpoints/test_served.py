@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -149,3 +150,21 @@ def test_what_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "OwnOne"}))
     with pytest.raises(ConfigError, match="got the processor OwnOne, expected one of transformers"):
         write_served(str(tmp_path), tmp_path / "out", method)
+
+
+@pytest.mark.parametrize("mode", ["frame", "grid"])
+def test_newlines_that_transformers_does_not_place(mode: str, tmp_path: Path) -> None:
+    """A converted model says where they stand; transformers' own classes do not read that."""
+    converted = tmp_path / "converted"
+    shutil.copytree(nano.weights_path(), converted)
+    config = json.loads((converted / "config.json").read_text())
+    for each in (mode, "no_token", "one_token"):
+        text = json.dumps(config | {"mm_newline_position": each})
+        (converted / "config.json").write_text(text)
+        out = tmp_path / each
+        if each == mode:
+            with pytest.raises(ConfigError, match=f"got mm_newline_position '{mode}', expected"):
+                write_served(str(converted), out, sttm.STTM(keep=0.3))
+            assert not out.exists()
+        else:
+            assert write_served(str(converted), out, sttm.STTM(keep=0.3))

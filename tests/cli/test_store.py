@@ -37,6 +37,7 @@ def test_a_video_is_watched_once(run: Run, clip: Path, tmp_path: Path) -> None:
     shown = run("store", "ls", folder).stdout
     assert entries[0]["key"][:8] in shown
     assert "2 videos" in shown
+    assert "max_tokens" not in shown  # of a method what tells it from others, not every option
 
 
 @needs_nano

@@ -17,9 +17,11 @@ import pytest
 
 from sttm.errors import VideoError
 from sttm.server import fetching
-from sttm.server.config import MIB, Limits
+from sttm.server.config import MIB, Limits, ServerConfig
 from sttm.server.decoding import Decoder
 from sttm.server.fetching import is_allowed_host, is_public
+from sttm.server.uploads import Uploads
+from sttm.server.video_inputs import VideoInputs
 from sttm.video import read_video, write_video
 
 from .conftest import Running, Sample
@@ -353,3 +355,50 @@ def test_the_decoder_follows_no_reference_whatever_came_before_it(
     assert len(read_video(tmp_path / "list.mp4")) > 1  # libav would follow it
     with pytest.raises(VideoError, match=r"^the video: "):
         Decoder(Limits())(tmp_path / "list.mp4", fps=1, max_frames=8, rule="llava")
+
+
+def test_a_request_that_ends_within_its_data_url_leaves_no_file(
+    tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits()
+    inputs = VideoInputs(ServerConfig("nano", tmp_path, limits=limits), Uploads(tmp_path, limits))
+    begun, go, done = threading.Event(), threading.Event(), threading.Event()
+    decode = inputs._decode
+
+    def decoding(url: str) -> Any:
+        begun.set()
+        assert go.wait(60)
+        try:
+            return decode(url)
+        finally:
+            done.set()
+
+    monkeypatch.setattr(inputs, "_decode", decoding)
+
+    async def leave() -> None:
+        asked = asyncio.create_task(inputs.find(samples[3].url))
+        await asyncio.to_thread(begun.wait, 60)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go.set()
+        await asyncio.to_thread(done.wait, 60)
+
+    asyncio.run(leave())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_left_is_deleted(tmp_path: Path, samples: list[Sample]) -> None:
+    """A day later: another server with the same folder may be at work on what is newer."""
+    kept = Uploads(tmp_path, Limits()).add(samples[3].path.open("rb"), "a.mp4", "vision")
+    names = ["request-1", "upload-1", f"file-{'0' * 24}.video", "somebody.txt"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    present = {path.name for path in tmp_path.iterdir()}
+    Uploads(tmp_path, Limits())
+    assert {path.name for path in tmp_path.iterdir()} == present
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    uploads = Uploads(tmp_path, Limits())
+    assert {path.name for path in tmp_path.iterdir()} == present - set(names[:3])
+    assert uploads.list() == [kept]

@@ -1,6 +1,7 @@
 """What a client of OpenAI's API sees, with the official client where it is installed."""
 
 import base64
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpcore
 import pytest
 
 from sttm.server.config import Limits
+from sttm.server.openai_schema import Message, TextPart, VideoPart, VideoUrl, read_talk
 from sttm.server.uploads import Uploads
 from tests.docs.pages import DOCS, blocks
 
@@ -201,6 +203,54 @@ class TestSeveralVideos:
         assert (status, answer["error"]["code"]) == (400, "too_many_videos")
         assert list(running.service.config.folder.iterdir()) == []
 
+    @pytest.mark.parametrize("place", ["system", "before", "between", "behind", "alone"])
+    def test_too_many_words(self, serve: Serve, samples: list[Sample], place: str) -> None:
+        """They are counted wherever they stand, and before anything is watched."""
+        running, words = serve(Limits(prompt_tokens=200)), "word " * 150
+        asked: list[dict[str, Any]] = [
+            {"role": "user", "content": content(words if place == "before" else "Hello?")},
+            {"role": "assistant", "content": words * (place == "before")},
+            {"role": "user", "content": content(samples[3].url, "Which?")},
+            {"role": "assistant", "content": words * (place == "between")},
+            {"role": "user", "content": content(samples[2].url, "And which?")},
+            {"role": "assistant", "content": words * (place == "behind")},
+            {"role": "user", "content": "And now?"},
+        ]
+        if place == "system":
+            asked.insert(0, {"role": "system", "content": words * 2})
+        if place == "alone":
+            asked = [{"role": "user", "content": words * 2}]
+        body = {"model": NAME, "messages": asked, "max_tokens": 4}
+        status, answer = running.call("POST", "/v1/chat/completions", body)
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+        assert "expected at most 200 tokens" in answer["error"]["message"]
+        assert running.store.misses == 0
+
+    def test_many_short_turns(self, serve: Serve) -> None:
+        """What the template puts around each counts, too; nothing huge is tokenized."""
+        running = serve(Limits(prompt_tokens=200))
+        turns: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
+        turns += [{"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}] * 50
+        huge = [{"role": "user", "content": "a" * 10**6}]
+        for asked, said in ((turns, " tokens beside"), (huge, "got 1000000 characters")):
+            body = {"model": NAME, "messages": asked, "max_tokens": 4}
+            status, answer = running.call("POST", "/v1/chat/completions", body)
+            assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+            assert said in answer["error"]["message"]
+
+    def test_words_that_stand_for_a_video(self, serve: Serve, samples: list[Sample]) -> None:
+        running = serve()
+        for said, answered in (("<video>", "Yes."), ("Hello?", "<image>")):
+            asked = [
+                {"role": "user", "content": content(samples[3].url, said)},
+                {"role": "assistant", "content": answered},
+                {"role": "user", "content": "And now?"},
+            ]
+            body = {"model": NAME, "messages": asked, "max_tokens": 4}
+            status, answer = running.call("POST", "/v1/chat/completions", body)
+            assert status == 400
+            assert "an earlier message: got '<" in answer["error"]["message"]
+
     def test_one_of_two_is_broken(self, serve: Serve, samples: list[Sample]) -> None:
         running = serve()
         broken = "data:video/mp4;base64," + base64.b64encode(b"....ftyp" + bytes(99)).decode()
@@ -214,6 +264,16 @@ class TestSeveralVideos:
 
     def listed(self, running: Any) -> list[dict[str, Any]]:
         return running.call("GET", "/v1/videos")[1]["data"]  # type: ignore[no-any-return]
+
+
+def test_many_urls_are_read_at_once() -> None:
+    """In the event loop, before they are found to be too many."""
+    part = [VideoPart(type="video_url", video_url=VideoUrl(url=f"file-{i}")) for i in range(60_000)]
+    message = Message(role="user", content=[*part, TextPart(type="text", text="Which?")])
+    turns = [message, Message(role="assistant", content="A"), message]
+    start = time.process_time()
+    assert len(read_talk(turns).urls) == 60_000
+    assert time.process_time() - start < 5  # in any number of URLs, each is looked up once
 
 
 def test_length_and_stop(serve: Serve, samples: list[Sample]) -> None:

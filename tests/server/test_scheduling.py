@@ -1,6 +1,7 @@
 """Answers about different videos share steps, and do not wait for videos that are being watched."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ from sttm.chat.stepping import DecodingBatch, prompt_of
 from sttm.server.sampling import SamplingParams, TextStream, TokenSampler
 from sttm.server.scheduler import Generation, Piece, Scheduler
 
-from .conftest import Running, Sample, reduction
+from .conftest import Running, Sample, reduction, request
 
 Serve = Callable[..., Running]
 
@@ -159,6 +160,53 @@ def test_a_long_watch_does_not_stop_answers(serve: Serve, samples: list[Sample])
         assert not waiting.done()
         go.set()
         assert waiting.result()[1]["choices"][0]["message"]["content"] == slow.answer
+
+
+def test_waiting_for_beginnings_does_not_stop_answers(serve: Serve, samples: list[Sample]) -> None:
+    """Who watches several videos holds up those who want what they begin with, and nobody else."""
+    running, (a, b, c, d) = serve(), samples
+    running.ask(c.url)
+    held, go = threading.Event(), threading.Event()
+    prefill = sttm.VideoChat.prefill
+
+    def prefilling(chat: Any, *args: Any, **options: Any) -> Any:
+        with chat.lock:
+            held.set()
+            assert go.wait(60)
+            return prefill(chat, *args, **options)
+
+    def ask(*shown: Sample) -> tuple[int, Any]:
+        parts = [part for s in shown for part in request(s.url, "")["messages"][0]["content"][:1]]
+        content = [*parts, {"type": "text", "text": "Which digit appears?"}]
+        body = request("", "") | {"messages": [{"role": "user", "content": content}]}
+        return running.call("POST", "/v1/chat/completions", body)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(16) as pool:
+        patch.setattr(sttm.VideoChat, "prefill", prefilling)
+        lists = [(a, b, c, d), (b, a)]
+        waiting = [pool.submit(ask, *each) for each in lists]
+        assert held.wait(60)
+        while running.service.watcher.open < len(lists):
+            time.sleep(0.01)
+        lists += [(a,), (a, b), (a, b, c), (b,)]
+        waiting += [pool.submit(ask, *each) for each in lists[2:]]
+        waiting_words = [pool.submit(ask) for _ in range(4)]
+        time.sleep(0.5)  # until they are looked up
+        quick = pool.submit(running.ask, c.url, c.question)
+        try:
+            done = [each.result(timeout=30) for each in (quick, *waiting_words)]
+        finally:
+            go.set()
+        assert [status for status, _ in done] == [200] * 5
+        assert done[0][1]["choices"][0]["message"]["content"] == c.answer
+        answers = [each.result() for each in waiting]
+    chat = running.service._chats.get()
+    for shown, (status, answer) in zip(lists, answers, strict=True):
+        assert status == 200
+        watched = chat.watch([each.path for each in shown], max_frames=32)
+        wanted = watched.ask("Which digit appears?", max_new_tokens=8).text
+        assert answer["choices"][0]["message"]["content"] == wanted
+        assert answer["sttm"]["frames"] == sum(len(s.timestamps) for s in watched.sources)
 
 
 class Letters:

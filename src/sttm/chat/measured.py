@@ -338,9 +338,11 @@ def _own_positions(model: Any, adapter: Adapter, arguments: Mapping[str, Any]) -
 
     They are read where the rotary embedding is asked for them; the layers do not run.
     """
+    thread = threading.get_ident()
 
     def stop(*_: Any) -> None:
-        raise _Seen
+        if threading.get_ident() == thread:  # others may call the model meanwhile
+            raise _Seen
 
     with Meter(adapter) as meter:
         handle = adapter.text.rotary_emb.register_forward_pre_hook(stop)

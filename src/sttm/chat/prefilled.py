@@ -13,7 +13,8 @@ from sttm.chat.measured import forward_behind, generate_behind, generation_confi
 from sttm.chat.prompt import Turn, common_length
 from sttm.chat.records import Answer, PrefillState, fork
 from sttm.chat.saved_video import save_state
-from sttm.errors import UnsupportedModelError
+from sttm.chat.shown import shown_in_order
+from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.models.timing import now
 
 if TYPE_CHECKING:
@@ -138,7 +139,28 @@ class Conversation:
         """
         with self.video.chat.lock:
             self._show(self.video.chat.watch(video, behind=self, **options))
+            self.history += [step for step in shown_in_order(video) if isinstance(step, tuple)]
         return self.video
+
+    def check_chat(self, chat: "VideoChat") -> None:
+        """Refuse a chat that cannot show another video behind these.
+
+        Raises:
+            ConfigError: it is not the one that watched or loaded them, or reduces otherwise.
+        """
+        video = self.video
+        if video.chat is not chat:
+            raise ConfigError(
+                "behind: got a conversation of another chat, expected one of this chat's. Let the "
+                "chat watch that has what stands in front."
+            )
+        got, wanted = (video.layer, video.positions), (chat.layer, chat.positions)
+        if video.layer is not None and got != wanted:  # it was loaded
+            raise ConfigError(
+                f"behind: got videos that were reduced with (layer, positions) {got}, expected "
+                f"{wanted} as the chat does. Load them in a chat with {video.method}, that layer "
+                "and these positions."
+            )
 
     def ask(self, question: str, **generate: Any) -> Answer:
         """Ask the next question; see :meth:`PrefilledVideo.ask`."""

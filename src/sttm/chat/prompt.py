@@ -66,9 +66,11 @@ class Prefix:
 
         Raises:
             UnsupportedModelError: the template changes earlier text when turns are added.
-            ConfigError: the question is no text, or holds a placeholder of the model.
+            ConfigError: a text is none, or holds a placeholder of the model.
         """
         check_words("question", question, processor)
+        for said in (text for turn in history for text in turn):
+            check_words("an earlier message", said, processor)
         text = render(processor, self.system, self.messages, history, question)
         return torch.cat([self.head, _tokenize(processor, self.tail(text))])
 
@@ -165,7 +167,7 @@ def open_prompt(
         check_words("system", system, processor)
     check_messages(messages, processor)
     text = render(processor, system, messages, (), _MARK)
-    before, after = text.split(_MARK)
+    before, _, after = text.rpartition(_MARK)  # what was said may hold the mark, too
     new = text if behind is None else behind.tail(text)
     inputs = _process(processor, new, video, is_whole=behind is None)
     ids = inputs["input_ids"][0]
@@ -175,7 +177,7 @@ def open_prompt(
     places = torch.isin(ids, special).nonzero().squeeze(1)
     # Special tokens are never joined with their neighbours: a safe place to cut.
     end = int(places[-1 - closing]) + 1 if len(places) > closing else 0
-    rest = _decode(tokenizer, ids[end:]).split(_MARK)[0]
+    rest = _decode(tokenizer, ids[end:]).rpartition(_MARK)[0]
     # A processor may write text of its own behind the video, which the template does not have.
     exact = torch.equal(_tokenize(processor, rest + _MARK + after), ids[end:])
     if not exact and not before.endswith(rest):

@@ -1,6 +1,7 @@
 """Conversations about videos, on one prefill each."""
 
 import contextlib
+import copy
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -158,7 +159,8 @@ class VideoChat:
 
         Raises:
             VideoError: a file cannot be read.
-            ConfigError: an argument is out of range.
+            ConfigError: an argument is out of range, or ``behind`` is of a chat that reduces
+                videos otherwise.
             UnsupportedModelError: the chat template changes what was shown when more follows, or a
                 recurrent state would have to go back.
         """
@@ -166,7 +168,10 @@ class VideoChat:
         steps = shown_in_order(video)
         if behind is not None and not steps:
             raise ConfigError("video: got none behind a conversation, expected at least one.")
-        if behind is None and (not steps or isinstance(steps[0], tuple)):
+        if behind is not None:
+            behind = copy.copy(behind)  # to whose history is added what is said between the videos
+            behind.history = [*behind.history]
+        elif not steps or isinstance(steps[0], tuple):
             watched = self._begin("" if steps else context)
             behind = watched.conversation()
         for place, step in enumerate(steps, 1):
@@ -197,6 +202,8 @@ class VideoChat:
         to compare methods on one video, its frames need to be encoded only once. Where one of them
         asks for ``tower_attention``, that one has to encode.
         """
+        if behind is not None:
+            behind.check_chat(self)
         tell = progress or (lambda *_: None)
         start = time.perf_counter()
         read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
@@ -208,7 +215,8 @@ class VideoChat:
         features = self.run_encoder(inputs)
         timings = Timings(decoded - start, processed - decoded, now(self.model.device) - processed)
         tell("encode", 1, 1)
-        return replace(self.assemble(read, prefix, inputs, features, timings), behind=behind)
+        encoded = self.assemble(read, prefix, inputs, features, timings)
+        return replace(encoded, behind=copy.copy(behind))  # which may go on before the prefill
 
     def open(
         self,
@@ -236,7 +244,6 @@ class VideoChat:
             context = time_instruction(video) + context
         before, messages = None, opening((), (), context)
         if behind is not None:
-            self._check_own(behind)
             before = behind.video.prefix
             messages = opening(before.messages, behind.turns, context)
         return open_prompt(processor or self.processor, video, self.system, messages, before)
@@ -302,7 +309,9 @@ class VideoChat:
         tell("prefill", 0, 1)
         start = now(self.model.device)
         ids, inputs, cached = self._resume(encoded)
-        with self.reducing(self.layer, self.positions) as reduction:
+        # Words alone are one forward pass, which need not wait for videos that are being watched.
+        alone = bool(sources)
+        with self.reducing(self.layer, self.positions, alone=alone) as reduction:
             cache, following = prefill_prompt(
                 self.model, self.adapter, self.processor, inputs, encoded.features, cached
             )
@@ -334,6 +343,7 @@ class VideoChat:
         new, behind = encoded.inputs["input_ids"][0].cpu(), encoded.behind
         if behind is None:
             return new, encoded.inputs, None
+        behind.check_chat(self)
         head = behind.video.prefix.head
         ids = torch.cat([head, new])
         cache, known = behind.resume(ids)
@@ -341,16 +351,6 @@ class VideoChat:
         parts = encoded.inputs.items()
         inputs = {name: part_of(v, len(new), start=known - len(head)) for name, v in parts}
         return ids, inputs, CachedPrompt(cache, known, position)
-
-    def _check_own(self, behind: "Conversation") -> None:
-        """Refuse a conversation about what another chat, or another method, has in its cache."""
-        video, own = behind.video, method_key(self.method)
-        if video.chat is not self or (video.sources and video.method != own):
-            raise ConfigError(
-                f"behind: got a conversation about a video that was reduced by "
-                f"{video.method or 'nothing'}{'' if video.chat is self else ' in another chat'}, "
-                f"expected one of this chat, by {own or 'nothing'}. Watch all videos in one chat."
-            )
 
     def _begin(self, context: str) -> "PrefilledVideo":
         """Prefill the beginning of a conversation without a video."""

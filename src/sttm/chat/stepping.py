@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicLayer
 
 from sttm.chat.measured import forward_behind
 from sttm.chat.prefilled import Conversation, PrefilledVideo
+from sttm.chat.prompt import Messages, Turn, opening, render
 from sttm.chat.records import fork
 from sttm.models import Positions
 from sttm.models import transformers_api as api
 from sttm.models.cache import ReducedDynamicLayer, ReducedLayer
+
+if TYPE_CHECKING:
+    from sttm.chat.session import VideoChat
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,28 @@ def prompt_of(
 ) -> torch.Tensor:
     """Return the ids ``(n,)`` of a whole prompt; see `Prefix.prompt_ids`."""
     return video.prefix.prompt_ids(video.chat.processor, history, question)
+
+
+def words_of(
+    chat: "VideoChat", shown: Sequence[Any], history: Sequence[Turn], question: str
+) -> int:
+    """Count the tokens of a whole prompt if each video were one.
+
+    Args:
+        chat: that watches.
+        shown: up to the last video: anything in the place of each, and (question, answer) pairs.
+        history: the pairs behind the last video.
+        question: the new question.
+    """
+    messages: Messages = (("",),)
+    turns: list[Turn] = []
+    for step in shown:
+        if isinstance(step, tuple):
+            turns.append(step)
+        else:
+            messages, turns = opening(messages, turns, ""), []
+    text = render(chat.processor, chat.system, messages, history, question)
+    return len(chat.processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 @torch.no_grad()

@@ -124,13 +124,14 @@ class StoreFolder:
             return path is not None and _delete(path)
 
     def entries(self) -> Iterator[StoredVideo]:
-        """Yield the videos whose headers can be read, in no order."""
+        """Yield the videos whose headers can be read and tell the file's own key, in no order."""
         for path in self._files():
             try:
                 header, stat = read_header(path), path.stat()
             except (SavedCacheError, FileNotFoundError):  # damaged, or deleted meanwhile
                 continue
-            yield _entry(path, header, stat)
+            if header.key == path.stem:  # else it was put here by hand, and is never found
+                yield _entry(path, header, stat)
 
     def drop_broken(self) -> list[str]:
         """Delete what is half-written or cut off; returns the files' names."""

@@ -242,17 +242,27 @@ class VideoStore:
         sampling = Sampling(rule=rule, fps=fps, max_frames=max_frames)
         return self._keys(chat, self._steps(video, sampling), sampling, context)
 
-    def find(self, chat: VideoChat, key: str) -> PrefilledVideo | None:
+    def find(self, chat: VideoChat, key: str, *, wait: bool = True) -> PrefilledVideo | None:
         """Return the video of a key for a chat with the model and the method that made it.
 
         None if there is none, or if it belongs to another model or method. A chat without a method
         takes what any method reduced.
 
+        Args:
+            chat: that will be asked about it.
+            key: see `key`.
+            wait: for a thread that watches or loads it at the moment; else None then, too.
+
         Warns:
             StoreWarning: its file is damaged; it is deleted.
         """
-        with self._turn(key):
+        turn = self._turn(key)
+        if not turn.acquire(blocking=wait):
+            return None
+        try:
             state = self._find(chat, key)
+        finally:
+            turn.release()
         return None if state is None else _found(chat, state)
 
     def entries(self) -> list[StoredVideo]:

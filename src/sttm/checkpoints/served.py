@@ -18,7 +18,9 @@ import transformers
 from transformers.video_utils import load_video
 
 from sttm.attachment import attach
-from sttm.checkpoints.source import fetch, read_config
+from sttm.checkpoints.conversion import NEWLINE
+from sttm.checkpoints.llava import NEWLINE_KEY, PLAIN
+from sttm.checkpoints.source import CONFIG, fetch, read_config
 from sttm.errors import ConfigError
 from sttm.files import make_folder, write_json, write_text
 from sttm.methods import Method
@@ -138,13 +140,15 @@ def write_served(
         the files that are written.
 
     Raises:
-        ConfigError: no such model, its processor is not one of transformers', or ``out`` exists.
+        ConfigError: no such model, its processor is not one of transformers', newline tokens stand
+            where transformers puts none, or ``out`` exists.
     """
     source = fetch(name)
     names = "processor_config.json", "preprocessor_config.json"  # the second in old folders
     settings = next((name for name in names if (source / name).is_file()), names[1])
     config = read_config(source, settings)
     base = _processor_class(source / settings, config)
+    _check_newline(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: got a place that is taken, expected a new or an empty folder.")
     make_folder(out / _GENERATE.parent, "OUT")
@@ -163,6 +167,17 @@ def write_served(
         out / settings, {**config, "auto_map": {"AutoProcessor": f"{_PROCESSOR}.ServedProcessor"}}
     )
     return [*(out / place for place in texts), out / settings]
+
+
+def _check_newline(source: Path) -> None:
+    """Refuse a converted model with a newline token behind every frame or row of a video."""
+    mode = read_config(source).get(NEWLINE_KEY, PLAIN)
+    if mode not in (PLAIN, NEWLINE):
+        raise ConfigError(
+            f"{source / CONFIG}: got {NEWLINE_KEY} {mode!r}, expected {NEWLINE!r} or {PLAIN!r}: "
+            "transformers' own classes put one newline token behind a video, and no other. Convert "
+            f"the checkpoint with --newline {NEWLINE}, or use `sttm serve --model {source}`."
+        )
 
 
 def _processor_class(path: Path, config: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 EXIT_DAMAGED = 1
 _SHOWN = 12  # digits of a key in a table
+_METHOD = 24  # characters of a method; --json has all its options
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 2 ** (10 * place) for place, unit in enumerate("KMGT", 1)}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", re.IGNORECASE)
@@ -66,7 +68,7 @@ def ls(folder: FolderArgument, json: JsonOption = False) -> None:
         (
             e.key[:_SHOWN],
             (e.name or "(frames)") + (f" (behind {e.videos - 1} more)" if e.videos > 1 else ""),
-            e.method or "all tokens",
+            shorten(e.method or "all tokens", _METHOD, placeholder=" ..."),
             f"{e.tokens_in} -> {e.tokens_out} ({percent(e.tokens_out / e.tokens_in)})",
             in_words(e.bytes),
             f"{e.last_used.astimezone():%Y-%m-%d %H:%M}",

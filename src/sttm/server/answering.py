@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from sttm.chat import VideoStore
+from sttm.chat import VideoChat, VideoStore
 from sttm.chat.prompt import Turn
-from sttm.chat.stepping import prompt_of
+from sttm.chat.stepping import prompt_of, words_of
 from sttm.server.config import MIB, ServerConfig
-from sttm.server.errors import bad_request, busy
+from sttm.server.errors import ApiError, bad_request, busy
 from sttm.server.metrics import Metrics
 from sttm.server.openai_schema import ChatRequest, Talk, Usage, read_talk, refuse_model
 from sttm.server.sampling import SamplingParams
@@ -24,6 +24,7 @@ from sttm.server.watching import Chats, Watched, Watcher
 from sttm.video import Sampling
 
 _RETRY_SECONDS = 2
+_LONGEST_TOKEN = 256  # characters; the longest of a vocabulary are 128 spaces
 
 
 class Service:
@@ -65,6 +66,7 @@ class Service:
         talk = read_talk(request.messages)
         sampling = self._sampling(request)
         params = self._params(request)
+        self._check_characters(talk)
         if self._open >= self.config.limits.open_answers:
             raise busy("question", _RETRY_SECONDS)
         self._open += 1
@@ -72,6 +74,7 @@ class Service:
             start = time.perf_counter()
             wanted = request.sttm
             chat = await asyncio.to_thread(self._chats.get, wanted.keep, talk.system, wanted.method)
+            await asyncio.to_thread(self._check_words, chat, talk)
             opening = await self._find(talk)
             watched = await self.watcher.watch(chat, opening, **sampling)
             for url, key in zip(talk.urls, watched.keys, strict=True):
@@ -158,16 +161,22 @@ class Service:
             stop=request.stops,
         )
 
-    def _check_prompt(self, watched: Watched, ids: torch.Tensor, params: SamplingParams) -> None:
-        """Refuse a question that is too long by itself, or with its video and its answer."""
-        asked, most = len(ids) - len(watched.video.ids), self.config.limits.prompt_tokens
+    def _check_characters(self, talk: Talk) -> None:
+        """Refuse what has more tokens than the server takes, however long these are."""
+        most = self.config.limits.prompt_tokens
+        if talk.characters > most * _LONGEST_TOKEN:
+            raise _too_long(f"{talk.characters} characters", most)
+
+    def _check_words(self, chat: VideoChat, talk: Talk) -> None:
+        """Refuse more words than the server takes, before any is fed with the videos."""
+        most = self.config.limits.prompt_tokens
+        asked = words_of(chat, talk.opening, talk.history, talk.question)
         if asked > most:
-            raise bad_request(
-                f"messages: got {asked} tokens beside the video, expected at most {most}. Ask "
-                "shorter, or begin a new conversation.",
-                "messages",
-                "context_length_exceeded",
-            )
+            raise _too_long(f"{asked} tokens", most)
+
+    def _check_prompt(self, watched: Watched, ids: torch.Tensor, params: SamplingParams) -> None:
+        """Refuse a question that goes beyond the model's positions with its videos and answer."""
+        asked = len(ids) - len(watched.video.ids)
         config = watched.video.chat.model.config.get_text_config()
         longest = getattr(config, "max_position_embeddings", None)  # some have no end
         last = watched.video.next_position + asked + params.max_tokens
@@ -299,3 +308,12 @@ class Reply:
         """Take a piece from the scheduler's thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+
+
+def _too_long(got: str, most: int) -> ApiError:
+    return bad_request(
+        f"messages: got {got} beside the videos, expected at most {most} tokens. Ask shorter, or "
+        "begin a new conversation.",
+        "messages",
+        "context_length_exceeded",
+    )

@@ -22,7 +22,9 @@ class Limits:
     video_seconds: float = _limit(3600.0, "Seconds that a video may last.")
     video_pixels: int = _limit(3840 * 2160, "Pixels of one frame, as stored.")
     videos: int = _limit(8, "Videos of one conversation.")
-    prompt_tokens: int = _limit(4096, "Tokens of a question with earlier turns, beside the video.")
+    prompt_tokens: int = _limit(
+        4096, "Tokens of a question with all earlier turns, beside the videos."
+    )
     new_tokens: int = _limit(1024, "Tokens of an answer.")
     open_answers: int = _limit(128, "Requests at once, those that wait for a video included.")
     open_videos: int = _limit(32, "Videos that are being watched or wait for it.")

@@ -166,6 +166,13 @@ class Talk:
         """Where the videos are, in the order in which they are shown."""
         return [step for step in self.opening if isinstance(step, str)]
 
+    @property
+    def characters(self) -> int:
+        """The length of all texts, the system prompt included."""
+        turns = (turn for turn in (*self.opening, *self.history) if not isinstance(turn, str))
+        said = (text for turn in turns for text in turn)
+        return sum(map(len, (self.system or "", *said, self.question)))
+
 
 def parse_request(body: bytes) -> ChatRequest:
     """Read the body of a request.
@@ -213,9 +220,11 @@ def read_talk(messages: Sequence[Message]) -> Talk:
         raise bad_request("messages: got no question, expected text in the last one.", "messages")
     pairs = [*zip(texts[:-1:2], texts[1::2], strict=True), None]
     steps: list[str | Turn] = []
+    known: set[str] = set()
     for message, pair in zip(turns[::2], pairs, strict=True):
-        steps += [url for url in _videos(message) if url not in steps]
-        steps += [] if pair is None else [pair]
+        urls = [url for url in _videos(message) if url not in known]
+        known.update(urls)
+        steps += [*urls] if pair is None else [*urls, pair]
     shown = max((place for place, s in enumerate(steps, 1) if isinstance(s, str)), default=0)
     history = tuple(step for step in steps[shown:] if not isinstance(step, str))
     return Talk("\n".join(system) if system else None, tuple(steps[:shown]), history, texts[-1])

@@ -1,5 +1,6 @@
 """Uploaded files, as OpenAI's files API has them."""
 
+import contextlib
 import os
 import secrets
 import tempfile
@@ -18,6 +19,9 @@ from sttm.server.errors import ApiError
 from sttm.video import Sampling
 
 FILE_PREFIX = "file-"
+REQUEST_PREFIX = "request-"  # of what comes with a request and goes with it
+_UPLOAD_PREFIX = "upload-"  # of what is not complete
+_LEFT_SECONDS = 86400  # after which nobody is at work on these
 _CHUNK = 1 << 20
 _NAME = 200  # characters of a file's name that are kept
 
@@ -63,6 +67,7 @@ class Uploads:
         self._limits = limits
         self._lock = threading.Lock()
         self._files = {record.id: record for record in self._read()}
+        self._drop_left()
 
     def _read(self) -> Iterator[UploadedFile]:
         for path in sorted(self._folder.glob(f"{FILE_PREFIX}*.json")):
@@ -72,6 +77,15 @@ class Uploads:
                 continue  # half written by another version: it cannot be asked for
             if record.id == path.stem and self.path(record.id).is_file():
                 yield record
+
+    def _drop_left(self) -> None:
+        """Delete what a server that was killed has left: files of requests, halves of uploads."""
+        for pattern in (f"{REQUEST_PREFIX}*", f"{_UPLOAD_PREFIX}*", f"{FILE_PREFIX}*.video"):
+            for path in self._folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # another server deletes, too
+                    is_old = path.stat().st_mtime < time.time() - _LEFT_SECONDS
+                    if is_old and not path.with_suffix(".json").exists():
+                        path.unlink()
 
     def path(self, file_id: str) -> Path:
         """Return where the content of a known file is."""
@@ -107,7 +121,7 @@ class Uploads:
         Raises:
             ApiError: it is too large, or all files together are.
         """
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix="upload-")
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=_UPLOAD_PREFIX)
         try:
             with os.fdopen(handle, "wb") as file:
                 size = 0

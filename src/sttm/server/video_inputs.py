@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 from sttm.server.config import ServerConfig
 from sttm.server.errors import ApiError, bad_request
 from sttm.server.fetching import Fetcher
-from sttm.server.uploads import FILE_PREFIX, Uploads
+from sttm.server.uploads import FILE_PREFIX, REQUEST_PREFIX, Uploads
 
 _PARAM = "messages"
 # How the containers that people send begin, and where: (offset, bytes). What only refers to other
@@ -92,7 +92,7 @@ class VideoInputs:
             found = self._uploads.get(url)
             file = VideoFile(self._uploads.path(found.id), found.id)
         elif url[:5].lower() == "data:":
-            file = await asyncio.to_thread(self._decode, url)
+            file = await self._unpack(url)
         else:
             file = await self._follow(url)
         try:
@@ -125,8 +125,20 @@ class VideoInputs:
             raise
         return VideoFile(path, "downloaded file", temporary=True)
 
-    def _decode(self, url: str) -> VideoFile:
+    async def _unpack(self, url: str) -> VideoFile:
         """Write what a data URL holds into a file."""
+        content = await asyncio.to_thread(self._decode, url)
+        path = self._new_file()
+        try:
+            with path.open("wb") as file:  # a thread that outlives its request cannot make it anew
+                await asyncio.to_thread(file.write, content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return VideoFile(path, "video in the request", temporary=True)
+
+    def _decode(self, url: str) -> bytes:
+        """Return what a data URL holds."""
         head, comma, text = url.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             raise bad_request(
@@ -137,17 +149,14 @@ class VideoInputs:
         if len(text) * 3 // 4 > self._most + 2:
             raise too_large(len(text) * 3 // 4, self._most)
         try:
-            content = base64.b64decode(text, validate=True)
+            return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
             raise bad_request(
                 "video_url: got a data URL that is no base64, expected the file in base64.", _PARAM
             ) from error
-        path = self._new_file()
-        path.write_bytes(content)
-        return VideoFile(path, "video in the request", temporary=True)
 
     def _new_file(self) -> Path:
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix="request-")
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=REQUEST_PREFIX)
         os.close(handle)
         return Path(name)
 

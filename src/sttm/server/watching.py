@@ -217,14 +217,17 @@ class Watcher:
     async def _obtain(
         self, keys: Sequence[str], job: _Job, chat: VideoChat, work: Callable[[], PrefilledVideo]
     ) -> Watched:
-        found = await self._find(self._store.find, chat, keys[-1])
+        # Whoever watches several videos holds the turns of all that they begin with.
+        found = await self._find(self._store.find, chat, keys[-1], wait=False)
         if found is not None:
             return Watched(found, keys, "store")
         if self.open >= self._most:
             raise busy("video to watch", _RETRY_SECONDS)
         job.watching = self._watchers.submit(work)
         self._give_up(keys[-1], job)  # they may have left while it was looked up
-        return Watched(await asyncio.wrap_future(job.watching), keys, "watched")
+        video = await asyncio.wrap_future(job.watching)
+        # What was not there at first, and then was, somebody else has watched.
+        return Watched(video, keys, "joined" if video.found.videos == len(keys) else "watched")
 
     def _give_up(self, key: str, job: _Job) -> None:
         """Leave a video that nobody waits for, unless it was begun: then others may ask later."""
