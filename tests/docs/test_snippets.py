@@ -73,6 +73,6 @@ def test_examples_run(
 
 
 def test_no_example_is_left_out() -> None:
-    """The plugin is run by tests/cli/test_plugins.py."""
+    """tests/cli/test_plugins.py runs the plugin, tests/server the function for Open WebUI."""
     found = {path.name for path in Path(ROOT / "examples").iterdir()}
-    assert found == {"attach.py", "ask_many.py", "plugin"}
+    assert found == {"attach.py", "ask_many.py", "open_webui_filter.py", "plugin"}
