@@ -42,7 +42,7 @@ def opened(chromium: Any, url: str, **options: Any) -> Iterator[Any]:
     """Open the page; an error of its code or of its policy fails the test."""
     context, wrong = chromium.new_context(**options), []
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # of a busy machine
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if "Policy" in said.text else None)
     page.on("dialog", lambda dialog: wrong.append(dialog.message))
