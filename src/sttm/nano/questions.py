@@ -16,7 +16,17 @@ from sttm.nano.clips import Clip, Needle
 from sttm.nano.scenes import relation
 
 Task = Literal[
-    "digit", "colour", "quadrant", "count", "order", "background", "texture", "pan", "relation"
+    "digit",
+    "colour",
+    "quadrant",
+    "count",
+    "order",
+    "background",
+    "texture",
+    "pan",
+    "relation",
+    "when",
+    "when background",
 ]
 
 TASKS: tuple[Task, ...] = ("digit", "colour", "quadrant", "count", "order")
