@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from sttm.nano.clips import Clip
@@ -23,16 +25,23 @@ from sttm.nano.model import weights_path
 from sttm.nano.scenes import make_scene
 from training.ask import Packer
 from training.checkpoint import load_state, new_model
+from training.context import regress
 from training.data import HELD_OUT, Batches, prefetch, train_scene
 from training.decoder import accuracy_on
 from training.export import export
+from training.initial import ORDER_LAYER, TOKEN_SCALE, add_order_heads
 from training.labels import cell_batch
 from training.loop import Log, run_steps
 from training.packing import ATTENTION, Packed, answer_loss, packed_logits
 from training.text import build_tokenizer
 
-SECONDS = 16  # of every scene: the answers are read off places on this time axis
-LENGTHS = ((4, 8), (8, 5), (8, 5), (16, 2))  # frames, at random seconds; scenes of a batch
+SECONDS = 10  # of every scene: the answers are read off places on this time axis
+LENGTHS = ((4, 8), (6, 6), (10, 3), (10, 3))  # frames, at random seconds; scenes of a batch
+# Rotary pairs that turn by 3.6 and 8.5 rad in ten seconds, and their phases: the hands of a clock.
+HANDS = ((6, 0.0), (5, 0.0), (5, math.pi / 2))
+SINK = 9.0  # its square, over the root of a head's width, has to win over all video tokens
+HAND = 3.0
+CLOCK_LAYER = 1  # without its heads nano answers as well as with them
 PHRASINGS = 2  # phrasings of every question
 WORK = Path("build/when")
 
@@ -80,6 +89,87 @@ def held_out(count: int) -> list[Packed]:
     return [pack(packer, clips[i : i + 4], slots) for i in range(0, count, 4)]
 
 
+@torch.no_grad()
+def add_clock(model: LlavaOnevisionForConditionalGeneration, batch: Packed) -> None:
+    """Let video tokens know when they are: set a key-value group that nano does without.
+
+    A token looks at the first two tokens of the prompt and at nothing else. How much more at one
+    than at the other is the cosine of an angle that turns with its distance from them.
+
+    Args:
+        model: whose layer it is.
+        batch: on which its inputs are measured.
+    """
+    text = model.model.language_model
+    attention = text.layers[CLOCK_LAYER].self_attn
+    width = text.config.hidden_size // text.config.num_attention_heads
+    half = width // 2
+    inputs = layer_inputs(model, batch, CLOCK_LAYER).flatten(0, 1)
+    place = torch.arange(len(inputs)) % batch.context_positions.shape[-1]
+    one, other = (place == 0).float(), (place == 1).float()
+    either, which = regress(inputs, torch.stack([one + other, one - other], 1))
+    own = slice(width, 2 * width)
+    for projection in (attention.k_proj, attention.v_proj):
+        projection.weight[own] = 0
+        projection.bias[own] = 0
+    attention.k_proj.weight[width + half - 1] = SINK * either
+    for pair in {pair for pair, _ in HANDS}:
+        attention.k_proj.weight[width + pair] = HAND * which
+    attention.v_proj.weight[width] = which
+    attention.q_proj.weight[3 * width :] = 0
+    attention.q_proj.bias[3 * width :] = 0
+    attention.o_proj.weight[:, 3 * width :] = 0
+    directions = random_directions(text.config.hidden_size, len(HANDS))
+    for head, (pair, phase) in enumerate(HANDS, 3):
+        first = head * width
+        attention.q_proj.bias[first + half - 1] = SINK
+        attention.q_proj.bias[first + pair] = HAND * math.cos(phase)
+        attention.q_proj.bias[first + pair + half] = HAND * math.sin(phase)
+        attention.o_proj.weight[:, first] = directions[head - 3]
+
+
+@torch.no_grad()
+def read_clock(model: LlavaOnevisionForConditionalGeneration, batch: Packed) -> None:
+    """Let the heads that find the first and the last needle tokens tell their time.
+
+    Args:
+        model: with the heads of `add_order_heads`.
+        batch: on which the inputs of their layer are measured.
+    """
+    text = model.model.language_model
+    attention = text.layers[ORDER_LAYER].self_attn
+    width = text.config.hidden_size // text.config.num_attention_heads
+    inputs = layer_inputs(model, batch, ORDER_LAYER)
+    positions = batch.context_positions.float()
+    turn = [text.rotary_emb.inv_freq[pair] * positions - phase for pair, phase in HANDS]
+    rows = width - len(HANDS)
+    hands = torch.stack(turn, -1).cos().flatten(0, 1)
+    attention.v_proj.weight[width + rows : 2 * width] = regress(inputs.flatten(0, 1), hands)
+    attention.v_proj.bias[width + rows : 2 * width] = 0
+    directions = random_directions(text.config.hidden_size, 2 * len(HANDS))
+    for i, head in enumerate((3, 4)):
+        columns = slice(head * width + rows, (head + 1) * width)
+        attention.o_proj.weight[:, columns] = directions[i::2].T
+
+
+def layer_inputs(
+    model: LlavaOnevisionForConditionalGeneration, batch: Packed, layer: int
+) -> Tensor:
+    """What a layer's projections see of the prompt and the video: ``(B, P + V, WIDTH)``."""
+    seen: list[Tensor] = []
+    norm = model.model.language_model.layers[layer].input_layernorm
+    handle = norm.register_forward_hook(lambda _, __, output: seen.append(output))
+    packed_logits(model, batch)
+    handle.remove()
+    return seen[0][:, : batch.context_positions.shape[-1]]
+
+
+def random_directions(width: int, count: int) -> Tensor:
+    """Directions that nothing else uses, ``(count, width)``, each as large as a video token."""
+    generator = torch.Generator().manual_seed(count)
+    return TOKEN_SCALE * torch.randn(count, width, generator=generator)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Teach a copy of nano to say when.")
     parser.add_argument("--steps", type=int, default=1200)
@@ -105,6 +195,11 @@ def main() -> None:
             args.begin, dtype=torch.float32
         )
         model.load_state_dict(begin.state_dict())
+        model.set_attn_implementation({"text_config": ATTENTION})
+        batches = held_out(32)
+        add_clock(model, batches[0])
+        add_order_heads(model, batches)
+        read_clock(model, batches[0])
     model.requires_grad_(False)
     text = model.model.language_model.requires_grad_(True)
     model.set_attn_implementation({"text_config": ATTENTION})

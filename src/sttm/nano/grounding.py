@@ -33,7 +33,7 @@ def grounding_questions(
         seconds: at which its frames stand; None for one after the other, one per second.
 
     Returns:
-        questions whose answers are spans of seconds such as "04 to 07": it is to be seen from the
+        questions whose answers are spans of seconds such as "4 to 7": it is to be seen from the
         beginning of second 4 to the beginning of second 7.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -54,5 +54,5 @@ def grounding_questions(
 
 
 def span_text(start: int, end: int) -> str:
-    """Write a span of seconds as the answers have it: "04 to 07"."""
-    return f"{start:02} to {end:02}"
+    """Write a span of seconds as the answers have it: "4 to 7"."""
+    return f"{start} to {end}"

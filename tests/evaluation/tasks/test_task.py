@@ -35,7 +35,9 @@ def test_all_tasks_are_there() -> None:
         "videomme-subtitles",
         "egoschema-subset",
         "needle",
+        "grounding",
         "custom",
+        "custom-grounding",
     }
     for name in list_tasks():
         task = get_task(name)
