@@ -1,5 +1,6 @@
 """Spans of time: reading them, and how they count."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from sttm.evaluation.tasks.spans import Span, check_rule, read_span, score_span
         ("7 to 4", None),
         ("B2 is shown early", None),
         ("", None),
+        ("9" * 5000 + " to " + "9" * 5001, None),
     ],
 )
 def test_read(text: str, expected: tuple[float, float] | None) -> None:
@@ -109,3 +111,16 @@ def test_your_own_questions(tmp_path: Path) -> None:
     assert task.prompt(item).startswith("When? Answer with the seconds")
     assert task.right(task.parse("From 12.5 to 17 seconds.", item), item)
     assert not task.right(task.parse("From 12 to 17 seconds.", item), item)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("answer", "early", "expected seconds such as"), ("options", ["4", "5"], "got options")],
+)
+def test_answers_that_are_no_spans_are_refused(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    row = {"video": "a.mp4", "question": "When?", "answer": "4", field: value}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match=message):
+        get_task("custom-grounding").items(tmp_path / "mine.jsonl", videos=False)

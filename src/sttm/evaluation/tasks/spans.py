@@ -7,7 +7,7 @@ from sttm.errors import ConfigError
 from sttm.evaluation.tasks.items import Item
 
 # 1:02:03.5, 2:03 or 12.5; no digits of a longer word.
-_TIME = r"(?<![\w.:])(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)(?![\d:]|\.\d)"
+_TIME = r"(?<![\w.:])(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d{1,9})?)(?![\d:]|\.\d)"
 _SPAN = re.compile(rf"{_TIME}\s*(?:s|sec\w*)?\s*(?:to|until|till|and|-|–|—|,)\s*{_TIME}")
 
 
