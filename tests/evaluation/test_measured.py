@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "results" / "needle"
 BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
 BELOW = " ↓"
+LINKS = {"sttm-distortion": '[sttm, `criterion="distortion"`](distortion.md)'}
 
 needs_files = pytest.mark.skipif(
     not (PAGE.is_file() and RESULTS.is_dir()), reason="documentation or results are not here"
@@ -75,13 +76,12 @@ def means_again() -> str:
     again = json.loads((RESULTS.parent / "needle-again" / "results.json").read_text("utf-8"))
     found = {(row["method"], row["keep"]): row["accuracy"] for row in again["runs"]}
     below = {row["first"] for row in again["comparisons"] if row["ci_high"] < 0}
-    pages = {"sttm-distortion": '[sttm, `criterion="distortion"`](distortion.md)'}
     own = ["sttm", "sttm-distortion"]
     rest = {method for method, _ in found} - {"all", *own}
     names = [*own, *sorted(rest, key=lambda name: [-found[name, keep] for keep in (0.1, 0.05)])]
     lines = [
         [
-            pages.get(name, f"[{name}](methods/{name}.md)"),
+            LINKS.get(name, f"[{name}](methods/{name}.md)"),
             *(
                 f"{100 * found[name, keep]:.1f}{BELOW if f'{name}-{keep}' in below else ''}"
                 for keep in BUDGETS
@@ -90,6 +90,22 @@ def means_again() -> str:
         for name in names
     ]
     return markdown_table(["method", *(f"{100 * keep:.0f} %" for keep in BUDGETS)], lines)
+
+
+def pans() -> str:
+    """Accuracy in scenes with a pan, and less all tokens."""
+    rows = json.loads((RESULTS.parent / "needle-pan" / "results.json").read_text("utf-8"))["runs"]
+    found = {(row["method"], row["keep"]): row for row in rows}
+    lines = []
+    for name in ("sttm", "sttm-distortion", "simplecluster", "evs", "random", "tome"):
+        cells = [LINKS.get(name, f"[{name}](methods/{name}.md)")]
+        for keep in (0.3, 0.1, 0.05):
+            row = found[name, keep]
+            less = (row["less_full"], row["less_full_low"], row["less_full_high"])
+            numbers = (100 * value for value in (row["accuracy"], *less))
+            cells.append("{:.1f}: {:+.1f} [{:.1f}, {:.1f}]".format(*numbers))
+        lines.append(cells)
+    return markdown_table(["method", "30 %", "10 %", "5 %"], lines)
 
 
 def means() -> str:
@@ -123,7 +139,7 @@ def kinds() -> str:
 
 
 @needs_files
-@pytest.mark.parametrize("table", [means, means_again, level, kinds])
+@pytest.mark.parametrize("table", [means, means_again, level, kinds, pans])
 def test_the_tables_are_those_of_the_results(table: Any) -> None:
     assert table() in PAGE.read_text(encoding="utf-8")
 
