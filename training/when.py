@@ -26,22 +26,26 @@ from sttm.nano.scenes import make_scene
 from training.ask import Packer
 from training.checkpoint import load_state, new_model
 from training.context import regress
-from training.data import HELD_OUT, Batches, prefetch, train_scene
+from training.data import HELD_OUT, Batches, prefetch, train_clip, train_scene
 from training.decoder import accuracy_on
 from training.export import export
-from training.initial import ORDER_LAYER, TOKEN_SCALE, add_order_heads
+from training.initial import ORDER_LAYER, add_order_heads
 from training.labels import cell_batch
 from training.loop import Log, run_steps
 from training.packing import ATTENTION, Packed, answer_loss, packed_logits
 from training.text import build_tokenizer
 
 SECONDS = 10  # of every scene: the answers are read off places on this time axis
-LENGTHS = ((4, 8), (6, 6), (10, 3), (10, 3))  # frames, at random seconds; scenes of a batch
+LENGTHS = ((4, 9), (6, 6), (10, 3))  # frames, at random seconds; scenes of a batch
 # Rotary pairs that turn by 3.6 and 8.5 rad in ten seconds, and their phases: the hands of a clock.
 HANDS = ((6, 0.0), (5, 0.0), (5, math.pi / 2))
 SINK = 9.0  # its square, over the root of a head's width, has to win over all video tokens
 HAND = 3.0
+SHARPER = 3.0  # than for questions about order: needles may be brief, and several
+CLOCK_SIZE = 0.5  # root mean square of what a hand writes into a stream of 12: no more than needed
+ANSWER_SIZE = 6.0  # the same at the positions that answer, into a stream of 8
 CLOCK_LAYER = 1  # without its heads nano answers as well as with them
+SCENES = 0.5  # share of scenes; the rest are clips with four needles
 PHRASINGS = 2  # phrasings of every question
 WORK = Path("build/when")
 
@@ -74,7 +78,8 @@ class WhenBatches(Batches):
         frames, count = LENGTHS[int(rng.integers(len(LENGTHS)))]
         clips: list[Clip] = []
         while len(clips) < count:
-            clip = train_scene(rng, frames)
+            scene = rng.random() < SCENES
+            clip = train_scene(rng, frames) if scene else train_clip(rng, frames, 4)
             if grounding_questions(clip, 0):
                 clips.append(clip)
         slots = [sorted(rng.choice(SECONDS, size=frames, replace=False).tolist()) for _ in clips]
@@ -125,7 +130,7 @@ def add_clock(model: LlavaOnevisionForConditionalGeneration, batch: Packed) -> N
         attention.q_proj.bias[first + half - 1] = SINK
         attention.q_proj.bias[first + pair] = HAND * math.cos(phase)
         attention.q_proj.bias[first + pair + half] = HAND * math.sin(phase)
-        attention.o_proj.weight[:, first] = directions[head - 3]
+        attention.o_proj.weight[:, first] = CLOCK_SIZE * directions[head - 3]
 
 
 @torch.no_grad()
@@ -146,10 +151,13 @@ def read_clock(model: LlavaOnevisionForConditionalGeneration, batch: Packed) -> 
     hands = torch.stack(turn, -1).cos().flatten(0, 1)
     attention.v_proj.weight[width + rows : 2 * width] = regress(inputs.flatten(0, 1), hands)
     attention.v_proj.bias[width + rows : 2 * width] = 0
+    for first in (3 * width, 4 * width):
+        attention.q_proj.weight[first : first + width] *= SHARPER
+        attention.q_proj.bias[first + width // 2 - 1] *= SHARPER
     directions = random_directions(text.config.hidden_size, 2 * len(HANDS))
     for i, head in enumerate((3, 4)):
         columns = slice(head * width + rows, (head + 1) * width)
-        attention.o_proj.weight[:, columns] = directions[i::2].T
+        attention.o_proj.weight[:, columns] = ANSWER_SIZE * directions[i::2].T
 
 
 def hold(model: LlavaOnevisionForConditionalGeneration) -> list[torch.nn.Parameter]:
@@ -180,15 +188,15 @@ def layer_inputs(
 
 
 def random_directions(width: int, count: int) -> Tensor:
-    """Directions that nothing else uses, ``(count, width)``, each as large as a video token."""
+    """Directions that nothing else uses, ``(count, width)``."""
     generator = torch.Generator().manual_seed(count)
-    return TOKEN_SCALE * torch.randn(count, width, generator=generator)
+    return torch.randn(count, width, generator=generator)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Teach a copy of nano to say when.")
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--begin", type=Path, default=weights_path())
     parser.add_argument("--work", type=Path, default=WORK)
@@ -229,6 +237,7 @@ def main() -> None:
         steps=args.steps,
         log=Log(args.work / "when.jsonl"),
         checkpoint=checkpoint,
+        warmup=20,
         floor=0.02,
         every=20,
         eval_every=100,
