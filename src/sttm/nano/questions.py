@@ -26,7 +26,6 @@ Task = Literal[
     "pan",
     "relation",
     "when",
-    "when background",
 ]
 
 TASKS: tuple[Task, ...] = ("digit", "colour", "quadrant", "count", "order")
