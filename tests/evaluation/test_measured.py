@@ -113,6 +113,44 @@ def pans() -> str:
     return markdown_table(["method", "30 %", "10 %", "5 %"], lines)
 
 
+@cache
+def grounding_rows() -> dict[tuple[str, float, str], Any]:
+    found = json.loads((RESULTS.parent / "grounding" / "results.json").read_text("utf-8"))
+    return {(row["method"], row["keep"], row["metric"]): row for row in found["rows"]}
+
+
+GROUNDED = (
+    *("sttm", "sttm-distortion", "simplecluster", "prunevid"),
+    *("evs", "random", "tome", "uniform"),
+)
+
+
+def overlaps() -> str:
+    """The mean IoU; ↓ and ↑ where it is below or above STTM's."""
+    lines = []
+    for name in GROUNDED:
+        cells = [LINKS.get(name, f"[{name}](methods/{name}.md)")]
+        for keep in BUDGETS:
+            row = grounding_rows()[name, keep, "miou"]
+            _, low, high = row.get("less_sttm", (0, 0, 0))
+            sign = BELOW if high < 0 else " ↑" if low > 0 else ""
+            cells.append(f"{100 * row['value'][0]:.1f}{sign}")
+        lines.append(cells)
+    return markdown_table(["method", *(f"{100 * keep:.0f} %" for keep in BUDGETS)], lines)
+
+
+def starts_and_ends() -> str:
+    """What every method loses at 10 %: of the mean IoU, and of the starts and ends."""
+    lines = []
+    for name in GROUNDED:
+        rows = [grounding_rows()[name, 0.1, metric] for metric in ("miou", "start_1s", "end_1s")]
+        values = [[100 * value for value in row["less_all"]] for row in rows]
+        cells = ["{:+.1f} [{:.1f}, {:.1f}]".format(*value) for value in values]
+        lines.append([LINKS.get(name, f"[{name}](methods/{name}.md)"), *cells])
+    heads = ["less all tokens, at 10 %", "mIoU", "start within 1 s", "end within 1 s"]
+    return markdown_table(heads, lines)
+
+
 def means() -> str:
     heads = ["method", *(f"{100 * keep:.0f} %" for keep in BUDGETS)]
     lines = [
@@ -144,7 +182,9 @@ def kinds() -> str:
 
 
 @needs_files
-@pytest.mark.parametrize("table", [means, means_again, means_of_16_frames, level, kinds, pans])
+@pytest.mark.parametrize(
+    "table", [means, means_again, means_of_16_frames, level, kinds, pans, overlaps, starts_and_ends]
+)
 def test_the_tables_are_those_of_the_results(table: Any) -> None:
     assert table() in PAGE.read_text(encoding="utf-8")
 
