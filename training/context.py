@@ -57,13 +57,13 @@ def add_context_heads(
     known = labels[:, BACKGROUND] != IGNORE
     names = (*BACKDROP_COLOURS, *PATTERNS)
     classes = torch.cat([one_hot(labels[known][:, BACKGROUND], 6), _texture(labels[known])], 1)
-    facts = _regress(video[known], classes)
+    facts = regress(video[known], classes)
     place = torch.arange(len(labels)) % (GRID * GRID)
     marked = labels[:, LANDMARK] == 1
     where = torch.stack([place % GRID, place // GRID], 1) / (GRID / 2) - 0.875
-    x_and_y = _regress(video, where * marked[:, None])
-    landmark = _regress(video[labels[:, LANDMARK] != IGNORE], marked[labels[:, LANDMARK] != IGNORE])
-    late, pan = _regress(asking, wanted).unbind(0)
+    x_and_y = regress(video, where * marked[:, None])
+    landmark = regress(video[labels[:, LANDMARK] != IGNORE], marked[labels[:, LANDMARK] != IGNORE])
+    late, pan = regress(asking, wanted).unbind(0)
     key, value = attention.k_proj, attention.v_proj
     own = slice(width, 2 * width)  # of the second group
     for projection in (key, value):
@@ -151,8 +151,8 @@ def _carry_words(
     targets = torch.stack([end.float() - start.float(), pan.float()], 1)
     found = (start | end | pan).float()
     detector, (late, moves) = (
-        _regress(torch.cat(inputs), found),
-        _regress(torch.cat(inputs), targets),
+        regress(torch.cat(inputs), found),
+        regress(torch.cat(inputs), targets),
     )
     key, value = attention.k_proj, attention.v_proj
     own = slice(width, 2 * width)
@@ -211,7 +211,7 @@ def _texture(labels: Tensor) -> Tensor:
     return one_hot(known, 5) * (labels[:, TEXTURE, None] >= 0)
 
 
-def _regress(inputs: Tensor, targets: Tensor) -> Tensor:
+def regress(inputs: Tensor, targets: Tensor) -> Tensor:
     """Ridge regression without a constant: ``(targets, WIDTH)``."""
     wanted = targets.float().reshape(len(inputs), -1)
     weight = torch.where(wanted.any(1, keepdim=True), RARE_WEIGHT, 1.0)

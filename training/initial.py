@@ -87,7 +87,8 @@ def prepare_decoder(
         batches: clips on which scale and class means of the tokens are measured.
         lexicon: what their labels mean.
     """
-    _randomise(model, seed)
+    text = model.model.language_model
+    randomise(text, seed, text.config.num_hidden_layers)
     tokens = torch.cat([video_tokens(model, b.frames)[:, :-1].flatten(0, 1) for b in batches])
     labels = torch.cat([b.labels.flatten(0, 2) for b in batches])
     scale = TOKEN_SCALE / float(tokens.pow(2).mean().sqrt())
@@ -102,14 +103,15 @@ def prepare_decoder(
     _wire(model, facts, _presence(tokens, labels, facts, lexicon))
 
 
-def _randomise(model: LlavaOnevisionForConditionalGeneration, seed: int) -> None:
-    text = model.model.language_model
+@torch.no_grad()
+def randomise(part: nn.Module, seed: int, layers: int) -> None:
+    """Begin a decoder of so many layers, or a part of it, anew."""
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in text.named_parameters():
+    for name, weight in part.named_parameters():
         if weight.ndim == 2:
             deviation = weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                deviation /= math.sqrt(2 * text.config.num_hidden_layers)
+                deviation /= math.sqrt(2 * layers)
             weight.normal_(0.0, deviation, generator=generator)
         elif "norm" in name:
             weight.fill_(1.0)

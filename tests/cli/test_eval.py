@@ -351,6 +351,7 @@ def test_two_processes_give_the_same(run: Run, task: Path, tmp_path: Path) -> No
         (("--task", "needle", "--method", "sttm", "tome"), "expected budgets"),
         (("--task", "needle", "--keep", ".5", ".3", "-t", "1/1"), "options of a method"),
         (("--task", "needle", "--scenes", "kinds=cut,moving"), "expected different ones of"),
+        (("--task", "needle", "--scenes", "task_types=pan,zoom"), "task_types: got pan, zoom"),
         (("--task", "needle", "--scenes", "frames=0"), "frames: "),
         (("--task", "needle", "--scenes", "length=4"), "length: "),
         (("--task", "needle", "--scenes", "frames=4,4"), "expected different numbers"),

@@ -1,6 +1,7 @@
 """What docs/benchmarks.md says was measured is what is in benchmarks/results."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "results" / "needle"
 BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
 BELOW = " ↓"
+LINKS = {"sttm-distortion": '[sttm, `criterion="distortion"`](distortion.md)'}
 
 needs_files = pytest.mark.skipif(
     not (PAGE.is_file() and RESULTS.is_dir()), reason="documentation or results are not here"
@@ -70,26 +72,83 @@ def cell(method: str, keep: float) -> str:
     return f"{100 * means[0]:.1f}{below} ({100 * means[1]:.1f})"
 
 
-def means_again() -> str:
-    """The table of the measurement with the authors' rules."""
-    again = json.loads((RESULTS.parent / "needle-again" / "results.json").read_text("utf-8"))
+def means_again(folder: str = "needle-again", budgets: Sequence[float] = BUDGETS) -> str:
+    """The table of a measurement with the authors' rules."""
+    again = json.loads((RESULTS.parent / folder / "results.json").read_text("utf-8"))
     found = {(row["method"], row["keep"]): row["accuracy"] for row in again["runs"]}
     below = {row["first"] for row in again["comparisons"] if row["ci_high"] < 0}
-    pages = {"sttm-distortion": '[sttm, `criterion="distortion"`](distortion.md)'}
     own = ["sttm", "sttm-distortion"]
     rest = {method for method, _ in found} - {"all", *own}
     names = [*own, *sorted(rest, key=lambda name: [-found[name, keep] for keep in (0.1, 0.05)])]
     lines = [
         [
-            pages.get(name, f"[{name}](methods/{name}.md)"),
+            LINKS.get(name, f"[{name}](methods/{name}.md)"),
             *(
                 f"{100 * found[name, keep]:.1f}{BELOW if f'{name}-{keep}' in below else ''}"
-                for keep in BUDGETS
+                for keep in budgets
             ),
         ]
         for name in names
     ]
+    return markdown_table(["method", *(f"{100 * keep:.0f} %" for keep in budgets)], lines)
+
+
+def means_of_16_frames() -> str:
+    return means_again("needle-16-again", (0.3, 0.1, 0.05))
+
+
+def pans() -> str:
+    """Accuracy in scenes with a pan, and less all tokens."""
+    rows = json.loads((RESULTS.parent / "needle-pan" / "results.json").read_text("utf-8"))["runs"]
+    found = {(row["method"], row["keep"]): row for row in rows}
+    lines = []
+    for name in ("sttm", "sttm-distortion", "simplecluster", "evs", "random", "tome"):
+        cells = [LINKS.get(name, f"[{name}](methods/{name}.md)")]
+        for keep in (0.3, 0.1, 0.05):
+            row = found[name, keep]
+            less = (row["less_full"], row["less_full_low"], row["less_full_high"])
+            numbers = (100 * value for value in (row["accuracy"], *less))
+            cells.append("{:.1f}: {:+.1f} [{:.1f}, {:.1f}]".format(*numbers))
+        lines.append(cells)
+    return markdown_table(["method", "30 %", "10 %", "5 %"], lines)
+
+
+@cache
+def grounding_rows() -> dict[tuple[str, float, str], Any]:
+    found = json.loads((RESULTS.parent / "grounding" / "results.json").read_text("utf-8"))
+    return {(row["method"], row["keep"], row["metric"]): row for row in found["rows"]}
+
+
+GROUNDED = (
+    *("sttm", "sttm-distortion", "simplecluster", "prunevid"),
+    *("evs", "random", "tome", "uniform"),
+)
+
+
+def overlaps() -> str:
+    """The mean IoU; ↓ and ↑ where it is below or above STTM's."""
+    lines = []
+    for name in GROUNDED:
+        cells = [LINKS.get(name, f"[{name}](methods/{name}.md)")]
+        for keep in BUDGETS:
+            row = grounding_rows()[name, keep, "miou"]
+            _, low, high = row.get("less_sttm", (0, 0, 0))
+            sign = BELOW if high < 0 else " ↑" if low > 0 else ""
+            cells.append(f"{100 * row['value'][0]:.1f}{sign}")
+        lines.append(cells)
     return markdown_table(["method", *(f"{100 * keep:.0f} %" for keep in BUDGETS)], lines)
+
+
+def starts_and_ends() -> str:
+    """What every method loses at 10 %: of the mean IoU, and of the starts and ends."""
+    lines = []
+    for name in GROUNDED:
+        rows = [grounding_rows()[name, 0.1, metric] for metric in ("miou", "start_1s", "end_1s")]
+        values = [[100 * value for value in row["less_all"]] for row in rows]
+        cells = ["{:+.1f} [{:.1f}, {:.1f}]".format(*value) for value in values]
+        lines.append([LINKS.get(name, f"[{name}](methods/{name}.md)"), *cells])
+    heads = ["less all tokens, at 10 %", "mIoU", "start within 1 s", "end within 1 s"]
+    return markdown_table(heads, lines)
 
 
 def means() -> str:
@@ -123,7 +182,9 @@ def kinds() -> str:
 
 
 @needs_files
-@pytest.mark.parametrize("table", [means, means_again, level, kinds])
+@pytest.mark.parametrize(
+    "table", [means, means_again, means_of_16_frames, level, kinds, pans, overlaps, starts_and_ends]
+)
 def test_the_tables_are_those_of_the_results(table: Any) -> None:
     assert table() in PAGE.read_text(encoding="utf-8")
 

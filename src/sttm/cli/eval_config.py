@@ -63,8 +63,7 @@ def find_tasks(name: str | None, scenes: Sequence[str]) -> "list[Task]":
     values: dict[str, Any] = dict(pairs)
     if len(values) < len(scenes):
         raise ConfigError(f"--scenes: got {' '.join(scenes)}, expected every key once.")
-    if "kinds" in values:
-        values["kinds"] = values["kinds"].split(",")
+    values |= {key: values[key].split(",") for key in ("kinds", "task_types") if key in values}
     lengths = [{"frames": text} for text in values.pop("frames", "").split(",") if text]
     try:
         made = [
@@ -74,7 +73,8 @@ def find_tasks(name: str | None, scenes: Sequence[str]) -> "list[Task]":
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(
-            f"--scenes: got {' '.join(scenes)} ({wrong}), expected frames=, count=, kinds=, seed=."
+            f"--scenes: got {' '.join(scenes)} ({wrong}), expected frames=, count=, kinds=, "
+            "task_types=, seed=."
         ) from error
     return [task.model_copy(update={"scenes": each}) for each in made]
 

@@ -64,8 +64,8 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE...",
-            help="Scenes of a made task: frames=16,32 count=100 kinds=static,cut seed=50000000. "
-            "With several lengths all is run for each.",
+            help="Scenes of a made task: frames=16,32 count=100 kinds=static,cut "
+            "task_types=digit,pan seed=50000000. With several lengths all is run for each.",
         ),
     ] = None,
     method: Annotated[

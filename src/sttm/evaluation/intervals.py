@@ -73,7 +73,8 @@ class Counts:
         for place, value, share in cells:
             if share.value is not None:
                 tally.asked[place, column[value]] += share.n
-                tally.right[place, column[value]] += round(share.value * share.n)
+                # Whole numbers stay whole.
+                tally.right[place, column[value]] += round(share.value * share.n, 9)
         return Counted(values, tally)
 
 

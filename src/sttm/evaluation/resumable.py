@@ -116,7 +116,7 @@ class ResumableRun:
         task, folder = self.config.task, self.folders[str(setting)]
         answers = read_log(folder / ANSWERS, AnswerRecord).answers
         here = [answers[item.question_id] for item in self.items if item.question_id in answers]
-        scored = [Scored(answer.item(task.name), answer.right) for answer in here]
+        scored = [Scored(answer.item(task.name), answer.right, answer.parsed) for answer in here]
         return {
             "task": task.name,
             "model": self.name,

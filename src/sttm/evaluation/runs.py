@@ -114,6 +114,7 @@ class Run:
             Scored(
                 each.item(self.task.name),
                 None if void else False if empty_wrong and each.empty else each.right,
+                each.parsed,
             )
             for each in answers
         ]

@@ -37,17 +37,17 @@ class Tally:
     """Right answers and questions of one setting.
 
     Args:
-        right: ``(clips, tasks)`` right answers.
+        right: ``(clips, tasks)`` right answers, or the sum of their scores from 0 to 1.
         asked: ``(clips, tasks)`` questions.
     """
 
-    right: Counts
+    right: Counts | Floats
     asked: Counts
 
     @classmethod
     def count(cls, answers: Sequence[tuple[int, int, bool]], clips: int, tasks: int) -> "Tally":
         """Count ``(clip, task, right)`` triples."""
-        right, asked = np.zeros((2, clips, tasks), dtype=np.int64)
+        right, asked = np.zeros((clips, tasks)), np.zeros((clips, tasks), dtype=np.int64)
         for clip, task, correct in answers:
             asked[clip, task] += 1
             right[clip, task] += correct

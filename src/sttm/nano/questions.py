@@ -16,7 +16,16 @@ from sttm.nano.clips import Clip, Needle
 from sttm.nano.scenes import relation
 
 Task = Literal[
-    "digit", "colour", "quadrant", "count", "order", "background", "texture", "pan", "relation"
+    "digit",
+    "colour",
+    "quadrant",
+    "count",
+    "order",
+    "background",
+    "texture",
+    "pan",
+    "relation",
+    "when",
 ]
 
 TASKS: tuple[Task, ...] = ("digit", "colour", "quadrant", "count", "order")

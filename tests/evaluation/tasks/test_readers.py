@@ -368,6 +368,14 @@ def test_a_made_video_is_the_one_that_its_questions_are_about() -> None:
     assert (item.question, item.answer) == (asked.text, asked.answer)
 
 
+def test_some_types_of_questions_are_the_same_questions() -> None:
+    needle = get_task("needle")
+    pans = needle.scenes.model_copy(update={"task_types": ("pan",)})
+    asked = needle.model_copy(update={"scenes": pans}).items(None)
+    assert asked == [i for i in needle.items(None) if i.groups["task_type"] == "pan"]
+    assert 0 < len(asked) <= 10
+
+
 def test_videos_need_not_be_there(tmp_path: Path) -> None:
     published.nextqa(tmp_path)
     (tmp_path / "nextqa/videos.zip").unlink()

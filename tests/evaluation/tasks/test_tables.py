@@ -272,6 +272,7 @@ SOUND: dict[str, dict[str, Any]] = {
     },
 }
 SOUND["egoschema-subset"] = SOUND["egoschema"]
+SOUND["custom-grounding"] = {"video": "a.mp4", "question": "When?", "answer": "4 to 7.5"}
 
 
 def test_the_sound_rows_are_sound(tmp_path: Path) -> None:

@@ -3,19 +3,27 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sttm.errors import ConfigError, unknown_name
 from sttm.evaluation.tasks.items import Item
+from sttm.evaluation.tasks.spans import check_rule, read_span, score_span
 
 
 class Scored(NamedTuple):
-    """An item, and whether its answer is right; None where there is none (skipped, an error)."""
+    """An item, and whether its answer is right; None where there is none (skipped, an error).
+
+    Args:
+        item: the question.
+        right: whether the answer is the expected one.
+        parsed: what was read out of the answer, for metrics with a score of their own.
+    """
 
     item: Item
     right: bool | None
+    parsed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class MetricRule(BaseModel):
             that count as right only if all ``tries`` of them are.
         by: the group that "macro" and "all_tries" average over; "micro" may name one to rename.
         tries: questions of a sample.
+        score: what an answer counts; None for 1 if it is right, else a rule of
+            `spans.score_span`, for questions about spans of time.
         rename: other names of values of ``by`` in this metric.
         families: unions of values of ``by`` that get an accuracy too, computed as the whole is;
             patterns such as ``ret*``.
@@ -76,6 +86,7 @@ class MetricRule(BaseModel):
     kind: str = "micro"
     by: str = ""
     tries: int = Field(default=1, ge=1)
+    score: Annotated[str, AfterValidator(check_rule)] | None = None
     rename: dict[str, str] = Field(default_factory=dict)
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     description: str = ""
@@ -91,9 +102,9 @@ class MetricRule(BaseModel):
 
 @dataclass(frozen=True)
 class _Unit:
-    """What counts once: a question or a sample."""
+    """What counts once: a question or a sample, from 0 to 1."""
 
-    right: bool | None
+    right: float | None
     groups: Mapping[str, str]
 
 
@@ -145,7 +156,14 @@ def _metric(
 
 
 def _questions(rule: MetricRule, scored: Iterable[Scored]) -> list[_Unit]:
-    return [_Unit(one.right, _renamed(rule, one.item)) for one in scored]
+    return [_Unit(_score(rule, one), _renamed(rule, one.item)) for one in scored]
+
+
+def _score(rule: MetricRule, one: Scored) -> float | None:
+    if rule.score is None or one.right is None:
+        return one.right
+    found, expected = (read_span(text or "") for text in (one.parsed, one.item.answer))
+    return 0.0 if found is None or expected is None else score_span(rule.score, found, expected)
 
 
 def _samples(rule: MetricRule, scored: Iterable[Scored]) -> list[_Unit]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from sttm.errors import unknown_name
 from sttm.evaluation.tasks.items import LETTERS, duration_group
 from sttm.evaluation.tasks.loader import Draft, Reader, ReaderState
+from sttm.evaluation.tasks.spans import read_span
 from sttm.evaluation.tasks.tables import DataError, Row
 from sttm.video.files import VIDEO_SUFFIXES
 
@@ -180,8 +181,19 @@ def custom(row: Row, state: ReaderState) -> Draft:
     )
 
 
+def custom_grounding(row: Row, state: ReaderState) -> Draft:
+    """Read open questions as `custom` does, whose answers are spans of seconds."""
+    draft = custom(row, state)
+    if draft.options:
+        raise DataError("got options, expected a question whose answer is a span of seconds")
+    if read_span(draft.answer or "") is None:
+        raise DataError(f"got the answer {draft.answer!r}, expected seconds such as '12.5 to 17'")
+    return draft
+
+
 READERS: dict[str, Reader] = {
     "custom": custom,
+    "custom-grounding": custom_grounding,
     "egoschema": egoschema,
     "egoschema-subset": egoschema_subset,
     "longvideobench": longvideobench,

@@ -1,10 +1,11 @@
-"""The needle task: scenes of the generator of nano, and its open questions about them."""
+"""Tasks that are made: scenes of the generator of nano, and open questions about them."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sttm.errors import ConfigError
 from sttm.evaluation.tasks.items import Item
-from sttm.nano.questions import scene_questions
+from sttm.nano.grounding import GROUNDING_TASKS, grounding_questions
+from sttm.nano.questions import SCENE_TASKS, scene_questions
 from sttm.nano.scenes import FIRST_SEED, SCENE_KINDS, make_scene
 from sttm.video import Sampling, Video
 
@@ -17,6 +18,7 @@ class Scenes(BaseModel):
         count: scenes, dealt to the kinds in turn.
         seed: of the first.
         kinds: of scenes.
+        task_types: of questions; a scene about which none of them can be asked is left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,18 +27,22 @@ class Scenes(BaseModel):
     count: int = Field(default=40, ge=1, le=1_000_000)
     seed: int = Field(default=FIRST_SEED, ge=0, lt=2**62)
     kinds: tuple[str, ...] = SCENE_KINDS
+    task_types: tuple[str, ...] = SCENE_TASKS
 
-    @field_validator("kinds")
+    @field_validator("kinds", "task_types")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) < len(value) or not set(value) <= set(SCENE_KINDS):
-            names = ", ".join(SCENE_KINDS)
-            raise ConfigError(f"kinds: got {', '.join(value)}, expected different ones of {names}.")
+    def _known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = SCENE_KINDS if info.field_name == "kinds" else (*SCENE_TASKS, *GROUNDING_TASKS)
+        if not value or len(set(value)) < len(value) or not set(value) <= set(known):
+            raise ConfigError(
+                f"{info.field_name}: got {', '.join(value)}, expected different ones of "
+                f"{', '.join(known)}."
+            )
         return value
 
 
 def scene_items(task: str, scenes: Scenes) -> list[Item]:
-    """Ask every question about every scene."""
+    """Ask every question of the wanted types about every scene."""
     items = []
     for index in range(scenes.count):
         kind, seed = scenes.kinds[index % len(scenes.kinds)], scenes.seed + index
@@ -54,7 +60,10 @@ def scene_items(task: str, scenes: Scenes) -> list[Item]:
                 groups={"task_type": question.task, "kind": kind},
                 extra=made,
             )
-            for place, question in enumerate(scene_questions(clip, seed))
+            for place, question in enumerate(
+                [*scene_questions(clip, seed), *grounding_questions(clip, seed)]
+            )
+            if question.task in scenes.task_types
         ]
     return items
 

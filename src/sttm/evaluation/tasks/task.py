@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from sttm.errors import ConfigError, VideoError, unknown_name
 from sttm.evaluation.tasks.download import Download
@@ -18,6 +18,7 @@ from sttm.evaluation.tasks.parsers import OFFICIAL_PARSERS, parse
 from sttm.evaluation.tasks.prompts import Prompt, subtitle_context
 from sttm.evaluation.tasks.readers import READERS
 from sttm.evaluation.tasks.scenes import Scenes, scene_items, scene_video
+from sttm.evaluation.tasks.spans import parse_span
 from sttm.evaluation.tasks.submission import Submission
 from sttm.video import Sampling, Video
 
@@ -38,6 +39,7 @@ class Parsing(_Frozen):
         official: name of the benchmark's own rule in `OFFICIAL_PARSERS`; None if it has none, or
             one that guesses at random where it finds nothing.
         alternative: a second one, where the benchmark's own scripts differ; None if they agree.
+        spans: answers to open questions are spans of seconds.
         official_skips: the benchmark's own script leaves answers without a letter out of its
             accuracy, instead of counting them as wrong.
     """
@@ -47,6 +49,7 @@ class Parsing(_Frozen):
     official: str | None = None
     alternative: str | None = None
     official_skips: bool = False
+    spans: bool = False
 
     @property
     def own(self) -> dict[str, str]:
@@ -54,18 +57,12 @@ class Parsing(_Frozen):
         named = {"official": self.official, "official-alternative": self.alternative}
         return {parser: rule for parser, rule in named.items() if rule is not None}
 
-    @field_validator("default")
+    @field_validator("default", "official", "alternative")
     @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in PARSERS:
-            raise unknown_name("parser", value, PARSERS)
-        return value
-
-    @field_validator("official", "alternative")
-    @classmethod
-    def _known_official(cls, value: str | None) -> str | None:
-        if value is not None and value not in OFFICIAL_PARSERS:
-            raise unknown_name("official parser", value, OFFICIAL_PARSERS)
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known: Iterable[str] = PARSERS if info.field_name == "default" else OFFICIAL_PARSERS
+        if value is not None and value not in known:
+            raise unknown_name(f"{info.field_name} parser", value, known)
         return value
 
 
@@ -252,8 +249,8 @@ class Task(_Frozen):
                 the task's default.
 
         Returns:
-            a letter; of an open question the text, as ``item.answer`` if it is that; None if there
-            is no answer.
+            a letter; of an open question the text or the span, as ``item.answer`` if it is that;
+            None if there is no answer.
 
         Raises:
             ConfigError: the task has no such parser.
@@ -267,6 +264,8 @@ class Task(_Frozen):
                 f"parser: got {name!r}, which {self.name} has none of that always gives the same "
                 f"answer. Expected {', '.join(map(repr, ('clean', 'published', *own)))}."
             )
+        if self.parsing.spans and not item.options:
+            return parse_span(text, item)
         return parse(text, item, name, published_letters=self.parsing.published_letters, own=own)
 
     def right(self, answer: str | None, item: Item, parser: str | None = None) -> bool | None:
