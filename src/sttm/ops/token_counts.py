@@ -105,7 +105,7 @@ def _spanned_piece(
     rows = tree.rows[earlier], tree.rows[later]
     finer = torch.where(later_is_finer, rows[1], rows[0]).flatten()[index]
     other = torch.where(later_is_finer, rows[0], rows[1]).flatten()[index]
-    similarity = order.similarity(tree, finer, other)
+    similarity = order.similarity(tree, finer, other, start < end)
     assert order.link_floor is not None
     start = torch.maximum(start, torch.searchsorted(-order.link_floor, -similarity))
     anchors = [
