@@ -12,7 +12,6 @@ from importlib.util import find_spec
 
 import torch
 
-__all__ = ["SWITCH", "use_kernels"]
 
 # The environment variable that turns the kernels off where it is "0".
 SWITCH = "STTM_TRITON"
