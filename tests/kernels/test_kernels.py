@@ -9,7 +9,7 @@ from sttm import plan as plan_module
 from sttm.grid import VideoGrid
 from sttm.kernels.segment_sums import segment_sums
 from sttm.methods import STTM, VideoFeatures
-from sttm.ops import links, naive, quadtree, similarity
+from sttm.ops import naive, quadtree, similarity, ward
 from sttm.ops.pyramid import level_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, grow
 from sttm.plan import MergePlan
@@ -31,7 +31,7 @@ def switch(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     def turn(on: bool) -> None:
         for module in (quadtree, plan_module):
             monkeypatch.setattr(module, "use_kernels", lambda _: on)
-        for module in (links, quadtree, similarity):
+        for module in (quadtree, similarity, ward):
             monkeypatch.setattr(module, "can_select", lambda device: not on)
 
     return turn

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from sttm.ops.quadtree import Cut, Quadtree
-from sttm.ops.similarity import can_select
+from sttm.ops.similarity import wanted_index
 
 Parent = Literal["most_similar", "top_left"]
 
@@ -56,11 +56,6 @@ class Links:
         """Return the links that exist, without gaps. Waits for the device."""
         index = self.exists.nonzero().squeeze(1)
         return Links(self.earlier[index], self.later[index], self.similarity[index])
-
-
-def wanted_index(wanted: torch.Tensor) -> torch.Tensor | slice:
-    """Return an index of the wanted entries, ``(E,)`` bool; of all where selecting would wait."""
-    return wanted.nonzero().squeeze(1) if can_select(wanted.device) else slice(None)
 
 
 def no_links(cut: Cut) -> Links:

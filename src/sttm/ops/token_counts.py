@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.links import Links, wanted_index
+from sttm.ops.links import Links
 from sttm.ops.merge_order import MergeOrder
 from sttm.ops.pyramid import neighbour_tables
 from sttm.ops.quadtree import Quadtree
+from sttm.ops.similarity import wanted_index
 
 # Pairs of cells looked at together: 32 MiB of int64.
 _PIECE = 2**22
