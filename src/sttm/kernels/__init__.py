@@ -12,7 +12,6 @@ from importlib.util import find_spec
 
 import torch
 
-
 # The environment variable that turns the kernels off where it is "0".
 SWITCH = "STTM_TRITON"
 # Nothing older has been thought of: bfloat16 is native from here on.
