@@ -89,7 +89,7 @@ class Groups:
     def energy(self) -> float:
         """Return the sum of the squared means: of tokens that have not joined, their energy."""
         squares = [products(rows, rows, 1).sum() for (rows,) in self.pieces(self.mean[:-1])]
-        return sum(torch.stack(squares).tolist())
+        return float(sum(torch.stack(squares).tolist()))
 
     def cost(self, pairs: torch.Tensor) -> torch.Tensor:
         """Return ``(P,)`` float64: the squared error that joining each of ``(2, P)`` pairs adds."""
