@@ -30,7 +30,7 @@ def _poisoned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
 
     In the tests of the code that asks for such memory; where models are built it would be theirs.
     """
-    if request.path.parent.name not in ("ops", "methods"):
+    if request.path.parent.name not in ("kernels", "methods", "ops"):
         yield
         return
     with torch.device("cpu"):

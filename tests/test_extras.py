@@ -18,8 +18,9 @@ from sttm.extras import EXTRAS, NEEDS
 SOURCE = Path(sttm.__file__).parent
 ROOT = Path(__file__).parents[1]
 CORE = {"torch", "numpy"}
-# Parts that only another program imports, and what it brings.
+# Parts that only another program imports, or only where torch's CUDA build is; what that brings.
 HOSTS = {
+    "sttm.kernels": {"triton"},
     "sttm.integrations.lmms_eval": {"lmms_eval", "loguru", "tqdm", "accelerate"},
     "sttm.vllm": {"vllm"},
 }

@@ -18,6 +18,7 @@ ORDER = (
     "files",
     "plugins",
     "grid",
+    "kernels",
     "plan",
     "ops",
     "budget",

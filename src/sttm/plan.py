@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from sttm.errors import ConfigError
+from sttm.kernels import use_kernels
 
 __all__ = ["MergePlan"]
 
@@ -223,11 +224,23 @@ class MergePlan:
         token, offset = self._segments
         dtype = torch.promote_types(rows.dtype, torch.float32)
         share = self.weight[token].to(dtype)
+        learns = torch.is_grad_enabled() and rows.requires_grad
+        if use_kernels(rows.device) and not learns:
+            from sttm.kernels.segment_sums import segment_sums
+
+            return segment_sums(rows, token, offset, share)
         width = rows.shape[1] if rows.dtype == dtype else _PIECE // self.num_in
         # Rows that are not contiguous would be summed by other code, one bit differently.
         pieces = (p.to(dtype).contiguous() for p in torch.split(rows, max(1, width), dim=1))
         merged = [
-            embedding_bag(token, piece, offset, mode="sum", per_sample_weights=share)
+            embedding_bag(
+                token,
+                piece,
+                offset,
+                mode="sum",
+                per_sample_weights=share,
+                include_last_offset=True,
+            )
             for piece in pieces
         ]
         return torch.cat([piece.to(rows.dtype) for piece in merged], dim=1)
@@ -241,13 +254,13 @@ class MergePlan:
 
     @cached_property
     def _segments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens that count, sorted by group, and where each group starts among them."""
+        """Tokens that count, sorted by group; where each group starts, and where the last ends."""
         group = torch.where(self.weight > 0, self.group, -1)
         order = group.argsort(stable=True)
         counts = group.new_zeros(self.num_out + 1)
         counts.scatter_add_(0, group + 1, torch.ones_like(group))
         ends = counts.cumsum(0)
-        return order[self._facts.unread :], ends[:-1] - ends[0]
+        return order[self._facts.unread :], ends - ends[0]
 
     @cached_property
     def _facts(self) -> "_Facts":

@@ -40,6 +40,19 @@ def test_video_models_that_are_not_supported_are_refused_by_name() -> None:
         adapter_for(object())
 
 
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl"])
+def test_models_that_other_engines_run_are_refused_by_name(name: str) -> None:
+    """Like optimum-intel's: the configuration of transformers, a method ``forward``, no module."""
+
+    class OVModelForVisualCausalLM:
+        config = shared_model(name).config
+
+        def forward(self, input_ids: torch.Tensor) -> None: ...
+
+    with pytest.raises(UnsupportedModelError, match=r"OVModelForVisualCausalLM .* OpenVINO"):
+        attach(OVModelForVisualCausalLM(), PairMerge())
+
+
 def test_the_list_of_models_names_every_family_under_test() -> None:
     types = {name for adapter in list_models() for name in adapter.model_types}
     assert types >= {family.model_type for family in FAMILIES}

@@ -33,7 +33,9 @@ def _errors_per_token(tree: Quadtree) -> torch.Tensor:
     return (error / (count - 1).clamp(min=1)).float()
 
 
-def _joining_gain(tree: Quadtree, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _joining_gain(
+    tree: Quadtree, row: torch.Tensor, other: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
     """Return ``(E,)`` float32: minus the squared error that joining the two cells adds."""
     features = torch.cat([tree.x.double(), tree.coarse.flatten(0, 1).double()])
     patches = torch.zeros(len(features), dtype=torch.float64)
@@ -54,5 +56,7 @@ def random_order(trees: Sequence[Quadtree]) -> MergeOrder:
     return MergeOrder(cell_rank, score, link_floor, _meaningless)
 
 
-def _meaningless(tree: Quadtree, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _meaningless(
+    tree: Quadtree, row: torch.Tensor, other: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
     return ((row * 7 + other * 5) * 2654435761 % 1009).float() - 700 + tree.num_levels

@@ -81,6 +81,8 @@ class ShortInputs:
     pruned_from: int = 0
     _built: dict[Any, Any] = field(default_factory=dict, init=False)
 
+    # Looks tuples up by identity, which no graph may rely on.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def arguments(
         self, index: int, hidden: torch.Tensor, cache: Cache | None, call: Mapping[str, Any]
     ) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import torch
+
 from sttm import plugins
 from sttm.errors import ConfigError, UnsupportedModelError
 from sttm.models import families
@@ -86,6 +88,13 @@ def adapter_for(model: Any) -> Adapter:
         raise UnsupportedModelError(
             f"got {type(model).__name__} (model_type {kind!r}), expected one of: "
             f"{', '.join(sorted(_BY_TYPE))}. See docs/adding-a-model.md for a new family."
+        )
+    if not isinstance(model, torch.nn.Module):
+        raise UnsupportedModelError(
+            f"got {type(model).__name__} (model_type {kind!r}), which is not a torch module, "
+            "expected a model of transformers: OpenVINO, ONNX Runtime and llama.cpp run graphs of "
+            "their own, into which no hook reaches. Load it with AutoModelForImageTextToText; "
+            "torchao's int8 weights make it smaller."
         )
     found = adapter(model)
     fault = found.library_fault()

@@ -36,6 +36,8 @@ class PromptScores(NamedTuple):
     seconds: float
 
 
+# Planning asks for numbers; traced, each would cut the graph, and videos would compile it anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def shorten(
     adapter: Adapter,
     config: ReductionConfig,

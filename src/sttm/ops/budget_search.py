@@ -170,7 +170,7 @@ def _links_inside(
     part = inside & cut.is_anchor[token] & here.any() & wanted
     row = tree.row_of(token, cut.level[token])
     whole = (tree.num_tokens + number).expand(patches)
-    similarity = torch.where(part, order.similarity(tree, row, whole), -torch.inf)
+    similarity = torch.where(part, order.similarity(tree, row, whole, part), -torch.inf)
     best = similarity.sort(descending=True, stable=True).indices
     together = torch.zeros_like(part)
     together[best] = torch.arange(patches, device=here.device) < count + 1

@@ -15,13 +15,14 @@ from typing import Literal
 import torch
 
 from sttm.ops.quadtree import Cut, Quadtree
-from sttm.ops.similarity import can_select
+from sttm.ops.similarity import wanted_index
 
 Parent = Literal["most_similar", "top_left"]
 
 # Compares pairs of cells of a tree, given by their rows, the finer (or equal) cell first: ``(E,)``
-# float32; higher is more similar, on any finite scale.
-Similarity = Callable[[Quadtree, torch.Tensor, torch.Tensor], torch.Tensor]
+# float32; higher is more similar, on any finite scale. The last argument, ``(E,)`` bool, tells
+# which pairs are wanted: the value of another one means nothing.
+Similarity = Callable[[Quadtree, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,6 @@ class Links:
         return Links(self.earlier[index], self.later[index], self.similarity[index])
 
 
-def wanted_index(wanted: torch.Tensor) -> torch.Tensor | slice:
-    """Return an index of the wanted entries, ``(E,)`` bool; of all where selecting would wait."""
-    return wanted.nonzero().squeeze(1) if can_select(wanted.device) else slice(None)
-
-
 def no_links(cut: Cut) -> Links:
     """Return a link of every token to its own anchor that does not exist."""
     token = torch.arange(cut.anchor.shape[0], device=cut.anchor.device)
@@ -89,10 +85,11 @@ def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = Quadtree.cosin
     earlier_is_finer = cut.is_anchor[before] & (level_after > level_before)
     wanted = torch.cat([later_is_finer, earlier_is_finer])
     index = wanted_index(wanted)
+    wanted = wanted[index]
     finer = torch.cat([token[after], token[before]])[index]
     other = torch.cat([token[before], token[after]])[index]
     value = similarity(
-        tree, tree.row_of(finer, cut.level[finer]), tree.row_of(other, cut.level[other])
+        tree, tree.row_of(finer, cut.level[finer]), tree.row_of(other, cut.level[other]), wanted
     )
     anchor, other_anchor = cut.anchor[finer], cut.anchor[other]
     links = Links(
@@ -100,7 +97,7 @@ def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = Quadtree.cosin
         later=torch.maximum(anchor, other_anchor),
         similarity=value,
     )
-    return links.only(wanted[index])
+    return links.only(wanted)
 
 
 def links_above(tree: Quadtree, cut: Cut, threshold: float | None) -> Links:

@@ -6,9 +6,12 @@ Source: STTM, section 3.1. Cost O(THW): every level is read once, in pieces of a
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
+from sttm.kernels import use_kernels
 from sttm.ops.pyramid import CellTables, Size, cell_tables, child_slots, pool
 from sttm.ops.similarity import can_select, cosines, paired_products, piece_rows, products
 
@@ -95,6 +98,21 @@ class Quadtree:
         offset = self.num_tokens - self.patches_per_frame + frame * self.scores.shape[1]
         return torch.where(level > 0, place + offset, token)
 
+    def levels(self, first: int, end: int) -> list["Level"]:
+        """Return what is known of some frames, level by level, finest first; views, not copies."""
+        fine, coarse = (
+            part.view(self.frames, -1, self.pooling.heads)[first:end]
+            for part in self.squares.tensor_split([self.num_tokens])
+        )
+        sizes = self.coarse_sizes
+        features = torch.split(self.coarse[first:end], sizes, dim=1)
+        squares = torch.split(coarse, sizes, dim=1)
+        scores = torch.split(self.scores[first:end], sizes, dim=1)
+        patches = torch.split(self.tables.patches, [self.patches_per_frame, *sizes])
+        x = self.x.view(self.frames, self.patches_per_frame, -1)[first:end]
+        finest = Level(patches[0], x, fine, self.scores[first:end, :0])
+        return [finest, *map(Level, patches[1:], features, squares, scores)]
+
     @cached_property
     def _parts(self) -> list[tuple[int, torch.Tensor]]:
         """First rows, and features from there on; in one part where rows cannot be sorted out."""
@@ -102,9 +120,19 @@ class Quadtree:
             return [(0, self.x), (self.num_tokens, self.coarse.flatten(0, 1))]
         return [(0, torch.cat([self.x.float(), self.coarse.flatten(0, 1).float()]))]
 
-    def cosines(self, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Return ``(E,)`` float32, the cosines of the pooled features of pairs of rows."""
+    def cosines(self, row: torch.Tensor, other: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Return ``(E,)`` float32, the cosines of the pooled features of the wanted pairs of rows.
+
+        Args:
+            row: ``(E,)`` int64.
+            other: ``(E,)`` int64.
+            wanted: ``(E,)`` bool; the value of another pair means nothing.
+        """
         heads = self.pooling.heads
+        if use_kernels(self.device):
+            from sttm.kernels.pair_cosines import pair_cosines
+
+            return pair_cosines(self.x, self.coarse.flatten(0, 1), self.squares, row, other, wanted)
         if len(self._parts) == 1:
             features = self._parts[0][1]
             dot = paired_products(features, row, features, other, heads)
@@ -118,6 +146,22 @@ class Quadtree:
                     rows, others = row[index] - start, other[index] - other_start
                     dot[index] = paired_products(features, rows, other_features, others, heads)
         return cosines(dot, self.squares[row], self.squares[other])
+
+
+class Level(NamedTuple):
+    """One level of some frames of a pyramid, with ``k`` cells per frame.
+
+    Args:
+        patches: ``(k,)`` float32, the patches of every cell.
+        features: ``(T, k, C)``.
+        squares: ``(T, k, heads)`` float64.
+        scores: ``(T, k)`` float32; of the finest level none.
+    """
+
+    patches: torch.Tensor
+    features: torch.Tensor
+    squares: torch.Tensor
+    scores: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -213,6 +257,9 @@ def grow(x: torch.Tensor, frames: int, sizes: tuple[Size, ...], pooling: Pooling
         squares=x.new_empty((tokens + frames * cells, pooling.heads), dtype=torch.float64),
         scores=x.new_empty((frames, cells), dtype=torch.float32),
     )
+    if use_kernels(x.device) and tree.num_levels > 1:
+        _grow_by_kernels(tree)
+        return tree
     step = piece_rows(patches * channels, x.device)
     for first in range(0, frames, step):
         _grow_piece(tree, first, min(first + step, frames))
@@ -221,30 +268,41 @@ def grow(x: torch.Tensor, frames: int, sizes: tuple[Size, ...], pooling: Pooling
 
 def _grow_piece(tree: Quadtree, first: int, end: int) -> None:
     """Fill in the coarser levels, the squared norms and the scores of some frames."""
-    pooling, tables, sizes = tree.pooling, tree.tables, tree.coarse_sizes
-    fine_squares, coarse_squares = (
-        part.view(tree.frames, -1, pooling.heads)[first:end]
-        for part in tree.squares.tensor_split([tree.num_tokens])
-    )
-    child = tree.x.view(tree.frames, *tree.sizes[0], -1)[first:end].float()
+    pooling, tables = tree.pooling, tree.tables
+    levels = tree.levels(first, end)
+    child = levels[0].features.view(end - first, *tree.sizes[0], -1).float()
     square = products(child, child, pooling.heads)
-    fine_squares[:] = square.flatten(1, 2)
-    features = torch.split(tree.coarse[first:end], sizes, dim=1)
-    squares = torch.split(coarse_squares, sizes, dim=1)
-    scores = torch.split(tree.scores[first:end], sizes, dim=1)
-    patches = torch.split(tables.patches, [tree.patches_per_frame, *sizes])
-    for number, size in enumerate(tree.sizes[:-1]):
-        weights = patches[number].view(size) if pooling.weighted else None
+    levels[0].squares[:] = square.flatten(1, 2)
+    for number, (finer, level) in enumerate(pairwise(levels)):
+        weights = finer.patches.view(tree.sizes[number]) if pooling.weighted else None
         parent = pool(child, tables.scale[number], weights).to(tree.coarse.dtype)
-        features[number][:] = parent.flatten(1, 2)
+        level.features[:] = parent.flatten(1, 2)
         parent = parent.float()
         parent_square = products(parent, parent, pooling.heads)
-        squares[number][:] = parent_square.flatten(1, 2)
+        level.squares[:] = parent_square.flatten(1, 2)
         score = child_scores(child, parent, square, parent_square, tables.lacking[number])
         if pooling.published:
             _fill_as_published(score, child, parent, square, parent_square)
-        scores[number][:] = score.flatten(1)
+        level.scores[:] = score.flatten(1)
         child, square = parent, parent_square
+
+
+def _grow_by_kernels(tree: Quadtree) -> None:
+    """Fill in the same of all frames, with one kernel per level."""
+    from sttm.kernels.pooled_scores import pooled_scores
+
+    for number, (finer, level) in enumerate(pairwise(tree.levels(0, tree.frames))):
+        pooled_scores(
+            finer.features,
+            finer.squares,
+            tree.sizes[number],
+            tree.tables.scale[number],
+            finer.patches if tree.pooling.weighted else None,
+            level.features,
+            level.squares,
+            level.scores,
+            tree.pooling.published,
+        )
 
 
 def largest_square(tree: Quadtree) -> torch.Tensor:

@@ -31,6 +31,24 @@ def can_select(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def wanted_index(wanted: torch.Tensor) -> torch.Tensor | slice:
+    """Return an index of the wanted entries, ``(E,)`` bool; of all where selecting would wait."""
+    return wanted.nonzero().squeeze(1) if can_select(wanted.device) else slice(None)
+
+
+def only_wanted(values: torch.Tensor, wanted: torch.Tensor, nothing: float) -> torch.Tensor:
+    """Return the wanted entries of the last axis; where selecting would wait, all, others replaced.
+
+    Args:
+        values: ``(..., E)``.
+        wanted: ``(E,)`` bool.
+        nothing: stands for an entry that is not wanted.
+    """
+    if can_select(values.device):
+        return values[..., wanted]
+    return torch.where(wanted, values, nothing)
+
+
 def products(a: torch.Tensor, b: torch.Tensor, heads: int) -> torch.Tensor:
     """Return the inner products of paired rows, one per head.
 

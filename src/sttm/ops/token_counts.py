@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sttm.ops.links import Links, wanted_index
+from sttm.ops.links import Links
 from sttm.ops.merge_order import MergeOrder
 from sttm.ops.pyramid import neighbour_tables
 from sttm.ops.quadtree import Quadtree
+from sttm.ops.similarity import wanted_index
 
 # Pairs of cells looked at together: 32 MiB of int64.
 _PIECE = 2**22
@@ -105,7 +106,7 @@ def _spanned_piece(
     rows = tree.rows[earlier], tree.rows[later]
     finer = torch.where(later_is_finer, rows[1], rows[0]).flatten()[index]
     other = torch.where(later_is_finer, rows[0], rows[1]).flatten()[index]
-    similarity = order.similarity(tree, finer, other)
+    similarity = order.similarity(tree, finer, other, start < end)
     assert order.link_floor is not None
     start = torch.maximum(start, torch.searchsorted(-order.link_floor, -similarity))
     anchors = [

@@ -7,6 +7,10 @@ every count from 1 to N is met. A round costs O(N), and there are O(log N) of th
 
 Source: Ward, "Hierarchical grouping to optimize an objective function" (1963); joining mutual
 nearest neighbours: Murtagh, "A survey of recent advances in hierarchical clustering" (1983).
+
+How many pairs a round makes only the device knows. Where asking it would wait (`can_select`), what
+is not there is the group with the number ``N``: pairs and edges (N, N) are none, and are sorted out
+after a few rounds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +20,15 @@ import torch
 
 from sttm.grid import VideoGrid
 from sttm.ops.components import forest_roots
-from sttm.ops.similarity import piece_rows, products
+from sttm.ops.similarity import can_select, only_wanted, piece_rows, products
 
 # Wider features are compared by this many signed sums of their channels.
 SKETCH_CHANNELS = 128
 # Where fewer pairs than this share of the groups are mutual, groups join that are not.
 FEW_PAIRS = 1 / 16
 _NO_NEIGHBOUR = 2**63 - 1
+# Rounds between two reads from a device that has to be waited for.
+_ROUNDS_PER_READ = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +57,9 @@ class MergeTree:
         Args:
             made: ``(N - 1,)`` bool, from `cheapest_merges`.
         """
-        kept, gone = self.pairs[:, made].unbind(0)
+        kept, gone = self.pairs
         parent = torch.arange(len(self.cost) + 1, device=made.device)
-        parent[gone] = kept
+        parent[gone] = torch.where(made, kept, gone)
         return forest_roots(parent, depth=self.rounds)
 
     def distortion(self, made: torch.Tensor) -> float:
@@ -66,21 +72,24 @@ class Groups:
     """Groups of tokens while they join. A group's entries are those of its first token.
 
     Args:
-        mean: ``(N, C)`` float32, the mean features; changed in place.
-        size: ``(N,)`` float64, the tokens of each group; changed in place.
+        mean: ``(N + 1, C)`` float32, the mean features; changed in place. The last is of no group.
+        size: ``(N + 1,)`` float64, the tokens of each group; changed in place.
     """
 
     mean: torch.Tensor
     size: torch.Tensor
 
     @classmethod
-    def of_tokens(cls, x: torch.Tensor) -> "Groups":
-        """Make one group of every row of ``x``, which is used up."""
-        return cls(x, torch.ones(len(x), dtype=torch.float64, device=x.device))
+    def of_tokens(cls, x: torch.Tensor, scale: float = 1.0) -> "Groups":
+        """Make one group of every row of ``(N, C)``, times ``scale``."""
+        mean = torch.zeros(len(x) + 1, x.shape[1], device=x.device)
+        mean[:-1].copy_(x).mul_(scale)
+        return cls(mean, torch.ones(len(x) + 1, dtype=torch.float64, device=x.device))
 
     def energy(self) -> float:
         """Return the sum of the squared means: of tokens that have not joined, their energy."""
-        return sum(float(products(rows, rows, 1).sum()) for (rows,) in self.pieces(self.mean))
+        squares = [products(rows, rows, 1).sum() for (rows,) in self.pieces(self.mean[:-1])]
+        return float(sum(torch.stack(squares).tolist()))
 
     def cost(self, pairs: torch.Tensor) -> torch.Tensor:
         """Return ``(P,)`` float64: the squared error that joining each of ``(2, P)`` pairs adds."""
@@ -91,9 +100,8 @@ class Groups:
         n, m = self.size[pairs].unbind(0)
         return torch.cat(square) * (n * m / (n + m))
 
-    def join(self, pairs: torch.Tensor) -> torch.Tensor:
-        """Join ``(2, P)`` pairs, no group twice; return ``(P,)`` float64: what each costs."""
-        cost = self.cost(pairs)
+    def join(self, pairs: torch.Tensor) -> None:
+        """Join ``(2, P)`` pairs, no group twice but ``N``."""
         size = self.size[pairs]
         share = (size[1] / size.sum(0)).float()
         for kept, gone, part in self.pieces(*pairs, share):
@@ -101,7 +109,6 @@ class Groups:
             step = self.mean.index_select(0, gone).sub_(mean).mul_(part[:, None])
             self.mean.index_copy_(0, kept, mean.add_(step))
         self.size[pairs[0]] = size.sum(0)
-        return cost
 
     def pieces(self, *parts: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Split what belongs to groups or pairs, so that the features of a piece fit a cache."""
@@ -127,8 +134,11 @@ def merge_trees(
         energy = groups.energy()
         rounds, costs = join_neighbours(groups, grid)
         if exact and x.shape[1] > SKETCH_CHANNELS:
-            groups = Groups.of_tokens(x.float() * scale)
-            energy, costs = groups.energy(), [groups.join(pairs) for pairs in rounds]
+            groups = Groups.of_tokens(x, scale)
+            energy, costs = groups.energy(), []
+            for pairs in rounds:
+                costs.append(groups.cost(pairs))
+                groups.join(pairs)
         trees.append(price_merges(rounds, costs, energy, groups.size))
     return trees
 
@@ -159,19 +169,20 @@ def price_merges(
     """Build the tree of the merges: each has the largest cost of itself and those below it.
 
     Args:
-        rounds: the pairs of every round, ``(2, P)`` int64.
+        rounds: the pairs of every round, ``(2, P)`` int64; (N, N) is none.
         costs: what each pair costs, ``(P,)`` float64.
         energy: sum of the squared features.
-        size: ``(N,)`` float64, of whatever values.
+        size: ``(N + 1,)`` float64, of whatever values.
     """
     highest = torch.zeros_like(size)
     prices = [highest[:0]]
     for pairs, cost in zip(rounds, costs, strict=True):
         prices.append(torch.maximum(cost, highest[pairs].amax(0)))
         highest[pairs[0]] = prices[-1]
-    none = torch.empty(2, 0, dtype=torch.int64, device=size.device)
-    pairs, cost = torch.cat([none, *rounds], dim=1), torch.cat([highest[:0], *costs])
-    return MergeTree(pairs, cost, torch.cat(prices), len(rounds), energy)
+    nothing = torch.empty(2, 0, dtype=torch.int64, device=size.device)
+    pairs, cost = torch.cat([nothing, *rounds], dim=1), torch.cat([highest[:0], *costs])
+    made = (pairs[0] < len(size) - 1).nonzero().squeeze(1)
+    return MergeTree(pairs[:, made], cost[made], torch.cat(prices)[made], len(rounds), energy)
 
 
 def cheapest_merges(trees: Sequence[MergeTree], count: int) -> list[torch.Tensor]:
@@ -216,17 +227,22 @@ def join_neighbours(
         grid: says which tokens touch.
 
     Returns:
-        the pairs of every round, ``(2, P)`` int64, the smaller number on top, and what each of them
-        costs, ``(P,)`` float64.
+        the pairs of every round, ``(2, P)`` int64, the smaller number on top, (N, N) where there is
+        none; and what each of them costs, ``(P,)`` float64.
     """
-    edges, left = grid_edges(grid, groups.mean.device), grid.num_tokens
-    rounds, costs = [], []
-    while left > 1:
-        pairs = choose_pairs(edges, groups.cost(edges), left, grid.num_tokens)
-        rounds.append(pairs)
-        costs.append(groups.join(pairs))
-        edges = contract(edges, pairs, grid.num_tokens)
-        left -= pairs.shape[1]
+    device, tokens = groups.mean.device, grid.num_tokens
+    edges, rounds, costs = grid_edges(grid, device), [], []
+    ask = can_select(device)
+    while edges.shape[1]:
+        for _ in range(1 if ask else _ROUNDS_PER_READ):
+            pairs, cost, few = choose_pairs(groups, edges, tokens, ask)
+            rounds.append(pairs)
+            costs.append(cost)
+            groups.join(pairs)
+            edges = contract(edges, pairs, tokens)
+        if not can_select(device):
+            edges = edges[:, edges[0] < tokens]
+            ask = bool(few)
     return rounds, costs
 
 
@@ -246,74 +262,100 @@ def contract(edges: torch.Tensor, pairs: torch.Tensor, tokens: int) -> torch.Ten
     """Return the edges between groups after pairs have joined, each once, ascending.
 
     Args:
-        edges: ``(2, E)`` int64.
-        pairs: ``(2, P)`` int64.
+        edges: ``(2, E)`` int64; (N, N) is none.
+        pairs: ``(2, P)`` int64; (N, N) is none.
         tokens: ``N``.
     """
-    group = torch.arange(tokens, device=edges.device)
+    group = torch.arange(tokens + 1, device=edges.device)
     group[pairs[1]] = pairs[0]
     low, high = group[edges].sort(dim=0).values
-    edge = (low * tokens + high)[low != high].sort().values
-    edge = torch.unique_consecutive(edge)
-    return torch.stack([edge.div(tokens, rounding_mode="floor"), edge % tokens])
+    base = tokens + 1
+    none = base * base - 1  # the code of (N, N), above all others
+    edge = only_wanted(low * base + high, low != high, none).sort().values
+    edge = only_wanted(edge, is_first(edge), none)
+    return torch.stack([edge.div(base, rounding_mode="floor"), edge % base])
 
 
-def choose_pairs(edges: torch.Tensor, cost: torch.Tensor, left: int, tokens: int) -> torch.Tensor:
+def choose_pairs(
+    groups: Groups, edges: torch.Tensor, tokens: int, ask: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Choose the pairs of a round: groups each of which is the other's cheapest neighbour.
 
-    Where only few are, as on a background with many specks or in a fade, other pairs join as well.
+    Where only few are, as on a background with many specks or in a fade, other pairs join.
 
     Args:
-        edges: ``(2, E)`` int64, neighbouring groups.
-        cost: ``(E,)`` float64 >= 0.
-        left: groups.
+        groups: the groups. Not modified.
+        edges: ``(2, E)`` int64, neighbouring groups; (N, N) is none.
         tokens: ``N``, above every group's number.
+        ask: ask the device whether few are. Else nothing joins there, in this and further rounds.
 
     Returns:
-        ``(2, P)`` int64, the smaller number on top.
+        ``(2, P)`` int64 pairs, the smaller number on top, (N, N) is none; what each costs, ``(P,)``
+        float64; whether few are mutual, a bool scalar.
     """
     # Among equal costs scrambled numbers decide, else an even scene would join pair by pair.
+    cost = groups.cost(edges)
     key = cost.float().view(torch.int32).long() << 32
-    key += _scrambled(torch.arange(len(key), device=key.device))
-    best = torch.full((tokens,), _NO_NEIGHBOUR, device=key.device)
+    if can_select(key.device):
+        number = torch.arange(len(key), device=key.device)
+    else:
+        number = (edges[0] < tokens).cumsum(0) - 1
+    key += _scrambled(number)
+    best = torch.full((tokens + 1,), _NO_NEIGHBOUR, device=key.device)
     best.scatter_reduce_(0, edges.flatten(), key.repeat(2), "amin")
+    best[tokens] = -1
     first, second = best[edges] == key
-    mutual = edges[:, first & second]
-    if mutual.shape[1] >= FEW_PAIRS * left:
-        return mutual
-    partner = torch.empty_like(best)
-    partner[edges[0, first]] = edges[1, first]
-    partner[edges[1, second]] = edges[0, second]
-    others = guest_pairs(best, partner, left)
-    return others if others.shape[1] > mutual.shape[1] else mutual
+    found = first & second
+    mutual, cost = only_wanted(edges, found, tokens), only_wanted(cost, found, 0.0)
+    count, left = found.sum(), (best[:tokens] < _NO_NEIGHBOUR).sum()
+    few = count < FEW_PAIRS * left
+    if not ask:
+        return torch.where(few, tokens, mutual), cost, few
+    if few:
+        partner = torch.full_like(best, tokens)
+        partner[torch.where(first, edges[0], tokens)] = edges[1]
+        partner[torch.where(second, edges[1], tokens)] = edges[0]
+        best[tokens] = _NO_NEIGHBOUR
+        others = guest_pairs(best, partner, left)
+        if (others[0] < tokens).sum() > count:
+            return others, groups.cost(others), few
+    return mutual, cost, few
 
 
-def guest_pairs(best: torch.Tensor, partner: torch.Tensor, seed: int) -> torch.Tensor:
+def guest_pairs(best: torch.Tensor, partner: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
     """Pair groups that have the same cheapest neighbour, and this neighbour.
 
     Half of the groups, drawn by scrambling, are hosts. The others go to their cheapest neighbour if
     it is a host. In the order of their costs, a host and its guests pair up.
 
     Args:
-        best: ``(N,)`` int64, the key of every group's cheapest edge, the largest integer for none.
-        partner: ``(N,)`` int64, the group at its other end.
-        seed: another one draws other hosts.
+        best: ``(N + 1,)`` int64, the key of every group's cheapest edge, the largest integer for
+            none.
+        partner: ``(N + 1,)`` int64, the group at its other end.
+        seed: an int64 scalar; another one draws other hosts.
 
     Returns:
-        ``(2, P)`` int64, the smaller number on top.
+        ``(2, P)`` int64, the smaller number on top; (N, N) is none.
     """
-    group = (best < _NO_NEIGHBOUR).nonzero().squeeze(1)
-    is_host = _scrambled(_scrambled(torch.arange(len(best), device=best.device) + seed) >> 7) >> 31
-    goes = (is_host[group] == 0) & (is_host[partner[group]] == 1)
-    host = torch.where(goes, partner[group], group)
-    order = best[group].argsort(stable=True)
-    order = order[host[order].argsort(stable=True)]
-    group, host = group[order], host[order]
-    _, size = torch.unique_consecutive(host, return_counts=True)
+    none, alive = len(best) - 1, best < _NO_NEIGHBOUR
+    group = torch.arange(len(best), device=best.device)
+    is_host = _scrambled(_scrambled(group + seed) >> 7) >> 31
+    goes = (is_host == 0) & (is_host[partner] == 1)
+    host = torch.where(alive, torch.where(goes, partner, group), none)
+    group = only_wanted(group, alive, none)
+    group = group[best[group].argsort(stable=True)]
+    group = group[host[group].argsort(stable=True)]
+    host = host[group]
     place = torch.arange(len(host), device=host.device)
-    place -= (size.cumsum(0) - size).repeat_interleave(size)
-    first = ((place[:-1] % 2 == 0) & (host[:-1] == host[1:])).nonzero().squeeze(1)
-    return torch.stack([group[first], group[first + 1]]).sort(dim=0).values
+    place -= torch.where(is_first(host), place, 0).cummax(0).values
+    first = (place[:-1] % 2 == 0) & (host[:-1] == host[1:]) & (host[:-1] < none)
+    pairs = torch.stack([group[:-1], group[1:]])
+    return only_wanted(pairs, first, none).sort(dim=0).values
+
+
+def is_first(values: torch.Tensor) -> torch.Tensor:
+    """Tell which of ``(E,)`` sorted values differ from the one before, as bool."""
+    return torch.cat([torch.ones_like(values[:1], dtype=torch.bool), values[1:] != values[:-1]])
 
 
 def _scrambled(number: torch.Tensor) -> torch.Tensor:
