@@ -7,6 +7,7 @@ import torch
 
 from sttm import plan as plan_module
 from sttm.grid import VideoGrid
+from sttm.kernels import known_answers
 from sttm.kernels.segment_sums import segment_sums
 from sttm.methods import STTM, VideoFeatures
 from sttm.ops import naive, quadtree, similarity, ward
@@ -240,3 +241,14 @@ def test_the_plan_is_that_of_the_naive_twin(
     assert not is_close_call(merged, settings_of(method))
     switch(True)
     assert_same(x.to(device), grid, method, merged)
+
+
+def test_known_answers(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked before the first use: right kernels pass, and a wrong one is named."""
+    assert known_answers.wrong_kernels(device) == []
+
+    def wrong(*given: torch.Tensor) -> torch.Tensor:
+        return segment_sums(*given) + 1e-3
+
+    monkeypatch.setattr(known_answers, "segment_sums", wrong)
+    assert known_answers.wrong_kernels(device) == ["segment_sums"]
