@@ -29,6 +29,7 @@ def half(checkpoint: Checkpoint) -> Engine:
     return Engine(checkpoint("nano"), sttm="{}", rate=0.5)
 
 
+@pytest.mark.slow
 def test_all_tokens_are_stock_and_half_is_exact(half: Engine) -> None:
     stock = Engine(half.model, environment=tuple(STOCK.items())).ask(*REQUESTS)
     equal(Engine(half.model).ask(*REQUESTS), stock)

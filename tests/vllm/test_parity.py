@@ -38,7 +38,8 @@ def reference(
     return logprobs
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
 @pytest.mark.parametrize("method", ["sttm", "vidcom2"])
 def test_transformers_and_vllm_agree(name: str, method: str, checkpoint: Checkpoint) -> None:
     folder, prompt, whole = checkpoint(name), turn("What is this?"), (("sttm_keep", 1.0),)

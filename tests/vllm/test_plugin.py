@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sttm
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.errors import ConfigError
 from sttm.methods import list_methods
 from sttm.vllm import ANYWAY, ARCHITECTURES, register
 from sttm.vllm.config import Reduction
@@ -143,14 +143,3 @@ def test_a_bad_budget_of_a_request_is_refused() -> None:
     with pytest.raises(ConfigError, match="sttm_keep: got 0"):
         reduction.of_request({"sttm_keep": 0})
     assert sttm.__version__ in reduction.fingerprint
-
-
-@pytest.mark.usefixtures("checkpoint")
-@pytest.mark.parametrize("name", [n for n, module in ARCHITECTURES.items() if module == "refused"])
-def test_relatives_are_refused_by_name(name: str) -> None:
-    from sttm.vllm import refused
-
-    multimodal = SimpleNamespace(video_pruning_rate=0.5)
-    settings = SimpleNamespace(hf_config=config({}), multimodal_config=multimodal)
-    with pytest.raises(UnsupportedModelError, match=f"got {name} with sttm"):
-        getattr(refused, name)(vllm_config=SimpleNamespace(model_config=settings))

@@ -17,9 +17,9 @@ ARCHITECTURES = {
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
-    "Qwen3VLMoeForConditionalGeneration": "refused",
-    "Qwen3_5ForConditionalGeneration": "refused",
-    "Qwen3_5MoeForConditionalGeneration": "refused",
+    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
+    "Qwen3_5ForConditionalGeneration": "qwen3_5",
+    "Qwen3_5MoeForConditionalGeneration": "qwen3_5",
 }
 _logger = logging.getLogger("vllm.sttm")  # below vLLM's own logger, whose handlers show it
 
