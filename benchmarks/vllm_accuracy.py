@@ -124,7 +124,9 @@ def answer(config: EvalConfig, label: str, checkpoint: str, out: Path) -> None:
             "engine": f"vllm {version('vllm')}",
             "dtype": "float32",
         }
-        write_json(folder / RUN, {"command": " ".join(sys.argv), "machine": machine})
+        asked = " ".join(sys.argv[1 : sys.argv.index("--only")])
+        command = f"python -m benchmarks.vllm_accuracy {asked}"
+        write_json(folder / RUN, {"command": command, "machine": machine})
         with ResultLog(folder / ANSWERS, identity, about, AnswerRecord) as log:
             for video in videos:
                 if any(item.question_id not in log.known for item in video.items):
