@@ -60,6 +60,15 @@ def test_every_architecture_has_two_names(fake: dict[str, str]) -> None:
     )
 
 
+@pytest.mark.parametrize("version", ["0.31.0+cpu", "0.32.0", "0.33.1"])
+def test_tested_releases_are_served(
+    version: str, fake: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["vllm.version"], "__version__", version)
+    register()
+    assert fake
+
+
 @pytest.mark.parametrize("version", ["0.30.1", "0.34.0", "1.32.0", "dev"])
 def test_other_releases_are_left_alone_with_a_warning(
     version: str,
