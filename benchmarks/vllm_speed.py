@@ -1,26 +1,23 @@
-"""Throughput and time to the first token of ``vllm serve`` on this CPU, pruned, merged and whole.
+"""Throughput and time to the first token in vLLM on this CPU: pruned, merged and whole.
 
-    .venv-vllm/bin/python -m benchmarks.vllm_speed --model qwen3_vl --log out/qwen3_vl.jsonl \
+    python -m benchmarks.vllm_speed --model qwen3_vl --log out/qwen3_vl.jsonl \
         --out benchmarks/results/vllm/speed-qwen3_vl.json
 
-Clients send mp4 files, each with a video that the server has not seen, one request after another.
-Every setting has a server of its own, one at a time; rounds alternate between the settings, so
-that what else runs on the machine meets all of them. The processor time of the server's processes
-is noted beside the times of the clock. Measurements are kept as they come, in ``--log``; a run that
-was cut off goes on. Stock EVS runs on a CPU only with the plugin's patch of vLLM's runner, so the
-plugin is installed in all settings, and asked for sttm only where it says so.
+Clients ask about a video each, which the engine has not seen, one request after another. A request
+is timed from when its client has it, so its first token waits for the videos of the other clients,
+too. Every setting has an engine and a process of its own, one at a time; rounds alternate between
+the settings, so that what else runs on the machine meets all of them. The processor time is noted
+beside the time of the clock. Measurements are kept as they come, in ``--log``; a run that was cut
+off goes on. Stock EVS and VidCom2 run on a CPU only with the plugin's patch of vLLM's runner, so
+the plugin is installed in all settings, and asked for sttm only where it says so.
 """
 
 import argparse
-import asyncio
-import base64
-import contextlib
-import io
 import itertools
 import json
 import os
-import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,15 +27,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from openai import APIConnectionError, AsyncOpenAI, OpenAI
 from tests.vllm.checkpoints import make
-from tests.vllm.engine import ENVIRONMENT
+from tests.vllm.engine import ENVIRONMENT, Clip, turn
 
-from sttm import nano
 from sttm.evaluation.environment import environment
-from sttm.evaluation.result_log import ResultLog
+from sttm.evaluation.result_log import ResultLog, read_log
 
 RATE = 0.8  # of tokens to remove
 NEW_TOKENS = 8
@@ -51,34 +45,29 @@ TEXT = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A way to serve.
-
-    Args:
-        name: in tables.
-        flags: of ``vllm serve``.
-    """
-
-    name: str
-    flags: tuple[str, ...] = ()
+def stock(method: str) -> dict[str, Any]:
+    return {"video_pruning_rate": RATE, "video_pruning_method": method}
 
 
-def stock(method: str) -> Setting:
-    flags = ("--video-pruning-rate", str(RATE), "--video-pruning-method", method)
-    return Setting(f"vLLM's {method}", flags)
+def plugin(method: str) -> dict[str, Any]:
+    return {"video_pruning_rate": RATE, "hf_overrides": {"sttm": {"method": method}}}
 
 
-def plugin(method: str) -> Setting:
-    overrides = json.dumps({"sttm": {"method": method}})
-    return Setting(method, ("--video-pruning-rate", str(RATE), "--hf-overrides", overrides))
-
-
-WHOLE = Setting("all tokens")
-SETTINGS = {
-    "nano": (WHOLE, plugin("evs"), plugin("vidcom2"), plugin("sttm")),
-    "qwen2_5_vl": (WHOLE, stock("evs"), plugin("evs"), plugin("sttm")),
-    "qwen3_vl": (WHOLE, stock("evs"), stock("vidcom2"), plugin("sttm")),
+WHOLE = "all tokens"
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "nano": {WHOLE: {}, **{name: plugin(name) for name in ("evs", "vidcom2", "sttm")}},
+    "qwen2_5_vl": {
+        WHOLE: {},
+        "vLLM's evs": stock("evs"),
+        "evs": plugin("evs"),
+        "sttm": plugin("sttm"),
+    },
+    "qwen3_vl": {
+        WHOLE: {},
+        "vLLM's evs": stock("evs"),
+        "vLLM's vidcom2": stock("vidcom2"),
+        "sttm": plugin("sttm"),
+    },
 }
 
 
@@ -87,22 +76,20 @@ class Measured:
     """What one load gave; times in seconds.
 
     Args:
-        setting: how the server runs.
+        setting: what is done with videos.
         clients: how many ask at once.
         round: of the settings, from 0.
-        requests: how many were answered.
-        prompt_tokens: mean length of a prompt.
+        prompt_tokens: length of a prompt.
         wall: from the first request to the last answer.
-        cpu: processor time of the server.
-        ttft: of every request, to the first token.
+        cpu: processor time of the engine.
+        ttft: of every request, to its first token.
         load: the machine's load average at the end.
     """
 
     setting: str
     clients: int
     round: int
-    requests: int
-    prompt_tokens: float
+    prompt_tokens: int
     wall: float
     cpu: float
     ttft: list[float]
@@ -113,117 +100,91 @@ class Measured:
         return self.setting, self.clients, self.round
 
 
-@contextlib.contextmanager
-def serve(checkpoint: str, setting: Setting, log: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a server; yields its address and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", checkpoint, "--port", port]
-    command += ["--host", "127.0.0.1", "--served-model-name", "it", "--enforce-eager"]
-    command += ["--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "32"]
-    command += ["--block-size", "32", *setting.flags]
-    env = {**os.environ, **ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with log.open("w") as out, psutil.Popen(command, env=env, stdout=out, stderr=out) as server:
-        url = f"http://127.0.0.1:{port}/v1"
-        try:
-            while True:
-                if server.poll() is not None:
-                    raise SystemExit(log.read_text()[-6000:])
-                with contextlib.suppress(APIConnectionError):
-                    OpenAI(base_url=url, api_key="none", max_retries=0).models.list()
-                    break
-                time.sleep(1)
-            yield url, server
-        finally:
-            server.terminate()
-            server.wait(60)
+class Engine:
+    """vLLM in this process."""
+
+    def __init__(self, checkpoint: str, options: dict[str, Any]) -> None:
+        from vllm import LLM, SamplingParams
+
+        self._engine = LLM(
+            model=checkpoint,
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=4096,
+            max_num_batched_tokens=4096,
+            max_num_seqs=32,
+            block_size=32,
+            limit_mm_per_prompt={"image": 0, "video": 1},
+            **options,
+        ).llm_engine
+        self._params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+        self._names = map(str, itertools.count())
+
+    def serve(self, prompts: Sequence[Any], clients: int) -> tuple[list[float], int]:
+        """Answer all prompts; returns the seconds to the first tokens, and a prompt's length."""
+        waiting, length = list(prompts), 0
+        asked: dict[str, float] = {}
+        ttft: dict[str, float] = {}
+        free = [time.perf_counter()] * clients  # since when
+        while waiting or self._engine.has_unfinished_requests():
+            while waiting and free:
+                name = next(self._names)
+                asked[name] = free.pop()
+                self._engine.add_request(name, waiting.pop(), self._params)
+            for output in self._engine.step():
+                now = time.perf_counter()
+                ttft.setdefault(output.request_id, now - asked[output.request_id])
+                if output.finished:
+                    free.append(now)
+                    length = len(output.prompt_token_ids)
+        return list(ttft.values()), length
 
 
-def cpu_seconds(server: psutil.Process) -> float:
-    """Return the processor time of a server and of all that it started and that still runs."""
-    times = [one.cpu_times() for one in (server, *server.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
-
-
-def mp4(seed: int, frames: int) -> str:
-    """Make a video, as the URL of a request."""
-    file = io.BytesIO()
-    nano.write_clip(nano.make_clip(seed, frames), file)
-    return "data:video/mp4;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-async def ask(client: AsyncOpenAI, url: str) -> tuple[float, int]:
-    """Ask about a video; returns the seconds to the first token, and the prompt's length."""
-    content: list[Any] = [
-        {"type": "video_url", "video_url": {"url": url}},
-        {"type": "text", "text": "How many digits?"},
-    ]
-    start, first, usage = time.perf_counter(), 0.0, None
-    stream = await client.chat.completions.create(
-        model="it",
-        messages=[{"role": "user", "content": content}],
-        max_tokens=NEW_TOKENS,
-        temperature=0,
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_body={"ignore_eos": True},
-    )
-    async for chunk in stream:
-        first = first or time.perf_counter() - start
-        usage = chunk.usage or usage
-    assert usage is not None
-    assert usage.completion_tokens == NEW_TOKENS
-    return first, usage.prompt_tokens
-
-
-async def load(address: str, urls: Sequence[str], clients: int) -> list[tuple[float, int]]:
-    """Let clients ask about all videos, each one after another."""
-    waiting, done = list(urls), []
-
-    async def client(openai: AsyncOpenAI) -> None:
-        while waiting:
-            done.append(await ask(openai, waiting.pop()))
-
-    async with AsyncOpenAI(base_url=address, api_key="none", max_retries=0, timeout=900) as openai:
-        await asyncio.gather(*(client(openai) for _ in range(clients)))
-    return done
+def prompts(model: str, frames: int) -> Iterator[Any]:
+    """Make questions about videos that are not alike."""
+    question = turn("How many digits?", "<video>\n") if model == "nano" else turn("How many?")
+    for seed in itertools.count():
+        clip = Clip(frames, 1.0, seed, nano=True)
+        data = {"video": [(clip.pixels(), clip.metadata())]}
+        yield {"prompt": question, "multi_modal_data": data}
 
 
 def measure(
-    address: str, server: psutil.Process, urls: Sequence[str], key: tuple[str, int, int]
-) -> Measured:
-    """Measure one load."""
-    before, start = cpu_seconds(server), time.perf_counter()
-    done = asyncio.run(load(address, urls, key[1]))
-    wall, cpu = time.perf_counter() - start, cpu_seconds(server) - before
-    ttft = [round(seconds, 4) for seconds, _ in done]
-    tokens = statistics.fmean(tokens for _, tokens in done)
-    return Measured(*key, len(done), tokens, wall, cpu, ttft, os.getloadavg()[0])
+    model: str, frames: int, loads: dict[int, int], checkpoint: str, setting: str, place: int
+) -> Iterator[Measured]:
+    """Measure a setting with every number of clients."""
+    engine, fresh = Engine(checkpoint, SETTINGS[model][setting]), prompts(model, frames)
+    engine.serve(list(itertools.islice(fresh, 2)), 1)  # warm up
+    for clients, requests in loads.items():
+        some = list(itertools.islice(fresh, requests))
+        wall, cpu = time.perf_counter(), time.process_time()
+        ttft, length = engine.serve(some, clients)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        times = [round(seconds, 4) for seconds in ttft]
+        yield Measured(setting, clients, place, length, wall, cpu, times, os.getloadavg()[0])
 
 
 def summarize(every: Sequence[Measured]) -> list[dict[str, Any]]:
     """Sum up: medians over rounds, and of the ratios to all tokens in the same round."""
-    whole = {(one.clients, one.round): one for one in every if one.setting == WHOLE.name}
+    whole = {(one.clients, one.round): one for one in every if one.setting == WHOLE}
     rows = []
     for (setting, clients), found in itertools.groupby(every, key=lambda one: one.key[:2]):
         rounds = list(found)
         times = torch.tensor([seconds for one in rounds for seconds in one.ttft])
-        beside = [whole[clients, one.round] for one in rounds]
-        pairs = list(zip(rounds, beside, strict=True))
+        pairs = [(one, whole[clients, one.round]) for one in rounds]
         rows.append(
             {
                 "setting": setting,
                 "clients": clients,
                 "rounds": len(rounds),
-                "requests": sum(one.requests for one in rounds),
+                "requests": len(times),
                 "prompt_tokens": rounds[0].prompt_tokens,
-                "per_second": statistics.median(one.requests / one.wall for one in rounds),
+                "per_second": statistics.median(len(one.ttft) / one.wall for one in rounds),
+                "throughput_ratio": statistics.median(all_.wall / one.wall for one, all_ in pairs),
                 "ttft_p50": float(times.quantile(0.5)),
                 "ttft_p95": float(times.quantile(0.95)),
-                "cpu_per_request": statistics.median(one.cpu / one.requests for one in rounds),
-                "throughput_ratio": statistics.median(b.wall / a.wall for a, b in pairs),
-                "cpu_ratio": statistics.median(a.cpu / b.cpu for a, b in pairs),
+                "cpu_per_request": statistics.median(one.cpu / len(one.ttft) for one in rounds),
+                "cpu_ratio": statistics.median(one.cpu / all_.cpu for one, all_ in pairs),
                 "load": [round(one.load, 1) for one in rounds],
             }
         )
@@ -234,38 +195,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(SETTINGS), required=True)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, nargs="+", default=[4, 16, 32], help="per load")
+    parser.add_argument("--requests", type=int, nargs="+", default=[4, 16, 64], help="per load")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)  # checkpoint, setting, round
     args = parser.parse_args()
     loads = dict(zip(args.clients, args.requests, strict=True))
     asked = {"model": args.model, "frames": args.frames, "rate": RATE, "requests": args.requests}
-    facts = {**asked, "vllm": version("vllm"), **environment(torch.device("cpu"))}
+    if args.only is not None:
+        checkpoint, setting, place = args.only
+        facts = {"vllm": version("vllm"), **environment(torch.device("cpu"))}
+        with ResultLog(args.log, asked, facts, Measured) as log:
+            for one in measure(args.model, args.frames, loads, checkpoint, setting, int(place)):
+                log.add([one])
+                print(one)
+        return
     args.log.parent.mkdir(parents=True, exist_ok=True)
-    settings = SETTINGS[args.model]
-    with ResultLog(args.log, asked, facts, Measured) as log, tempfile.TemporaryDirectory() as name:
-        more = {} if args.model == "nano" else TEXT
-        checkpoint = str(make(args.model, Path(name, args.model), **more))
-        urls = [mp4(seed, args.frames) for seed in range(sum(args.requests) + 2)]
-        for turn in range(args.rounds):
-            for setting in settings[turn % len(settings) :] + settings[: turn % len(settings)]:
-                keys = [(setting.name, clients, turn) for clients in loads]
-                if all(key in log.known for key in keys):
+    settings = list(SETTINGS[args.model])
+    with tempfile.TemporaryDirectory() as name:
+        text = {} if args.model == "nano" else TEXT
+        checkpoint = str(make(args.model, Path(name, args.model), **text))
+        for place in range(args.rounds):
+            first = place % len(settings)
+            for setting in settings[first:] + settings[:first]:
+                known = read_log(args.log, Measured).answers if args.log.exists() else {}
+                if all((setting, clients, place) in known for clients in loads):
                     continue
-                with serve(checkpoint, setting, Path(name, "log")) as (address, server):
-                    fresh = iter(urls)
-                    asyncio.run(load(address, list(itertools.islice(fresh, 2)), 1))  # warm up
-                    for key in keys:
-                        some = list(itertools.islice(fresh, loads[key[1]]))
-                        log.add([measure(address, server, some, key)])
-                        print(log.known[key])
-        order = [setting.name for setting in settings]
-        every = sorted(log.known.values(), key=lambda one: (order.index(one.setting), *one.key[1:]))
-        facts = {**log.info, "command": " ".join(sys.argv[1:])}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({**facts, "rows": summarize(every)}, indent=1) + "\n")
+                command = [sys.executable, "-m", "benchmarks.vllm_speed", *sys.argv[1:]]
+                subprocess.run(
+                    [*command, "--only", checkpoint, setting, str(place)],
+                    env={**os.environ, **ENVIRONMENT},
+                    check=True,
+                )
+    stored = read_log(args.log, Measured)
+    every = sorted(
+        stored.answers.values(), key=lambda one: (settings.index(one.setting), *one.key[1:])
+    )
+    asked_for = f"python -m benchmarks.vllm_speed {' '.join(sys.argv[1:])}"
+    facts = {"command": asked_for, **stored.settings, **stored.info}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({**facts, "rows": summarize(every)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
