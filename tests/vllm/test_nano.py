@@ -40,6 +40,9 @@ def test_all_tokens_are_stock_and_half_is_exact(half: Engine) -> None:
 
 
 def test_it_answers_as_in_transformers(half: Engine) -> None:
+    pytest.importorskip(
+        "transformers", "5.19"
+    )  # sttm.attach needs it; vLLM 0.31 wants an older one
     model, processor = nano.load()
     answers = half.ask(*REQUESTS, *map(all_tokens, REQUESTS))[: len(REQUESTS)]
     apart = []
