@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?= -n 2
+# VLLM_ARGS="-m 'not slow'" leaves out two thirds of the engines.
+VLLM_ARGS ?=
 # The tests of what depends on other libraries' versions.
 VERSION_TESTS := tests/models tests/chat tests/checkpoints/test_forward.py tests/cli/test_demo.py
 # What test-latest installs, e.g. git+https://github.com/huggingface/transformers
@@ -76,7 +78,7 @@ real: real-material  ## train the model on real features, with RoPE and M-RoPE, 
 	@touch $@
 
 test-vllm: .venv-vllm/.installed  ## run the tests of the plugin inside vLLM on this CPU
-	.venv-vllm/bin/python -m pytest tests/vllm
+	.venv-vllm/bin/python -m pytest $(VLLM_ARGS) tests/vllm
 
 parity: setup  ## compare with the numbers from other authors' code, and print the table
 	$(BIN)/python -m tests.parity

@@ -8,6 +8,14 @@ import pytest
 from .pages import ROOT, read
 
 RESULTS = ROOT / "benchmarks" / "results"
+VLLM_TIMES = (
+    "cpu_per_request",
+    "cpu_ratio",
+    "per_second",
+    "throughput_ratio",
+    "ttft_p50",
+    "ttft_p95",
+)
 
 pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason="the results are not here")
 
@@ -40,3 +48,21 @@ def test_the_table_of_the_readme() -> None:
         cells = (share("sttm", keep), share("random", keep), seconds("sttm", keep))
         lines.append(f"| {keep:.0%} | ".replace("%", " %") + " | ".join(cells) + " |")
     assert "\n".join(lines) in read("README.md")
+
+
+def test_the_answers_in_vllm() -> None:
+    runs = json.loads((RESULTS / "vllm/accuracy.json").read_text(encoding="utf-8"))["runs"]
+    right = {(run["method"], run["keep"]): f"{100 * run['accuracy']:.1f}" for run in runs}
+    for method in ("sttm", "evs", "vidcom2"):
+        cells = [right[method, keep] for keep in (0.5, 0.3, 0.2, 0.1)]
+        line = f"| `{method}` | " + " | ".join(cells)
+        assert line in read("docs/vllm.md")
+    assert f"All tokens: {right['all', 1.0]}" in read("docs/vllm.md")
+
+
+@pytest.mark.parametrize("model", ["qwen3_vl", "qwen2_5_vl"])
+def test_the_speed_in_vllm(model: str) -> None:
+    for row in rows(f"vllm/speed-{model}.json"):
+        cells = (row["setting"], row["clients"], row["prompt_tokens"])
+        times = (f"{row[name]:.2f}" for name in VLLM_TIMES)
+        assert f"| {' | '.join(map(str, (*cells, *times)))} |" in read("docs/vllm.md")

@@ -144,7 +144,8 @@ class Engine:
         """Return the arguments of ``vllm.LLM``."""
         overrides = {} if self.sttm is None else {"sttm": json.loads(self.sttm)}
         common = {
-            "dtype": "float32",
+            # vLLM's linear attention on a CPU takes nothing else.
+            "dtype": "bfloat16" if "qwen3_5" in Path(self.model).name else "float32",
             "enforce_eager": True,
             "max_model_len": 4096,
             "max_num_seqs": 4,

@@ -5,7 +5,8 @@ import pytest
 from .conftest import Checkpoint
 from .engine import IMAGE, VIDEO, Answer, Clip, Engine, Request, turn
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+OTHERS = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe")
+NAMES = ("qwen2_5_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS))
 CLIP = Clip(24, fps=4.0, size=(168, 224))  # 576 tokens, half a second per time step
 MORE = "It moves.<|im_end|>\n<|im_start|>user\nWhere to?<|im_end|>\n<|im_start|>assistant\n"
 # Two questions, a second turn (its prefix holds the whole video) and several videos.

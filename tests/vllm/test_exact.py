@@ -5,7 +5,8 @@ import pytest
 from .conftest import Checkpoint
 from .engine import IMAGE, STOCK, VIDEO, Answer, Clip, Engine, Request, turn
 
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+OTHERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+NAMES = ("qwen3_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS))
 FAST = Clip(8, fps=4.0, seed=5, size=(84, 112))  # half a second per time step
 ONE = Request(turn("What is this?"))
 MANY = Request(turn("Compare them.", IMAGE + VIDEO + "and" + VIDEO), (Clip(seed=3), FAST), images=1)

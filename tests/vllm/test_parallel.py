@@ -11,6 +11,7 @@ ONE = Request(turn("What is this?"))
 MANY = Request(turn("Compare.", IMAGE + VIDEO + "and" + VIDEO), (Clip(seed=3), Clip()), images=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_two_ranks_give_what_one_gives(name: str, checkpoint: Checkpoint) -> None:
     single = Engine(checkpoint(name), sttm="{}", rate=0.5)
@@ -24,6 +25,7 @@ def test_two_ranks_give_what_one_gives(name: str, checkpoint: Checkpoint) -> Non
             assert part == pytest.approx(other, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sttm", "rate", "options", "message"),
     [

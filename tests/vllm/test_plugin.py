@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sttm
-from sttm.errors import ConfigError, UnsupportedModelError
+from sttm.errors import ConfigError
 from sttm.methods import list_methods
 from sttm.vllm import ANYWAY, ARCHITECTURES, register
 from sttm.vllm.config import Reduction
@@ -58,6 +58,15 @@ def test_every_architecture_has_two_names(fake: dict[str, str]) -> None:
     assert fake["STTMQwen2VLForConditionalGeneration"] == (
         "sttm.vllm.qwen2_vl:Qwen2VLForConditionalGeneration"
     )
+
+
+@pytest.mark.parametrize("version", ["0.31.0+cpu", "0.32.0", "0.33.1"])
+def test_tested_releases_are_served(
+    version: str, fake: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["vllm.version"], "__version__", version)
+    register()
+    assert fake
 
 
 @pytest.mark.parametrize("version", ["0.30.1", "0.34.0", "1.32.0", "dev"])
@@ -143,14 +152,3 @@ def test_a_bad_budget_of_a_request_is_refused() -> None:
     with pytest.raises(ConfigError, match="sttm_keep: got 0"):
         reduction.of_request({"sttm_keep": 0})
     assert sttm.__version__ in reduction.fingerprint
-
-
-@pytest.mark.usefixtures("checkpoint")
-@pytest.mark.parametrize("name", [n for n, module in ARCHITECTURES.items() if module == "refused"])
-def test_relatives_are_refused_by_name(name: str) -> None:
-    from sttm.vllm import refused
-
-    multimodal = SimpleNamespace(video_pruning_rate=0.5)
-    settings = SimpleNamespace(hf_config=config({}), multimodal_config=multimodal)
-    with pytest.raises(UnsupportedModelError, match=f"got {name} with sttm"):
-        getattr(refused, name)(vllm_config=SimpleNamespace(model_config=settings))

@@ -45,15 +45,12 @@ class Processor(QwenProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
         return written if is_whole else [config.video_token_id] * len(written.full)
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Processor,
-    info=qwen3_vl.Qwen3VLProcessingInfo,
-    dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder,
-)
-class Qwen3VLForConditionalGeneration(MergingMRoPE, qwen3_vl.Qwen3VLForConditionalGeneration):
-    """vLLM's model; its name is vLLM's, too, which other parts of vLLM compare."""
+class MergingQwen3VL(MergingMRoPE):
+    """Mixin in front of a model in vLLM that reads videos as Qwen3-VL does."""
 
     fields = ("video_grid_thw", "timestamps")
+    _tokenizer: Any
+    get_language_model: Any
 
     def unmerged(self, item: Mapping[str, Any]) -> list[int]:
         """Return the token ids of a video that is not merged: timestamps, marks and tokens."""
@@ -85,3 +82,12 @@ class Qwen3VLForConditionalGeneration(MergingMRoPE, qwen3_vl.Qwen3VLForCondition
         out[:, : text.shape[1]] = text
         out[is_video[place]] = rows
         return out, place
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Processor,
+    info=qwen3_vl.Qwen3VLProcessingInfo,
+    dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder,
+)
+class Qwen3VLForConditionalGeneration(MergingQwen3VL, qwen3_vl.Qwen3VLForConditionalGeneration):
+    """vLLM's model; its name is vLLM's, too, which other parts of vLLM compare."""
