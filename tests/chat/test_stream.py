@@ -149,6 +149,29 @@ def test_frames_of_another_size_are_refused() -> None:
             stream.push(then)
 
 
+def test_frames_in_front_of_a_fault_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, told = open_chat(name="qwen2_5_vl"), open_chat(name="qwen2_5_vl").stream()
+    stream = chat.stream()
+    frames = clip(40)
+    stream.push(frames[:1])
+    push, calls = stream._push, []
+
+    def fails(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise ConfigError("frames: got others.")
+        return push(*given)
+
+    monkeypatch.setattr(stream, "_push", fails)
+    with pytest.raises(ConfigError, match="got others"):
+        stream.push(frames[1:])
+    monkeypatch.undo()
+    assert len(stream) == 32
+    told.push(frames[:32])
+    assert stream.watched().sources == told.watched().sources
+    assert_same(stream.watched(), told.watched())
+
+
 def test_a_model_that_places_longer_videos_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -102,17 +102,26 @@ class VideoStream:
             )
         self._watched = None
         with self.chat.lock:
-            shown = video.frames
+            shown, times = video.frames, [*timestamps]
             if self._waiting is not None:
                 if self._waiting.shape[1:] != shown.shape[1:]:
                     raise _other_size(shown.shape[2:0:-1], self._waiting.shape[2:0:-1], "pixels")
                 shown = np.concatenate([self._waiting, shown])
+                times = self._timestamps[len(times) - len(shown) :] + times
             whole = len(shown) - len(shown) % self._step
             for start in range(0, whole, PIECE * self._step):
                 end = min(start + PIECE * self._step, whole)
                 self._prompt = self._push(shown[start:end], self._prompt)
-            self._waiting = shown[whole:] if whole < len(shown) else None
-            self._timestamps += timestamps
+                self._take(None, times[start:end])
+            if whole < len(shown):
+                self._take(shown[whole:], times[whole:])
+
+    def _take(self, waiting: np.ndarray[Any, Any] | None, times: Sequence[float]) -> None:
+        """Note that frames were taken, those that waited among them, and which wait now."""
+        if self._waiting is not None:
+            del self._timestamps[-len(self._waiting) :]
+        self._waiting = waiting
+        self._timestamps += times
 
     def ask(self, question: str, **generate: Any) -> Answer:
         """Ask about all frames so far; see :meth:`PrefilledVideo.ask`."""
