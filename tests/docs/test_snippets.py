@@ -15,7 +15,7 @@ from .pages import DOCS, ROOT, blocks, pages
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
 
-NOT_RUN = {"docs/ray.md": 1, "docs/serve.md": 1}
+NOT_RUN = {"docs/performance.md": 1, "docs/ray.md": 1, "docs/serve.md": 1}
 
 
 def inputs() -> Any:
