@@ -36,17 +36,12 @@ class OpenedPrompt:
     @property
     def head(self) -> int:
         """Tokens in front of the video."""
-        return int(self.span.index[0])
+        return self.positions.head
 
     @property
     def tail(self) -> torch.Tensor:
         """``(m, C)`` embeddings of the tokens behind the video."""
-        return self.embeddings[int(self.span.index[-1]) + 1 :]
-
-    def grown(self, ids: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Return the ids as they are around a video of so many tokens."""
-        first, last = int(self.span.index[0]), int(self.span.index[-1])
-        return torch.cat([ids[:first], ids[first].expand(tokens), ids[last + 1 :]])
+        return self.embeddings[self.positions.end :]
 
 
 class GrowingPrompt:
@@ -74,12 +69,11 @@ class GrowingPrompt:
         self.opened = opened
         self.tokens_in = 0
         self._decoder, self._reassigned = decoder, positions == "reassigned"
-        self._axes = len(opened.positions.whole(1))
         grid = opened.span.video.grid
         self._merger = StreamingSTTM(method, grid.height, grid.width, window=window)
         most = None if method.max_tokens is None else int(method.max_tokens)
         self._memory = StreamMemory(most, grid.height, grid.width)
-        places = torch.arange(opened.head).expand(self._axes, -1)
+        places = opened.positions.whole(1)[:, : opened.head]
         hidden = decoder.feed_lower(opened.embeddings[: opened.head], places)
         decoder.feed_upper(hidden, places)
 

@@ -1,6 +1,6 @@
 """Prompts about videos: what they all share, and what a question adds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
@@ -102,6 +102,24 @@ def opening(messages: Messages, history: Sequence[Turn], context: str) -> Messag
     said = _told(messages or (("",),), history, "")
     open_message = tuple(part for part in said[-1] if part != "")
     return (*said[:-1], (*open_message, None, context))
+
+
+def openings(shown: Sequence[Any], context: str = "") -> Iterator[tuple[Any, Messages]]:
+    """Yield each video of a list with the messages in which it is the last one.
+
+    Args:
+        shown: videos, whatever stands for them, and the turns between them; a video at its end.
+        context: text behind the last video.
+    """
+    messages: Messages = ()
+    turns: list[Turn] = []
+    for place, step in enumerate(shown, 1):
+        if isinstance(step, tuple):
+            turns.append(step)
+            continue
+        messages = opening(messages, turns, context if place == len(shown) else "")
+        turns = []
+        yield step, messages
 
 
 def render(
@@ -270,11 +288,15 @@ def check_messages(messages: Messages, processor: Any) -> None:
         check_words("an earlier message", said, processor)
 
 
+def frames_per_step(processor: Any) -> int:
+    """Return how many frames a token is of."""
+    # Absent where it is one.
+    return int(getattr(processor.video_processor, "temporal_patch_size", 1))
+
+
 def _long_enough(processor: Any, video: Video) -> Video:
     """Repeat the last frame if a video is shorter than what one token holds."""
-    # Absent where a token is of one frame.
-    least = int(getattr(processor.video_processor, "temporal_patch_size", 1))
-    missing = least - len(video)
+    missing = frames_per_step(processor) - len(video)
     if missing <= 0:
         return video
     return replace(

@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sttm.chat.measured import forward_behind
 from sttm.chat.prefilled import Conversation, PrefilledVideo
-from sttm.chat.prompt import Messages, Turn, opening, render
+from sttm.chat.prompt import Messages, Turn, openings, render
 from sttm.chat.records import fork
 from sttm.models import Positions
 from sttm.models import transformers_api as api
@@ -72,12 +72,8 @@ def words_of(
         question: the new question.
     """
     messages: Messages = (("",),)
-    turns: list[Turn] = []
-    for step in shown:
-        if isinstance(step, tuple):
-            turns.append(step)
-        else:
-            messages, turns = opening(messages, turns, ""), []
+    for _, messages in openings(shown):  # noqa: B007 (the last ones count)
+        pass
     text = render(chat.processor, chat.system, messages, history, question)
     return len(chat.processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 

@@ -10,7 +10,7 @@ import torch
 from sttm.chat.growing import GrowingPrompt, OpenedPrompt
 from sttm.chat.identity import method_key
 from sttm.chat.prefilled import PrefilledVideo
-from sttm.chat.prompt import model_inputs, open_prompt, opening
+from sttm.chat.prompt import frames_per_step, model_inputs, open_prompt, opening
 from sttm.chat.records import Answer, Source, Timings
 from sttm.errors import ConfigError
 from sttm.methods import STTM
@@ -60,8 +60,7 @@ class VideoStream:
         self._embed = PromptEmbedder(chat.adapter)
         SplitDecoder(chat.adapter, layer, chat.positions)  # refuses what cannot be split
         self._layer = layer
-        # Frames of a time step; absent where a token is of one frame.
-        self._step = int(getattr(chat.processor.video_processor, "temporal_patch_size", 1))
+        self._step = frames_per_step(chat.processor)
         self._waiting: np.ndarray[Any, Any] | None = None  # frames of a step that is not complete
         self._prompt: GrowingPrompt | None = None
         self._timestamps: list[float] = []
@@ -187,13 +186,16 @@ class VideoStream:
         with chat.reducing(None, chat.positions):
             cache, following = prompt.finished()
         seconds = self._timings.prefill + now(chat.model.device) - start
-        ids = opened.grown(opened.ids, prompt.tokens_in)
+        ids, head = (
+            opened.positions.around(part, prompt.tokens_in)
+            for part in (opened.ids, opened.prefix.head)
+        )
         last = self._timestamps[-1] + 1 / self._sampling.fps
         return PrefilledVideo(
             chat=chat,
             cache=cache,
             ids=ids,
-            prefix=replace(opened.prefix, head=opened.grown(opened.prefix.head, prompt.tokens_in)),
+            prefix=replace(opened.prefix, head=head),
             next_position=following,
             layer=chat.layer,
             positions=chat.positions,

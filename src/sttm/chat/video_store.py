@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from sttm.chat.cache_tensors import KvDtype, layer_devices, rounded
 from sttm.chat.identity import content_digest, fingerprint, method_key, video_key
 from sttm.chat.prefilled import Conversation, Found, PrefilledVideo
-from sttm.chat.prompt import Messages, Turn, opening
+from sttm.chat.prompt import Turn, openings
 from sttm.chat.records import PrefillState
 from sttm.chat.saved_video import load_state, save_state
 from sttm.chat.session import Progress, VideoChat
@@ -322,17 +322,11 @@ class VideoStore:
         sampling: Sampling,
         context: str,
     ) -> list[str]:
-        messages: Messages = ()
-        contents, turns, keys = list[tuple[str, Sampling | None]](), list[Turn](), list[str]()
-        for place, step in enumerate(steps, 1):
-            if not isinstance(step, _Step):
-                turns.append(step)
-                continue
+        contents, keys = list[tuple[str, Sampling | None]](), list[str]()
+        for step, messages in openings(steps, context):
             # Frames are sampled already.
             contents.append((step.content, None if isinstance(step.video, Video) else sampling))
-            messages = opening(messages, turns, context if place == len(steps) else "")
             keys.append(video_key(chat, contents, messages, self._kv_dtype))
-            turns = []
         return keys
 
     def _turn(self, key: str) -> Any:

@@ -20,6 +20,10 @@ class GrowingPositions:
         inputs: the model's arguments for a prompt with the first steps, without pixels.
         span: the video's place in it.
         has_axes: whether positions have axes; if not they are places in the sequence.
+
+    Attributes:
+        head: tokens in front of the video.
+        end: the first token behind the first steps.
     """
 
     def __init__(
@@ -33,8 +37,8 @@ class GrowingPositions:
         self._base, self._grid = adapter.base, span.video.grid
         self.head = int(span.index[0])
         length = inputs[api.INPUT_IDS].shape[1]
-        self._end = int(span.index[-1]) + 1
-        self._tail = length - self._end
+        self.end = int(span.index[-1]) + 1
+        self._tail = length - self.end
         self._inputs = {name: value.cpu() for name, value in inputs.items()} if has_axes else None
         self._length = length
         self._times = torch.empty(0, dtype=torch.long)
@@ -57,7 +61,8 @@ class GrowingPositions:
         if self._inputs is None:
             return self.head + tokens[None]
         if len(self._times) < steps:
-            line = self._of(steps, 1, 1)[0, self.head : self.head + steps]
+            ahead = max(steps, 2 * len(self._times))  # not anew for every step that comes
+            line = self._of(ahead, 1, 1)[0, self.head : self.head + ahead]
             self._times = line - line[0]
         patches = self._grid.tokens_per_frame
         found = self._cells[:, tokens % patches].clone()
@@ -83,15 +88,16 @@ class GrowingPositions:
         count = steps * height * width
         if self._inputs is None:
             return torch.arange(self.head + count + self._tail)[None]
-        named = {name: self._stretched(value, count) for name, value in self._inputs.items()}
+        named = {
+            name: self.around(value, count) if value.shape[1:] == (self._length,) else value
+            for name, value in self._inputs.items()
+        }
         grid: Any = named[api.VIDEO_GRID].clone()
         patches = grid[0, 1:] // grid.new_tensor([self._grid.height, self._grid.width])
         grid[0] = torch.cat([grid.new_tensor([steps]), patches * grid.new_tensor([height, width])])
         return api.rope_index(self._base, {**named, api.VIDEO_GRID: grid})[:, 0]
 
-    def _stretched(self, value: torch.Tensor, count: int) -> torch.Tensor:
-        """Give an argument with one value per token a video of so many tokens."""
-        if value.ndim != 2 or value.shape[1] != self._length:
-            return value
-        video = value[:, self.head : self.head + 1].expand(-1, count)
-        return torch.cat([value[:, : self.head], video, value[:, self._end :]], 1)
+    def around(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """Return values ``(..., n)`` of each token as they are around ``count`` video tokens."""
+        video = values[..., self.head : self.head + 1].expand(*values.shape[:-1], count)
+        return torch.cat([values[..., : self.head], video, values[..., self.end :]], -1)
