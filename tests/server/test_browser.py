@@ -205,6 +205,33 @@ def test_texts_are_texts_and_times_seek(
         assert page.inner_text("#clock").startswith("0:07")
 
 
+def test_a_file_chosen_before_the_list_is_there_stays_in_it(
+    chromium: Any, model: Any, samples: list[Sample], tmp_path: Path
+) -> None:
+    held: list[tuple[Any, Any]] = []
+
+    def hold_the_list(route: Any) -> None:
+        if route.request.method == "GET":
+            held.append((route, route.fetch()))  # as it was before the upload
+        else:
+            route.continue_()
+
+    with served(model, tmp_path) as server:
+        page = chromium.new_page()
+        page.set_default_timeout(20_000)
+        page.route("**/v1/files", hold_the_list)
+        page.goto(server.url)
+        page.wait_for_selector("#model:not(:empty)")
+        content = {"name": "a.mp4", "mimeType": "video/mp4", "buffer": samples[0].path.read_bytes()}
+        page.set_input_files("#files", [content])
+        page.wait_for_timeout(1_000)  # enough for an upload that does not wait
+        [(route, response)] = held
+        route.fulfill(response=response)
+        page.wait_for_selector(".facts dd")  # it was watched
+        assert "a.mp4" in page.inner_text("#videos")
+        page.close()
+
+
 def test_what_goes_wrong_is_said(
     chromium: Any, model: Any, samples: list[Sample], tmp_path: Path
 ) -> None:

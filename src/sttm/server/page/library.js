@@ -4,9 +4,14 @@ import * as api from "./api.js";
 import { complain, find, make } from "./dom.js";
 
 const state = { files: [], samples: [], busy: new Set(), chosen: null, choose: () => {} };
+let opened = Promise.resolve(); // a file that is added waits for the list, which would replace it
 
 /** Fill the list; `choose` is called with a file, or with null when it is gone. */
-export async function openLibrary(choose) {
+export function openLibrary(choose) {
+  return (opened = fill(choose));
+}
+
+async function fill(choose) {
   state.choose = choose;
   const [files, samples] = await Promise.all([api.list("files"), api.list("samples")]);
   Object.assign(state, { files, samples });
@@ -71,6 +76,7 @@ async function add(content, name) {
   state.busy.add(name);
   draw();
   try {
+    await opened.catch(() => {}); // whoever opened it says so
     const file = await api.upload(content, name);
     state.files.unshift(file);
     return file;
