@@ -78,7 +78,7 @@ def load(path: Path, family: str = "llava_onevision") -> None:
 
 def test_another_version_is_refused(saved: Path) -> None:
     rewrite(saved, format=99)
-    with pytest.raises(SavedCacheError, match="got format 99, expected 4"):
+    with pytest.raises(SavedCacheError, match="got format 99, expected 5"):
         load(saved)
 
 

@@ -199,6 +199,22 @@ class TestStore:
             for shown in lists:
                 assert store.watch(chat, shown).ask(THEN).ids == chat.watch(shown).ask(THEN).ids
 
+    @pytest.mark.parametrize("on_disk", [False, True])
+    def test_a_deleted_video_takes_the_lists_that_hold_it_along(
+        self, tmp_path: Path, on_disk: bool
+    ) -> None:
+        tiny, store = bundle("qwen2_5_vl"), VideoStore(tmp_path if on_disk else None)
+        a, b = clip(6), clip(4, seed=3)
+        with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:
+            for shown in ([a, b], [b, a], [b]):
+                store.watch(chat, shown)
+            held = {store.key(chat, s): name for s, name in ((a, "a"), ([a, b], "ab"), (b, "b"))}
+            held[store.key(chat, [b, a])] = "ba"
+            if on_disk:
+                store = VideoStore(tmp_path)  # by its files alone
+            assert {held[key] for key in store.remove(store.key(chat, a))} == {"a", "ab", "ba"}
+            assert [held[entry.key] for entry in store.entries()] == ["b"]
+
     def test_words_are_not_stored(self) -> None:
         tiny, store = bundle("qwen2_5_vl"), VideoStore()
         with sttm.VideoChat(tiny.model, tiny.processor, PairMerge()) as chat:

@@ -236,7 +236,22 @@ def test_files_of_another_version_stay(tmp_path: Path, monkeypatch: pytest.Monke
     store = VideoStore(tmp_path)
     assert store.collect() == []
     assert store.entries() == []
-    assert "got format 4, expected 99" in store.verify()[0]
+    assert "got format 5, expected 99" in store.verify()[0]
+
+
+def test_a_file_that_is_deleted_while_it_is_opened_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, chat = VideoStore(tmp_path, memory_bytes=0), chat_of()
+    key = store.key(chat, clip())
+    store.watch(chat, clip())
+
+    def deleted_meanwhile(path: Path, **_: Any) -> Any:
+        path.unlink()
+        return torch.UntypedStorage.from_file(str(path), False, 8)  # what safetensors opens it with
+
+    monkeypatch.setattr("sttm.chat.saved_video.safe_open", deleted_meanwhile)
+    assert store.find(chat, key) is None
 
 
 def _size(tmp_path: Path) -> int:

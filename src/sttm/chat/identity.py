@@ -28,7 +28,7 @@ from sttm.video.container import check_file
 if TYPE_CHECKING:
     from sttm.chat.session import VideoChat
 
-FORMAT: Literal[4] = 4  # of saved videos
+FORMAT: Literal[5] = 5  # of saved videos
 _WIDTH = 512  # words of eight bytes per row of the sums that stand for a tensor
 # What a layer of PEFT adds to its weights, beside the weights.
 _ADAPTERS = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")

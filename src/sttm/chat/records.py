@@ -60,12 +60,21 @@ class Timings:
 
 @dataclass(frozen=True)
 class Source:
-    """What a watched video was; ``warnings`` say what is wrong with its file."""
+    """What a watched video was.
+
+    Args:
+        path: of its file, as it was named.
+        duration: in seconds.
+        timestamps: of its frames, in seconds.
+        warnings: what is wrong with its file.
+        content: digest of what was watched; empty if no store was asked for it.
+    """
 
     path: str
     duration: float
     timestamps: tuple[float, ...]
     warnings: tuple[str, ...] = ()
+    content: str = ""
 
 
 @dataclass(frozen=True, eq=False)

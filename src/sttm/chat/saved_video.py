@@ -60,7 +60,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[4]
+    format: Literal[5]
     key: str | None
     created: float | None
     model: str
@@ -287,7 +287,7 @@ def _open(path: Path, *, with_tensors: bool) -> tuple[str, Header, str, dict[str
     if not path.is_file():
         raise SavedCacheError(f"{path}: got no such file, expected one that save() wrote.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with _tensors_of(path) as file:
             metadata = file.metadata() or {}
             names = file.keys() if with_tensors else ()
             # Copies: another process may cut off the file, and what is mapped of it would be gone.
@@ -303,6 +303,14 @@ def _open(path: Path, *, with_tensors: bool) -> tuple[str, Header, str, dict[str
         ) from error
     checksum, _, text = metadata.get(_KEY, "").partition(" ")
     return checksum, _parse(path, text), text, tensors
+
+
+def _tensors_of(path: Path) -> Any:
+    """Open a file of tensors, which safetensors and then torch do."""
+    try:
+        return safe_open(path, framework="pt")
+    except RuntimeError as error:  # torch's: another process has deleted it meanwhile
+        raise OSError(str(error)) from error
 
 
 def _parse(path: Path, text: str) -> Header:

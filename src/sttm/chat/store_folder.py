@@ -33,7 +33,7 @@ class StoredVideo:
     Args:
         key: see `VideoStore.key`.
         name: the file that was watched, as it was named then; of several the last one.
-        videos: how many were watched, one behind the other.
+        contents: digests of the videos that were watched, one behind the other.
         method: that reduced it, with its options; None if all tokens were kept.
         tokens_in: video tokens in front of the reduction.
         tokens_out: video tokens behind it.
@@ -45,7 +45,7 @@ class StoredVideo:
 
     key: str
     name: str
-    videos: int
+    contents: tuple[str, ...]
     method: str | None
     tokens_in: int
     tokens_out: int
@@ -53,6 +53,11 @@ class StoredVideo:
     where: Place
     created: datetime
     last_used: datetime
+
+    @property
+    def videos(self) -> int:
+        """Count the videos that were watched."""
+        return len(self.contents)
 
 
 class StoreFolder:
@@ -221,7 +226,7 @@ def _entry(path: Path, header: Header, stat: os.stat_result) -> StoredVideo:
     return StoredVideo(
         key=path.stem,
         name=header.sources[-1].path,
-        videos=len(header.sources),
+        contents=tuple(source.content for source in header.sources),
         method=header.method,
         tokens_in=header.tokens_in,
         tokens_out=sum(r.tokens_out for r in header.reports) or header.tokens_in,

@@ -102,7 +102,7 @@ def _entry(key: str, held: _Held) -> StoredVideo:
     return StoredVideo(
         key=key,
         name=state.source.path,
-        videos=len(state.sources),
+        contents=tuple(source.content for source in state.sources),
         method=state.method,
         tokens_in=state.tokens_in,
         tokens_out=state.tokens_out,

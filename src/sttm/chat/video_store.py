@@ -170,7 +170,10 @@ class VideoStore:
                     f"{last.video}: the file changed while it was watched, expected one that does "
                     "not. Watch it again when it is complete."
                 )
-            state = self._keep(key, made.state(), chat.adapter)
+            state = made.state()
+            *before, source = state.sources
+            state = replace(state, sources=(*before, replace(source, content=last.content)))
+            state = self._keep(key, state, chat.adapter)
         found = Found() if behind is None else behind.video.found
         return PrefilledVideo(chat=chat, found=found, **vars(state))
 
@@ -275,12 +278,26 @@ class VideoStore:
             found[entry.key] = replace(entry, created=created, last_used=last_used)
         return sorted(found.values(), key=lambda entry: entry.last_used, reverse=True)
 
-    def remove(self, key: str) -> bool:
-        """Delete a video everywhere; returns whether it was there.
+    def remove(self, key: str) -> list[str]:
+        """Delete a video everywhere, and the lists of videos that hold it, too.
 
         Videos that were handed out before can still be asked, and what other processes hold in
         memory stays there.
+
+        Args:
+            key: see `key`; of a list the last video is deleted.
+
+        Returns:
+            the keys of all that was deleted; none if it was not there.
         """
+        entries = {entry.key: entry for entry in self.entries()}
+        if key not in entries:
+            return []
+        content = entries[key].contents[-1]
+        lists = [e.key for e in entries.values() if e.videos > 1 and content in e.contents]
+        return [one for one in dict.fromkeys([key, *lists]) if self._remove(one)]
+
+    def _remove(self, key: str) -> bool:
         with self._turn(key):
             was_held = self._memory.remove(key)
             return (self._folder is not None and self._folder.remove(key)) or was_held

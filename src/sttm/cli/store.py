@@ -84,13 +84,11 @@ def rm(
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys, or their beginnings.")],
     json: JsonOption = False,
 ) -> None:
-    """Delete watched videos."""
+    """Delete watched videos, and conversations about several that hold one of them."""
     store = _open(folder)
     before = store.entries()
     chosen = [_chosen(key, before) for key in keys]
-    for key in chosen:
-        store.remove(key)
-    _tell_deleted(chosen, before, store, json)
+    _tell_deleted([gone for key in chosen for gone in store.remove(key)], before, store, json)
 
 
 def gc(
@@ -179,7 +177,8 @@ def _tell_deleted(
 
 def _plain(entry: "StoredVideo") -> dict[str, object]:
     times = {"created": entry.created.isoformat(), "last_used": entry.last_used.isoformat()}
-    return {field.name: getattr(entry, field.name) for field in fields(entry)} | times
+    plain = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    return {**plain, "videos": entry.videos, **times}
 
 
 store = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")

@@ -273,7 +273,7 @@ async def _entry(request: Request, key: str) -> StoredVideo:
 
 @router.delete("/v1/videos/{key}")
 async def delete_video(key: str, request: Request) -> Response:
-    """Forget a video that was watched."""
+    """Forget a video that was watched, and conversations about several that hold it."""
     await _entry(request, key)
     await asyncio.to_thread(_service(request).store.remove, key)
     return _give(request, {"id": key, "object": "video", "deleted": True})
@@ -283,5 +283,6 @@ def _video(entry: StoredVideo) -> dict[str, Any]:
     """Return the JSON object of a stored video; a file's folder is nobody's business."""
     facts = asdict(entry)
     times = {k: int(v.timestamp()) for k, v in facts.items() if isinstance(v, datetime)}
+    facts["videos"] = len(facts.pop("contents"))
     name = Path(facts["name"]).name
     return {"id": facts.pop("key"), "object": "video", **facts, **times, "name": name}
