@@ -97,6 +97,10 @@ def means_of_16_frames() -> str:
     return means_again("needle-16-again", (0.3, 0.1, 0.05))
 
 
+def means_of_64_frames() -> str:
+    return means_again("needle-64-again", (0.3, 0.1, 0.05))
+
+
 def pans() -> str:
     """Accuracy in scenes with a pan, and less all tokens."""
     rows = json.loads((RESULTS.parent / "needle-pan" / "results.json").read_text("utf-8"))["runs"]
@@ -183,7 +187,7 @@ def kinds() -> str:
 
 @needs_files
 @pytest.mark.parametrize(
-    "table", [means, means_again, means_of_16_frames, level, kinds, pans, overlaps, starts_and_ends]
+    "table", [means, means_again, means_of_16_frames, means_of_64_frames, level, kinds, pans, overlaps, starts_and_ends]
 )
 def test_the_tables_are_those_of_the_results(table: Any) -> None:
     assert table() in PAGE.read_text(encoding="utf-8")
