@@ -2,14 +2,20 @@
 
 import io
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 
 def encoded(
@@ -71,3 +77,30 @@ def pipe(data: bytes, stall: float = 0.0) -> Iterator[int]:
         yield reader
     finally:
         os.close(reader)
+
+
+def rtsp_python() -> str | None:
+    """Return a Python that can run an RTSP server of GStreamer; None if there is none."""
+    check = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    for name in (sys.executable, shutil.which("python3"), "/usr/bin/python3"):
+        if name and not subprocess.run([name, "-c", check], capture_output=True).returncode:
+            return name
+    return None
+
+
+@contextmanager
+def rtsp_server(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `rtsp_server.py`; its address without a path, and its process.
+
+    Skips the test where no such server is installed.
+    """
+    python = rtsp_python()
+    if python is None:
+        pytest.skip("no RTSP server: needs python3-gi and gir1.2-gst-rtsp-server-1.0 of Debian")
+    command = [python, str(Path(__file__).with_name("rtsp_server.py")), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"rtsp://127.0.0.1:{int(server.stdout.readline())}", server
+        finally:
+            server.send_signal(signal.SIGKILL)
