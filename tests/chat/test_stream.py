@@ -11,12 +11,14 @@ import pytest
 import torch
 
 import sttm
-from sttm import checkpoints
+from sttm import checkpoints, nano
 from sttm.chat import PrefilledVideo, VideoStream
 from sttm.errors import ConfigError, IncompatibleTransformersError, UnsupportedModelError
+from sttm.models.halves import FedTokens, SplitDecoder
 from sttm.video import Sampling
 from sttm.video.decode import video_of_frames
 from tests.checkpoints.original import write_original
+from tests.cli.marks import needs_nano
 from tests.models.families import shared_model
 
 from .tiny import bundle, clip
@@ -214,6 +216,37 @@ def test_a_cap_holds_and_the_cache_is_that_of_the_tokens_that_are_left(
     prompt._feed(prompt._decoder, tokens, text, 0)
     for old, layer in zip(before, stream.watched().cache.layers, strict=True):
         torch.testing.assert_close(old, layer.keys[..., there, :], rtol=1e-4, atol=1e-4)
+
+
+@needs_nano
+@pytest.mark.parametrize("seed", [3, 7])
+def test_at_no_moment_are_there_more_tokens_than_the_cap_and_the_needle_is_found(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pushed at once or one by one, asked on the way; counted whenever a layer is fed."""
+    method = sttm.STTM(spatial_threshold=0.99, temporal_threshold=0.94)
+    (free, chat) = (
+        sttm.VideoChat(*nano.load(), each, layer=nano.NANO_LAYER, positions=nano.NANO_POSITIONS)
+        for each in (method, replace(method, max_tokens=340))
+    )
+    held, feed = list[int](), SplitDecoder.feed_upper
+
+    def counted(decoder: SplitDecoder, tokens: FedTokens, positions: torch.Tensor) -> None:
+        feed(decoder, tokens, positions)
+        if not held or bool(tokens.is_video.any()):  # the head at first, and no tail
+            held.append(decoder.upper.get_seq_length())
+
+    monkeypatch.setattr(SplitDecoder, "feed_upper", counted)
+    made = nano.make_clip(seed=seed, frames=64, num_needles=1)
+    stream = chat.stream(window=2)
+    for start, end in ((0, 1), (1, 30), (30, 32), (32, 64)):
+        stream.push(made.frames[start:end])
+        stream.watched()
+    assert max(held) - held[0] <= 340
+    uncapped = free.stream(window=2)
+    uncapped.push(made.frames)
+    assert uncapped.tokens_out > 2 * 340
+    assert stream.ask("Which digit appears?").text == str(made.needles[0].digit)
 
 
 def test_too_many_open_tokens_are_closed_early() -> None:
