@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -61,6 +62,29 @@ def tcp_server(data: bytes, stall: float = 0.0) -> Iterator[str]:
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
     finally:
         server.close()
+
+
+@contextmanager
+def http_server(data: bytes) -> Iterator[str]:
+    """Serve data in one chunk to everybody who asks; the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            send(chunk + b"0\r\n\r\n", self.wfile.write)
+
+        def log_message(self, *given: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/live.ts"
+        server.shutdown()
 
 
 @contextmanager
