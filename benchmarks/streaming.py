@@ -1,6 +1,7 @@
-"""A small window against the whole video: tokens and answers of nano on the needle scenes.
+"""A small window, or a cap, against the whole video: answers of nano on the needle scenes.
 
 python benchmarks/streaming.py --scenes 60 --out benchmarks/results/streaming.json
+python benchmarks/streaming.py --scenes 40 --caps 800 600 400 --out caps.json
 """
 
 import argparse
@@ -8,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sttm.nano import NANO_LAYER, NANO_POSITIONS, load, make_scene, scene_questi
 
 WINDOWS = (1, 2, 4, 8, 16, 32, None)
 THRESHOLDS = ((0.99, 0.94), (0.95, 0.9))
+CAPPED_WINDOW = 4
 FIRST_SEED = 71_000_000
 
 
@@ -27,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--caps", type=int, nargs="+", help="most tokens, with a window of 4")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -35,7 +39,7 @@ def main() -> None:
     for number in range(options.scenes):
         scene = make_scene(FIRST_SEED + number, options.frames)
         questions = scene_questions(scene, number)
-        for name, watch in settings(model, processor).items():
+        for name, watch in settings(model, processor, options.caps).items():
             start = time.process_time()
             video = watch(scene.frames)
             seconds = time.process_time() - start
@@ -53,31 +57,37 @@ def main() -> None:
         )
 
 
-def settings(model: object, processor: object) -> dict[str, Callable[..., PrefilledVideo]]:
-    """Name every way to watch."""
+def settings(
+    model: object, processor: object, caps: list[int] | None
+) -> dict[str, Callable[..., PrefilledVideo]]:
+    """Name every way to watch: with caps, or with windows."""
     ways: dict[str, Callable[..., PrefilledVideo]] = {}
 
     def open_chat(method: sttm.Method | None) -> sttm.VideoChat:
         layer = None if method is None else NANO_LAYER
         return sttm.VideoChat(model, processor, method, layer=layer, positions=NANO_POSITIONS)
 
+    def streamed(method: sttm.Method, window: int | None) -> Callable[..., PrefilledVideo]:
+        chat = open_chat(method)
+
+        def watch(frames: np.ndarray[Any, Any]) -> PrefilledVideo:
+            stream = chat.stream(window=window)
+            for start in range(0, len(frames), 4):
+                stream.push(frames[start : start + 4])
+            return stream.watched()
+
+        return watch
+
     ways["all tokens"] = open_chat(None).watch
-    for spatial, temporal in THRESHOLDS:
-        chat = open_chat(sttm.STTM(spatial_threshold=spatial, temporal_threshold=temporal))
-        ways[f"{spatial}/{temporal} offline"] = chat.watch
-        for window in WINDOWS:
-
-            def stream(
-                frames: np.ndarray[Any, Any],
-                chat: sttm.VideoChat = chat,
-                window: int | None = window,
-            ) -> PrefilledVideo:
-                stream = chat.stream(window=window)
-                for start in range(0, len(frames), 4):
-                    stream.push(frames[start : start + 4])
-                return stream.watched()
-
-            ways[f"{spatial}/{temporal} window {window or 'none'}"] = stream
+    for spatial, temporal in THRESHOLDS[: 1 if caps else None]:
+        method = sttm.STTM(spatial_threshold=spatial, temporal_threshold=temporal)
+        for cap in caps or ():
+            capped = replace(method, max_tokens=cap)
+            ways[f"{spatial}/{temporal} cap {cap}"] = streamed(capped, CAPPED_WINDOW)
+        if not caps:
+            ways[f"{spatial}/{temporal} offline"] = open_chat(method).watch
+        for window in (CAPPED_WINDOW,) if caps else WINDOWS:
+            ways[f"{spatial}/{temporal} window {window or 'none'}"] = streamed(method, window)
     return ways
 
 

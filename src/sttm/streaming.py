@@ -4,7 +4,7 @@ A group of directed links grows from one frame into the next or never again. So 
 is known which groups are closed, and what is emitted does not change.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -33,12 +33,14 @@ class StreamTokens:
             counted from the stream's first token.
         share: ``(M,)`` float32, the cells (with ``weighted=True``: patches) in each mean.
         box: ``(M, 5)`` int64: t, y0, x0, y1, x1 of the cell at the anchor, end-exclusive.
+        along: ``(M, E)`` means of what was pushed along with the features.
     """
 
     features: torch.Tensor
     anchor: torch.Tensor
     share: torch.Tensor
     box: torch.Tensor
+    along: torch.Tensor
 
     def __len__(self) -> int:
         """Count the tokens."""
@@ -62,7 +64,11 @@ class StreamTokens:
         total = torch.zeros(plan.num_out, device=self.share.device)
         total.index_add_(0, plan.group, self.share)
         return StreamTokens(
-            plan.apply(self.features), plan.gather(self.anchor), total, plan.gather(self.box)
+            plan.apply(self.features),
+            plan.gather(self.anchor),
+            total,
+            plan.gather(self.box),
+            _apply(plan, self.along),
         )
 
 
@@ -116,18 +122,21 @@ class StreamingSTTM:
         self._record = list[tuple[torch.Tensor, torch.Tensor]]() if record else None
 
     @torch.no_grad()
-    def push(self, x: torch.Tensor) -> StreamTokens:
+    def push(self, x: torch.Tensor, along: torch.Tensor | None = None) -> StreamTokens:
         """Take the next frames, and return the tokens that are final now.
 
         A token waits for those in front of it, so that the order is that of the anchors.
 
         Args:
             x: ``(frames*H*W, C)`` floating and finite, order t, y, x; not modified.
+            along: ``(frames*H*W, E)`` in the same dtype, merged by the groups that ``x`` makes,
+                e.g. DeepStack features. None: nothing.
 
         Raises:
             ConfigError: no whole frames, or other channels or another dtype than before.
         """
         self._check(x)
+        along = x[:, :0] if along is None else along
         patches = self._grid.tokens_per_frame
         joined = x if self._last is None else torch.cat([self._last, x])
         known = len(joined) - len(x)  # the last frame again, for links over the border
@@ -152,7 +161,7 @@ class StreamingSTTM:
         anchor = new.nonzero().squeeze(1)
         box = boxes(tree, anchor, cells.level[anchor])
         box[:, 0] += offset
-        self._add(x, group[known:], share[known:], anchor + offset * patches, box)
+        self._add(x, along, group[known:], share[known:], anchor + offset * patches, box)
         self.frames += len(x) // patches
         self._last = x[-patches:].clone()
         self._group, self._born = group[-patches:], born[-patches:]
@@ -207,6 +216,7 @@ class StreamingSTTM:
     def _add(
         self,
         x: torch.Tensor,
+        along: torch.Tensor,
         group: torch.Tensor,
         share: torch.Tensor,
         anchor: torch.Tensor,
@@ -221,15 +231,20 @@ class StreamingSTTM:
             anchor,
             torch.zeros(len(anchor), device=x.device),
             box,
+            along.new_zeros(len(anchor), along.shape[1], dtype=torch.float32),
         )
         grown = new if self._open is None else StreamTokens.join(self._open, new)
         place = group - self.num_tokens
         plan = MergePlan.from_labels(place, share)
         owner = place[plan.anchor]
         added = torch.zeros_like(grown.share).index_add(0, place, share)
-        sums = plan.apply(x.float()) * added[owner, None]
+        sums, others = (_apply(plan, each.float()) * added[owner, None] for each in (x, along))
         self._open = StreamTokens(
-            grown.features.index_add(0, owner, sums), grown.anchor, grown.share + added, grown.box
+            grown.features.index_add(0, owner, sums),
+            grown.anchor,
+            grown.share + added,
+            grown.box,
+            grown.along.index_add(0, owner, others),
         )
 
     def _num_closed(self) -> int:
@@ -247,8 +262,10 @@ class StreamingSTTM:
         return tokens
 
     def _means(self, sums: StreamTokens) -> StreamTokens:
-        means = (sums.features / sums.share[:, None]).to(self._dtype)
-        return StreamTokens(means, sums.anchor, sums.share, sums.box)
+        means = (
+            (each / sums.share[:, None]).to(self._dtype) for each in (sums.features, sums.along)
+        )
+        return replace(sums, **dict(zip(("features", "along"), means, strict=True)))
 
 
 class StreamMemory:
@@ -353,6 +370,11 @@ def check_streamable(method: object) -> None:
             f"max_tokens: got {method.max_tokens} for a stream, expected a count: how long a "
             "stream will be is not known."
         )
+
+
+def _apply(plan: MergePlan, x: torch.Tensor) -> torch.Tensor:
+    """Apply a plan to ``(N, C)``, of which there may be no column."""
+    return plan.apply(x) if x.shape[1] else x.new_zeros(plan.num_out, 0)
 
 
 def _bounded_roots(

@@ -1,5 +1,8 @@
 """A video that comes in chunks is in the cache as one that was there from the start."""
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,27 @@ import pytest
 import torch
 
 import sttm
+from sttm import checkpoints, nano
 from sttm.chat import PrefilledVideo, VideoStream
 from sttm.errors import ConfigError, IncompatibleTransformersError, UnsupportedModelError
+from sttm.models.halves import FedTokens, SplitDecoder
+from sttm.video import Sampling
+from sttm.video.decode import video_of_frames
+from tests.checkpoints.original import write_original
+from tests.cli.marks import needs_nano
+from tests.models.families import shared_model
 
 from .tiny import bundle, clip
 
 METHOD = sttm.STTM(spatial_threshold=0.0, temporal_threshold=0.3)
+STREAMING = (
+    "llava_onevision",
+    "llava_next_video",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "glm4v",
+    "internvl",
+)
 QUESTIONS = ("Which digit appears?", "What colour is it?")
 
 
@@ -38,19 +56,17 @@ def assert_same(streamed: PrefilledVideo, whole: PrefilledVideo) -> None:
             assert getattr(mine, name) == getattr(theirs, name), name
 
 
-@pytest.mark.parametrize("positions", ["survived", "reassigned"])
-@pytest.mark.parametrize("layer", [0, 1, 2])
-@pytest.mark.parametrize("window", [None, 9])
-@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
-def test_the_cache_and_its_answers_are_those_of_watch(
-    name: str, layer: int, positions: str, window: int | None
+def assert_streams(
+    chat: sttm.VideoChat, window: int | None, sizes: Sequence[int], first: int = 1
 ) -> None:
-    """Qwen's tokens are of two frames each: an odd one waits, and is asked about filled up."""
-    chat = open_chat(name=name, layer=layer, positions=positions, system="Be brief.")
-    frames = clip(9)
+    """Push frames, a number at a time, and compare with `watch` from the first number on."""
+    frames = clip(sum(sizes))
     stream = chat.stream(window=window, context="Two subtitles were spoken. ")
-    for start, end in ((0, 1), (1, 5), (5, 9)):
-        stream.push(frames[start:end])
+    for end in itertools.accumulate(sizes):
+        stream.push(frames[len(stream) : end])
+        if end < first:
+            assert stream.ask(QUESTIONS[0], max_new_tokens=2).ids
+            continue
         whole = chat.watch(frames[:end], context="Two subtitles were spoken. ")
         assert stream.watched().tokens_out == whole.tokens_out
         assert_same(stream.watched(), whole)
@@ -59,10 +75,77 @@ def test_the_cache_and_its_answers_are_those_of_watch(
             assert answer.ids == whole.ask(question, max_new_tokens=4).ids
         logits = [v.answer_logits(QUESTIONS[0], answer.ids) for v in (stream.watched(), whole)]
         torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+        talks = stream.watched().conversation(), whole.conversation()
+        for question in QUESTIONS:
+            mine, theirs = (talk.ask(question, max_new_tokens=3) for talk in talks)
+            assert mine.ids == theirs.ids
     assert stream.tokens_out < stream.tokens_in
 
 
-@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+@pytest.mark.parametrize("positions", ["survived", "reassigned"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("name", STREAMING)
+def test_the_cache_and_its_answers_are_those_of_watch(
+    name: str, layer: int, positions: str, window: int | None
+) -> None:
+    """Qwen's tokens are of two frames each: an odd one waits, and is asked about filled up."""
+    chat = open_chat(name=name, layer=layer, positions=positions, system="Be brief.")
+    # To `watch` a single frame of InternVL is an image, which it leaves alone.
+    assert_streams(chat, window, (1, 4, 4), first=2 if name == "internvl" else 1)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "glm4v", "internvl"])
+def test_text_between_frames_of_any_number_at_a_time(name: str) -> None:
+    """Timestamps and frame numbers get more digits; DeepStack enters on both sides of layer 1."""
+    chat = open_chat(name=name, layer=1, positions="reassigned")
+    assert_streams(chat, None, (2, 1, 3, 7, 1), first=2)
+
+
+@pytest.mark.parametrize("newline", ["no_token", "one_token", "frame", "grid"])
+@pytest.mark.parametrize("positions", ["survived", "reassigned"])
+def test_newline_tokens_between_rows_and_frames(
+    newline: str, positions: str, tmp_path: Path
+) -> None:
+    original = str(write_original(tmp_path).folder)
+    model, processor = checkpoints.load(original, newline=newline, dtype="float32")
+    model.config.add_time_instruction = False  # a stream does not tell how long it is
+    chat = sttm.VideoChat(model, processor, METHOD, layer=1, positions=positions)
+    assert_streams(chat, None, (1, 3, 2))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "glm4v"])
+def test_frames_are_told_their_own_times(name: str) -> None:
+    chat = open_chat(name=name, layer=1)
+    times = (0.0, 0.4, 3.7, 4.25, 9.0, 12.5)
+    stream = chat.stream()
+    stream.push(clip(6)[:3], times[:3])
+    stream.push(clip(6)[3:], times[3:])
+    whole = chat.watch(replace(video_of_frames(clip(6), Sampling(fps=1.0)), timestamps=times))
+    assert_same(stream.watched(), whole)
+
+
+def test_text_that_depends_on_the_whole_video_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = open_chat(name="internvl")
+    stream = chat.stream()
+    stream.push(clip(4))
+    kind = type(chat.processor)
+    write = kind.replace_video_token
+
+    def counted(self: Any, video_inputs: Any, *given: Any, **named: Any) -> str:
+        frames = len(video_inputs["pixel_values_videos"][0])
+        return str(write(self, video_inputs, *given, **named)).replace(":", f" of {frames}:")
+
+    monkeypatch.setattr(kind, "replace_video_token", counted)
+    with pytest.raises(IncompatibleTransformersError, match="into a whole video"):
+        stream.watched()
+    with pytest.raises(UnsupportedModelError, match="tells how long it is"):
+        chat.stream().push(clip(4))
+
+
+@pytest.mark.parametrize("name", STREAMING)
 def test_questions_leave_the_stream_alone(name: str, tmp_path: Path) -> None:
     chat = open_chat(name=name, layer=1)
     asked, silent = chat.stream(window=3), chat.stream(window=3)
@@ -95,32 +178,75 @@ def test_what_is_final_is_fed_once() -> None:
     assert fed[1:] == [stream.tokens_in // 5] * 5
 
 
+@pytest.mark.filterwarnings("ignore::sttm.errors.ContextWarning")
 @pytest.mark.parametrize("positions", ["survived", "reassigned"])
-def test_a_cap_holds_and_the_cache_is_that_of_the_tokens_that_are_left(positions: str) -> None:
+@pytest.mark.parametrize("name", STREAMING)
+def test_a_cap_holds_and_the_cache_is_that_of_the_tokens_that_are_left(
+    name: str, positions: str
+) -> None:
+    """At every moment; text whose frames are gone goes with them."""
     method = sttm.STTM(spatial_threshold=None, temporal_threshold=0.97, max_tokens=60)
-    chat = open_chat(method, layer=0, positions=positions)
+    chat = open_chat(method, name=name, layer=0, positions=positions)
     stream = chat.stream(window=4)
+    sizes = []
     for frame in np.split(clip(40), 40):
         stream.push(frame)
         assert stream.tokens_out <= 60
-    again = chat.stream(window=4)
-    again.push(clip(40)[:16])
-    again.push(clip(40)[16:])
-    assert stream.tokens_out <= 60
+        prompt = stream._prompt
+        if prompt is not None:
+            held = prompt._decoder.upper.get_seq_length()
+            sizes.append(held - prompt.layout.head)
+            assert sizes[-1] <= 60 + len(prompt._text)
     mine = stream.watched()
-    assert mine.cache.layers[0].keys.shape[-2] == len(mine.ids) - mine.tokens_in + stream.tokens_out
-    # The same tokens, prefilled anew.
+    assert {x.keys.shape[-2] for x in mine.cache.layers} == {
+        len(mine.ids) - mine.tokens_in + mine.tokens_out
+    }
+    assert mine.tokens_out == stream.tokens_out <= 60
+    assert len(mine.ask(QUESTIONS[0], max_new_tokens=2).ids) == 2
+    # The same tokens and text, prefilled anew.
     prompt = stream._prompt
     assert prompt is not None
-    tokens = prompt._memory.tokens
+    tokens, head = prompt._memory.tokens, prompt.layout.head
     assert tokens is not None
-    head = prompt.opened.head
-    before = [layer.keys[..., head : head + len(tokens), :] for layer in mine.cache.layers]
+    assert len(prompt._text) <= max(map(len, prompt.layout.texts)) * len(tokens)
+    text = prompt._text[: prompt._texts_before(tokens)]
+    there = slice(head, head + len(tokens) + len(text))
+    before = [layer.keys[..., there, :] for layer in mine.cache.layers]
     prompt._decoder.forget_upper(head)
-    prompt._feed(prompt._decoder, tokens, 0)
+    prompt._feed(prompt._decoder, tokens, text, 0)
     for old, layer in zip(before, stream.watched().cache.layers, strict=True):
-        new = layer.keys[..., head : head + len(tokens), :]
-        torch.testing.assert_close(old, new, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(old, layer.keys[..., there, :], rtol=1e-4, atol=1e-4)
+
+
+@needs_nano
+@pytest.mark.parametrize("seed", [3, 7])
+def test_at_no_moment_are_there_more_tokens_than_the_cap_and_the_needle_is_found(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pushed at once or one by one, asked on the way; counted whenever a layer is fed."""
+    method = sttm.STTM(spatial_threshold=0.99, temporal_threshold=0.94)
+    (free, chat) = (
+        sttm.VideoChat(*nano.load(), each, layer=nano.NANO_LAYER, positions=nano.NANO_POSITIONS)
+        for each in (method, replace(method, max_tokens=340))
+    )
+    held, feed = list[int](), SplitDecoder.feed_upper
+
+    def counted(decoder: SplitDecoder, tokens: FedTokens, positions: torch.Tensor) -> None:
+        feed(decoder, tokens, positions)
+        if not held or bool(tokens.is_video.any()):  # the head at first, and no tail
+            held.append(decoder.upper.get_seq_length())
+
+    monkeypatch.setattr(SplitDecoder, "feed_upper", counted)
+    made = nano.make_clip(seed=seed, frames=64, num_needles=1)
+    stream = chat.stream(window=2)
+    for start, end in ((0, 1), (1, 30), (30, 32), (32, 64)):
+        stream.push(made.frames[start:end])
+        stream.watched()
+    assert max(held) - held[0] <= 340
+    uncapped = free.stream(window=2)
+    uncapped.push(made.frames)
+    assert uncapped.tokens_out > 2 * 340
+    assert stream.ask("Which digit appears?").text == str(made.needles[0].digit)
 
 
 def test_too_many_open_tokens_are_closed_early() -> None:
@@ -132,12 +258,21 @@ def test_too_many_open_tokens_are_closed_early() -> None:
     assert stream.ask("Where?", max_new_tokens=2).ids
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "internvl"])
-def test_other_prompts_are_refused(name: str) -> None:
-    tiny = bundle(name)
-    chat = sttm.VideoChat(tiny.model, tiny.processor, METHOD)
-    with pytest.raises(UnsupportedModelError, match="for a stream, expected a model"):
-        chat.stream().push(clip(4))
+def test_recurrent_layers_are_refused() -> None:
+    chat = open_chat(name="qwen3_5")
+    with pytest.raises(UnsupportedModelError, match="some of its layers have linear_attention"):
+        chat.stream()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("video_llama_3", "drops tokens that repeat"), ("smolvlm", "tells how long it is")],
+)
+def test_families_whose_prompt_cannot_grow_are_refused(name: str, why: str) -> None:
+    model = shared_model(name)
+    processor = bundle("llava_onevision").processor
+    with pytest.raises(UnsupportedModelError, match=why):
+        sttm.VideoChat(model, processor, METHOD).stream()
 
 
 def test_frames_of_another_size_are_refused() -> None:

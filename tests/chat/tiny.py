@@ -1,6 +1,6 @@
 """Tiny random video chat models with real processors: real classes, no download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +22,14 @@ MARKS = {
     "end_image_token": "</img>",
     "context_image_token": "<IMG_CONTEXT>",
 }
+_GLM = (
+    "<|image|>",
+    "<|video|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|begin_of_video|>",
+    "<|end_of_video|>",
+)
 START, END = "<|im_start|>", "<|im_end|>"
 _TURNS = """\
 {%- for message in messages -%}
@@ -35,11 +43,12 @@ _TURNS = """\
 """
 _WRAPPED = _TURNS.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
 _LINE = _TURNS.replace("VIDEO", "<|video_pad|>\\n")
+_MARKED = _TURNS.replace("VIDEO", "<|begin_of_video|><|video|><|end_of_video|>")
 _PATCHES = {"patch_size": 2, "temporal_patch_size": 2, "merge_size": 2}
 _PIXELS = {"shortest_edge": 16, "longest_edge": 4096}
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(marks: Mapping[str, str] = MARKS, *others: str) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: one id per byte, and the marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
@@ -49,11 +58,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=core,
         pad_token="<|pad|>",
         eos_token=END,
-        extra_special_tokens=MARKS,
+        extra_special_tokens=dict(marks),
         clean_up_tokenization_spaces=False,
     )
     fast.add_special_tokens(
-        {"additional_special_tokens": [START]}, replace_extra_special_tokens=False
+        {"additional_special_tokens": [START, *others]}, replace_extra_special_tokens=False
     )
     return fast
 
@@ -78,6 +87,32 @@ def _llava() -> Any:
     )
 
 
+def _llava_next_video() -> Any:
+    size = {"height": 12, "width": 12}
+    return transformers.LlavaNextVideoProcessor(
+        video_processor=transformers.LlavaNextVideoVideoProcessor(size=size, crop_size=size),
+        image_processor=transformers.LlavaNextImageProcessor(size=size, crop_size=size),
+        tokenizer=tokenizer(),
+        patch_size=2,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+        chat_template=_LINE,
+    )
+
+
+def _glm4v() -> Any:
+    """Build GLM-4V's processor, whose marks have names of their own."""
+    size = {"shortest_edge": 16, "longest_edge": 4096}
+    return transformers.Glm4vProcessor(
+        transformers.Glm4vImageProcessor(size=size, **_PATCHES),
+        tokenizer({}, *_GLM),
+        transformers.Glm4vVideoProcessor(size=size, **_PATCHES),
+        _MARKED,
+    )
+
+
 def _internvl() -> Any:
     size = {"height": 12, "width": 12}
     return transformers.InternVLProcessor(
@@ -95,8 +130,10 @@ _PROCESSORS: dict[str, Callable[[], Any]] = {
     "qwen3_vl": lambda: _qwen("Qwen3VL"),
     "qwen3_5": lambda: _qwen("Qwen3VL"),
     "internvl": _internvl,
+    "llava_next_video": _llava_next_video,
+    "glm4v": _glm4v,
 }
-FAMILIES = tuple(_PROCESSORS)
+FAMILIES = ("llava_onevision", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl")
 
 
 @dataclass(frozen=True)
@@ -115,6 +152,12 @@ def bundle(name: str) -> Bundle:
     config = getattr(configs, name)()
     config.text_config.vocab_size = len(words)
     ids = {mark: words.convert_tokens_to_ids(text) for mark, text in MARKS.items()}
+    if name == "glm4v":
+        names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
+        found = zip(names, words.convert_tokens_to_ids(list(_GLM)), strict=True)
+        ids = {f"{mark}_token": token for mark, token in found}
+        for mark in names:
+            setattr(config, f"{mark}_token_id", ids[f"{mark}_token"])
     image = "context_image_token" if name == "internvl" else "image_token"
     config.image_token_id = ids[image]
     config.text_config.pad_token_id = words.pad_token_id

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.video.live_sources import encoded, tcp_server
+from tests.video.live_sources import encoded, rtsp_server, tcp_server
 
 from .conftest import Run
 from .marks import needs_nano
@@ -55,6 +55,33 @@ def test_a_source_that_stalls_is_noted_and_answered(run: Run) -> None:
 
 
 @needs_nano
+def test_a_budget_is_a_cap(run: Run, clip: Path) -> None:
+    way = ("--stream", "--window", "1", "--thresholds", "0.999/0.94", "--json")
+    free = json.loads(run("ask", clip, Q, *way).stdout)
+    found = json.loads(run("ask", clip, Q, *way, "--keep", "340").stdout)
+    assert found["tokens_out"] <= 340 < free["tokens_out"]
+    assert found == json.loads(run("ask", clip, Q, *way, "--max-tokens", "340").stdout) | {
+        "questions": found["questions"]
+    }
+
+
+@needs_nano
+def test_an_rtsp_server(run: Run) -> None:
+    with rtsp_server() as (address, _):
+        result = run("ask", f"{address}/short", Q, "--stream", "--at", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["frames"], round(found["seconds"])) == (4, 3)
+    assert [q["at"] for q in found["questions"]] == [2]
+
+
+@needs_nano
+def test_a_layer_that_holds_every_token_is_noted(run: Run, clip: Path) -> None:
+    result = run("ask", clip, Q, "--stream", "--keep", "400", "--layer", "2")
+    assert "the cap holds from layer 2 on" in " ".join(result.stderr.split())
+
+
+@needs_nano
 def test_standard_input() -> None:
     command = "import sys; from sttm.cli import main; sys.exit(main())"
     arguments = ["ask", "-", Q, "--stream", "--json"]
@@ -73,7 +100,9 @@ def test_standard_input() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--stream", "--keep", "0.3"], "got --keep with --stream"),
+        (["--stream", "--keep", "0.3"], "--keep: got 0.3 with --stream, expected a count"),
+        (["--stream", "--keep", "400", "--max-tokens", "500"], "got --keep and --max-tokens"),
+        (["--stream", "--keep", "300"], "max_tokens: got 300, expected at least 336"),
         (["--stream", "--full"], "got --full with --stream"),
         (["--stream", "--conversation"], "got --conversation with --stream"),
         (["--at", "00:10"], "got --at with no --stream"),

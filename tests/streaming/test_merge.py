@@ -183,7 +183,9 @@ def test_the_most_similar_of_a_place_merge_first() -> None:
     features = torch.tensor([[1.0, 0], [0, 1], [1, 0.1], [0, 1], [1, 1]])
     box = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 2], [1, 0, 0, 1, 1], [2, 0, 1, 1, 2],
                         [3, 0, 0, 1, 1]])  # fmt: skip
-    tokens = StreamTokens(features, torch.arange(5), torch.tensor([1.0, 1, 3, 1, 1]), box)
+    tokens = StreamTokens(
+        features, torch.arange(5), torch.tensor([1.0, 1, 3, 1, 1]), box, features[:, :0]
+    )
     assert merge_same_places(tokens, 4).group.tolist() == [0, 1, 2, 1, 3]
     three = merge_same_places(tokens, 3)
     assert three.group.tolist() == [0, 1, 0, 1, 2]
@@ -230,3 +232,22 @@ def test_bad_input_is_refused() -> None:
     stream.push(torch.ones(16, 8))
     with pytest.raises(ConfigError, match="got 4 channels behind frames of 8"):
         stream.push(torch.ones(16, 4))
+
+
+def test_what_is_pushed_along_is_merged_by_the_same_groups() -> None:
+    made = torch.Generator().manual_seed(0)
+    video, along = (torch.randn(12 * 16, n, generator=made) for n in (8, 3))
+    video[32:64] = video[:32]
+    method = methods(0.2, 0.3, weighted=True)
+    merger = sttm.StreamingSTTM(method, 4, 4, window=None, record=True)
+    parts = [merger.push(video[:48], along[:48]), merger.push(video[48:], along[48:])]
+    rest = merger.pending()
+    assert rest is not None
+    tokens, plan = StreamTokens.join(*parts, rest), merger.plan()
+    assert 84 < len(tokens) < len(video)
+    torch.testing.assert_close(tokens.along, plan.apply(along))
+    memory = StreamMemory(84, 4, 4)
+    again = memory.add(tokens)
+    assert memory.tokens is not None
+    assert len(memory.tokens) < len(tokens)
+    torch.testing.assert_close(memory.tokens.along, again.apply(plan.apply(along)))

@@ -2,14 +2,21 @@
 
 import io
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 
 def encoded(
@@ -58,6 +65,29 @@ def tcp_server(data: bytes, stall: float = 0.0) -> Iterator[str]:
 
 
 @contextmanager
+def http_server(data: bytes) -> Iterator[str]:
+    """Serve data in one chunk to everybody who asks; the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            send(chunk + b"0\r\n\r\n", self.wfile.write)
+
+        def log_message(self, *given: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/live.ts"
+        server.shutdown()
+
+
+@contextmanager
 def pipe(data: bytes, stall: float = 0.0) -> Iterator[int]:
     """Write data into a pipe; the end to read from."""
     reader, writer = os.pipe()
@@ -71,3 +101,30 @@ def pipe(data: bytes, stall: float = 0.0) -> Iterator[int]:
         yield reader
     finally:
         os.close(reader)
+
+
+def rtsp_python() -> str | None:
+    """Return a Python that can run an RTSP server of GStreamer; None if there is none."""
+    check = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    for name in (sys.executable, shutil.which("python3"), "/usr/bin/python3"):
+        if name and not subprocess.run([name, "-c", check], capture_output=True).returncode:
+            return name
+    return None
+
+
+@contextmanager
+def rtsp_server(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `rtsp_server.py`; its address without a path, and its process.
+
+    Skips the test where no such server is installed.
+    """
+    python = rtsp_python()
+    if python is None:
+        pytest.skip("no RTSP server: needs python3-gi and gir1.2-gst-rtsp-server-1.0 of Debian")
+    command = [python, str(Path(__file__).with_name("rtsp_server.py")), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"rtsp://127.0.0.1:{int(server.stdout.readline())}", server
+        finally:
+            server.send_signal(signal.SIGKILL)

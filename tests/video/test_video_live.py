@@ -14,7 +14,7 @@ import pytest
 from sttm.errors import ConfigError, VideoError
 from sttm.video.live import LiveFrame, LiveVideo
 
-from .live_sources import encoded, pipe, send, tcp_server
+from .live_sources import encoded, http_server, pipe, send, tcp_server
 
 
 def read(source: str, fps: float = 1.0, timeout: float = 5.0) -> list[LiveFrame]:
@@ -62,6 +62,13 @@ def test_an_address() -> None:
         assert live.is_live
         assert_frames(list(live), 4)
         assert live.notes == []
+
+
+def test_http() -> None:
+    with http_server(encoded(13)) as address:
+        assert_frames(read(address), 4)
+    with http_server(b"") as address, pytest.raises(VideoError, match="cannot be opened"):
+        read(address)
 
 
 def test_datagrams() -> None:

@@ -162,6 +162,8 @@ def open_prompt(
     system: str | None,
     messages: Messages,
     behind: Prefix | None = None,
+    *,
+    resize: bool = True,
 ) -> tuple[Prefix, dict[str, torch.Tensor]]:
     """Process a video and find what all prompts about it share.
 
@@ -171,6 +173,7 @@ def open_prompt(
         system: system prompt, or None.
         messages: see `Prefix`; they hold the video, and those in front of it.
         behind: the prefix of what holds the videos in front of it; None if there are none.
+        resize: let the processor scale the frames.
 
     Returns:
         the prefix, and the model's inputs ``(1, m)`` up to the question or just before it, from
@@ -187,7 +190,7 @@ def open_prompt(
     text = render(processor, system, messages, (), _MARK)
     before, _, after = text.rpartition(_MARK)  # what was said may hold the mark, too
     new = text if behind is None else behind.tail(text)
-    inputs = _process(processor, new, video, is_whole=behind is None)
+    inputs = _process(processor, new, video, is_whole=behind is None, resize=resize)
     ids = inputs["input_ids"][0]
     tokenizer = processor.tokenizer
     special = torch.tensor(sorted(tokenizer.added_tokens_decoder))
@@ -211,7 +214,7 @@ def open_prompt(
 
 
 def _process(
-    processor: Any, text: str, video: Video | None, *, is_whole: bool
+    processor: Any, text: str, video: Video | None, *, is_whole: bool, resize: bool
 ) -> Mapping[str, Any]:
     """Let the processor make the model's inputs of a text and the video in it.
 
@@ -220,6 +223,7 @@ def _process(
         text: a prompt, or the end of one.
         video: its sampled frames, if there is one.
         is_whole: whether the text is a whole prompt, in front of which a token may stand.
+        resize: let the processor scale the frames.
 
     Raises:
         VideoError: the processor does not take the video.
@@ -229,6 +233,7 @@ def _process(
         made: Mapping[str, Any] = processor(text=[text], return_tensors="pt", **options)
         return made
     shown = _long_enough(processor, video)
+    options |= {} if resize else {"do_resize": False}
     try:
         made = processor(
             text=[text],

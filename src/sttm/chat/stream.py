@@ -12,6 +12,7 @@ from sttm.chat.identity import method_key
 from sttm.chat.prefilled import PrefilledVideo
 from sttm.chat.prompt import frames_per_step, model_inputs, open_prompt, opening
 from sttm.chat.records import Answer, Source, Timings
+from sttm.chat.step_texts import StepTexts, timed_video
 from sttm.errors import ConfigError
 from sttm.methods import STTM
 from sttm.models.growing_positions import GrowingPositions
@@ -56,13 +57,14 @@ class VideoStream:
             )
         self.chat = chat
         self._method, self._window = method, window
-        self._sampling, self._context = Sampling(fps=fps), context
+        self._sampling, self._messages = Sampling(fps=fps), opening((), (), context)
         self._embed = PromptEmbedder(chat.adapter)
         SplitDecoder(chat.adapter, layer, chat.positions)  # refuses what cannot be split
         self._layer = layer
         self._step = frames_per_step(chat.processor)
         self._waiting: np.ndarray[Any, Any] | None = None  # frames of a step that is not complete
         self._prompt: GrowingPrompt | None = None
+        self._texts: StepTexts | None = None
         self._timestamps: list[float] = []
         self._timings = Timings()
         self._watched: PrefilledVideo | None = None
@@ -110,7 +112,7 @@ class VideoStream:
             whole = len(shown) - len(shown) % self._step
             for start in range(0, whole, PIECE * self._step):
                 end = min(start + PIECE * self._step, whole)
-                self._prompt = self._push(shown[start:end], self._prompt)
+                self._prompt = self._push(shown[start:end], times[start:end], self._prompt)
                 self._take(None, times[start:end])
             if whole < len(shown):
                 self._take(shown[whole:], times[whole:])
@@ -139,38 +141,41 @@ class VideoStream:
                 prompt, timings = self._prompt, self._timings
                 if self._waiting is not None:  # as a video that ends here is filled up
                     prompt = None if prompt is None else prompt.fork()
-                    prompt = self._push(self._waiting, prompt)
+                    times = self._timestamps[-len(self._waiting) :]
+                    prompt = self._push(self._waiting, times, prompt)
                 assert prompt is not None
                 self._watched = self._prefill_rest(prompt)
                 self._timings = timings
             return self._watched
 
     @torch.no_grad()
-    def _push(self, frames: np.ndarray[Any, Any], prompt: GrowingPrompt | None) -> GrowingPrompt:
+    def _push(
+        self, frames: np.ndarray[Any, Any], times: Sequence[float], prompt: GrowingPrompt | None
+    ) -> GrowingPrompt:
         """Encode some frames, and prefill what they close; return the prompt, which is begun."""
-        chat, video = self.chat, video_of_frames(frames, self._sampling)
+        chat, rate = self.chat, self._sampling.fps
         start = now(chat.model.device)
-        prefix, tensors = open_prompt(
-            chat.processor, video, chat.system, opening((), (), self._context)
-        )
+        if self._texts is None:
+            self._texts = StepTexts(
+                chat.adapter, chat.processor, chat.system, self._messages, rate, frames[:1]
+            )
+        video = timed_video(frames, times, rate)
+        prefix, tensors = open_prompt(chat.processor, video, chat.system, self._messages)
         inputs = model_inputs(chat.model, tensors)
+        steps = 0 if prompt is None else prompt.steps
+        before = self._timestamps[: steps * self._step][-self._step :]
+        texts = self._texts.between(before, times, steps)
         processed = now(chat.model.device)
         features = chat.run_encoder(inputs)
         encoded = now(chat.model.device)
         with chat.reducing(None, chat.positions):
-            embeddings, span = self._embed(inputs, features)
-            if prompt is None:
-                places = GrowingPositions(chat.adapter, inputs, span, has_axes=self._embed.has_axes)
-                ids = inputs["input_ids"][0].cpu()
-                opened = OpenedPrompt(prefix, ids, embeddings, span, places)
-                decoder = SplitDecoder(chat.adapter, self._layer, chat.positions)
-                prompt = GrowingPrompt(opened, decoder, self._method, self._window, chat.positions)
-            here, before = span.video.grid, prompt.opened.span.video.grid
-            if (here.width, here.height) != (before.width, before.height):
-                raise _other_size(
-                    (here.width, here.height), (before.width, before.height), "tokens"
-                )
-            prompt.push(embeddings[span.index])
+            embedded = self._embed(inputs, features)
+            opened = OpenedPrompt(prefix, inputs, embedded)
+            prompt = self._open(opened) if prompt is None else prompt
+            here, first = embedded.span.video.grid, prompt.grid
+            if (here.width, here.height) != (first.width, first.height):
+                raise _other_size((here.width, here.height), (first.width, first.height), "tokens")
+            prompt.push(opened, texts, self._embed.embed(torch.cat(texts)))
         self._timings = Timings(
             process=self._timings.process + processed - start,
             encode=self._timings.encode + encoded - processed,
@@ -178,24 +183,35 @@ class VideoStream:
         )
         return prompt
 
+    def _open(self, opened: OpenedPrompt) -> GrowingPrompt:
+        """Begin the prompt around the first frames, and prefill what is in front of them."""
+        chat, embedded = self.chat, opened.embedded
+        layout = GrowingPositions(
+            chat.adapter,
+            opened.inputs,
+            embedded.span,
+            embedded.block,
+            has_axes=self._embed.has_axes,
+        )
+        decoder = SplitDecoder(chat.adapter, self._layer, chat.positions)
+        return GrowingPrompt(opened, layout, decoder, self._method, self._window, chat.positions)
+
     @torch.no_grad()
     def _prefill_rest(self, prompt: GrowingPrompt) -> PrefilledVideo:
         """Prefill what is not final and the text behind the video, in a cache of their own."""
-        chat, opened = self.chat, prompt.opened
+        chat = self.chat
+        assert self._texts is not None
         start = now(chat.model.device)
+        self._texts.check((*prompt.layout.texts, prompt.tail_ids), self._timestamps)
         with chat.reducing(None, chat.positions):
             cache, following = prompt.finished()
         seconds = self._timings.prefill + now(chat.model.device) - start
-        ids, head = (
-            opened.positions.around(part, prompt.tokens_in)
-            for part in (opened.ids, opened.prefix.head)
-        )
         last = self._timestamps[-1] + 1 / self._sampling.fps
         return PrefilledVideo(
             chat=chat,
             cache=cache,
-            ids=ids,
-            prefix=replace(opened.prefix, head=head),
+            ids=prompt.ids,
+            prefix=prompt.prefix,
             next_position=following,
             layer=chat.layer,
             positions=chat.positions,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sttm.budget import read_keep
 from sttm.cli.command import refuse_idle
 from sttm.cli.output import note, noted_warnings, percent, say, show_json
 from sttm.cli.reduction import Reduction, Wanted, describe_method
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sttm.video.live import LiveFrame, LiveVideo
 
 # What --stream takes away, and what means nothing without it.
-_OF_FILES = ("keep", "full", "max_frames", "subtitles", "conversation", "store", "store_dtype")
+_OF_FILES = ("full", "max_frames", "subtitles", "conversation", "store", "store_dtype")
 OF_STREAMS = ("at", "window", "timeout")
 # At the published thresholds nano keeps 1 %, see docs/streaming.md.
 NANO_THRESHOLDS = "0.99/0.94"
@@ -94,14 +95,27 @@ class StreamResult:
 def wanted_of_stream(context: typer.Context, wanted: Wanted, model: str | None) -> Wanted:
     """Check the options of a stream, and fill in nano's thresholds.
 
+    A budget is a cap here, since it is not known how long the stream will be.
+
     Raises:
         ConfigError: one of them is about files, or needs the whole video.
     """
     why = (
-        "a stream is merged while it comes, by --thresholds, and --max-tokens caps it; "
+        "a stream is merged while it comes, by --thresholds, and --keep N caps it; "
         "questions come one by one"
     )
     refuse_idle(context, _OF_FILES, "--stream", why)
+    if wanted.keep is not None:
+        if wanted.max_tokens is not None:
+            raise ConfigError(
+                "got --keep and --max-tokens with --stream, expected one of them: both cap it."
+            )
+        if not isinstance(read_keep(wanted.keep, "--keep"), int):
+            raise ConfigError(
+                f"--keep: got {wanted.keep} with --stream, expected a count such as 4096, for at "
+                "most so many tokens: a share of a stream is not known before it ends."
+            )
+        wanted = replace(wanted, keep=None, max_tokens=wanted.keep)
     if model is None and wanted.thresholds is None and wanted.method is None:
         return replace(wanted, thresholds=NANO_THRESHOLDS)
     return wanted
@@ -150,6 +164,11 @@ def run_stream(
     live = LiveVideo(options.source, fps=options.fps, timeout=options.timeout)
     chat, asked = loaded.chat(reduction), list[AskedLive]()
     stream = chat.stream(fps=options.fps, window=options.window)
+    if chat.layer and getattr(chat.method, "max_tokens", None):
+        note(
+            f"the cap holds from layer {chat.layer} on; the layers in front of it keep an entry "
+            "for every token, so that memory grows with the stream. With --layer 0 it does not."
+        )
     with naming(live.name), noted_warnings():
         for each in answers(live, stream, questions, options.at, max_new_tokens):
             asked.append(each)

@@ -99,6 +99,7 @@ class Adapter:
         modality: which encoder output holds the frames, "video" or "image".
         encoder_arguments: what tells the grids, beside the pixels, in a call of the encoder.
         deepstack: whether features of several layers of the vision tower enter the decoder.
+        not_streamable: why a prompt cannot grow with its video; empty if it can.
         layer: recommended merging layer for models of the usual size, for methods without a
             default of their own.
         checkpoints: some published models, for ``sttm models``.
@@ -110,6 +111,7 @@ class Adapter:
     modality: ClassVar[Modality] = "video"
     encoder_arguments: ClassVar[tuple[str, ...]] = ()
     deepstack: ClassVar[bool] = False
+    not_streamable: ClassVar[str] = ""
     layer: ClassVar[int] = 2
     checkpoints: ClassVar[tuple[str, ...]] = ()
 
@@ -239,6 +241,10 @@ class Adapter:
     def placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Mark the places of video features: ``(B, N)`` ids to ``(B, N)`` bool."""
         return torch.eq(input_ids, self.config.video_token_id)
+
+    def newlines(self, grid: VideoGrid) -> int:
+        """Count the newline tokens of a video."""
+        return 0
 
     def spans(
         self,

@@ -149,6 +149,7 @@ class VideoLlama3(GridTHW):
     model_types = ("video_llama_3",)
     positions = "reassigned"
     encoder_arguments = (VIDEO_GRID, "video_merge_sizes")
+    not_streamable = "it drops tokens that repeat those of the frame before"
     checkpoints = ("lkhl/VideoLLaMA3-7B-Image-HF",)
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
@@ -206,10 +207,6 @@ class SquareFrames(Adapter):
         """Return the encoder's layers."""
         layers: Sequence[torch.nn.Module] = self.base.vision_tower.encoder.layers
         return layers
-
-    def newlines(self, grid: VideoGrid) -> int:
-        """Count the newline tokens of a video."""
-        return 0
 
     def frame_size(self) -> tuple[int, int]:
         """Rows and columns of one frame after pooling."""
@@ -400,6 +397,7 @@ class SmolVLM(ImageSeries):
 
     family = "SmolVLM"
     model_types = ("smolvlm",)
+    not_streamable = "the text in front of its video tells how long it is"
     checkpoints = ("HuggingFaceTB/SmolVLM2-2.2B-Instruct",)
 
     def library_fault(self) -> str:

@@ -278,16 +278,21 @@ class FedEmbeddings(torch.nn.Module):
 
     Attributes:
         positions: that came with the latest; None if the text model was to count by itself.
+        visual: ``(B, N)`` bool, the tokens that DeepStack features belong to; None without any.
+        deepstack: ``(tokens, C)`` of each level.
     """
 
     def __init__(self, text: Any) -> None:
         super().__init__()
         self.get_input_embeddings = text.get_input_embeddings
         self.positions: torch.Tensor | None = None
+        self.visual: torch.Tensor | None = None
+        self.deepstack: list[torch.Tensor] = []
 
     def forward(self, **call: Any) -> Any:
         """Return the embeddings as the text model's output."""
-        self.positions = call.get(POSITION_IDS)
+        self.positions, self.visual = call.get(POSITION_IDS), call.get(VISUAL_MASK)
+        self.deepstack = list(call.get(DEEPSTACK) or ())
         return BaseModelOutputWithPast(last_hidden_state=call[INPUTS_EMBEDS])
 
 

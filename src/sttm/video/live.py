@@ -5,6 +5,7 @@ import os
 import re
 import select
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import floor
@@ -24,7 +25,11 @@ from sttm.video.sampling import Sampling
 STDIN = "-"
 # What an address may lead to; none of them opens a local file.
 _PROTOCOLS = "http,httpproxy,https,rtmp,rtmps,rtp,rtsp,rtsps,srt,srtp,tcp,tls,udp"
-_ADDRESS_OPTIONS = {"protocol_whitelist": _PROTOCOLS, "rtsp_flags": "prefer_tcp"}
+_ADDRESS_OPTIONS = {
+    "protocol_whitelist": _PROTOCOLS,
+    "rtsp_flags": "prefer_tcp",
+    "fpsprobesize": "0",  # else 20 frames are waited for to guess a rate that nobody asks for
+}
 _ROUNDING = 1e-3  # of a frame's interval: its time is rounded to the container's clock
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -111,8 +116,11 @@ class LiveVideo:
                 raise self._error(error, "cannot be opened") from error
             stream = main_stream(container, self.name, None)
             stream.thread_type = "SLICE"  # threads of whole frames would hold frames back
+            asked = time.monotonic()
             try:
                 for packet in container.demux(stream):
+                    # What libav had left when it gave up; it would wait as long for the next.
+                    late = self._is_address and time.monotonic() - asked >= self._timeout
                     frames: list[VideoFrame] = []
                     try:
                         frames = packet.decode()
@@ -120,8 +128,11 @@ class LiveVideo:
                         errors.append(str(error.strerror))
                     mended += sum(frame.is_corrupt for frame in frames)
                     yield from frames
+                    if late:
+                        raise self._stalled()
                     if not packet.size and packet.dts is None:
                         break  # PyAV's end mark
+                    asked = time.monotonic()
             except FFmpegError as error:
                 raise self._error(error, "broke off") from error
             finally:
