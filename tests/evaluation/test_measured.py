@@ -187,7 +187,18 @@ def kinds() -> str:
 
 @needs_files
 @pytest.mark.parametrize(
-    "table", [means, means_again, means_of_16_frames, means_of_64_frames, level, kinds, pans, overlaps, starts_and_ends]
+    "table",
+    [
+        means,
+        means_again,
+        means_of_16_frames,
+        means_of_64_frames,
+        level,
+        kinds,
+        pans,
+        overlaps,
+        starts_and_ends,
+    ],
 )
 def test_the_tables_are_those_of_the_results(table: Any) -> None:
     assert table() in PAGE.read_text(encoding="utf-8")

@@ -81,7 +81,9 @@ class PromptEmbedder:
         self.adapter = adapter
         names = [n for n, part in adapter.base.named_children() if part is adapter.text]
         if len(names) != 1 or adapter.not_streamable:
-            raise _not_streamable(adapter, adapter.not_streamable or "its decoder is none of its parts")
+            raise _not_streamable(
+                adapter, adapter.not_streamable or "its decoder is none of its parts"
+            )
         self._fed = api.FedEmbeddings(adapter.text)
         self._base = _shallow(adapter.base, {names[0]: self._fed})
 
