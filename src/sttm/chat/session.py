@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from sttm.chat.identity import method_key
 from sttm.chat.measured import CachedPrompt, prefill_prompt
+from sttm.chat.pieces import PieceEncoder
 from sttm.chat.prefilled import Conversation, PrefilledVideo
 from sttm.chat.prompt import (
     Messages,
@@ -32,13 +34,13 @@ from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
 from sttm.models import adapter_for
-from sttm.models import transformers_api as api
 from sttm.models.adapter import noted_videos
 from sttm.models.encoding import FrameEncoding, encode_frames, pixel_levels
 from sttm.models.hooks import ModelHooks, Reduction
 from sttm.models.timing import now
 from sttm.models.versions import warn_if_untested
 from sttm.video import Video, read_video
+from sttm.video.passes import PIECE
 
 Progress = Callable[[str, int, int], None]
 
@@ -206,17 +208,33 @@ class VideoChat:
             behind.check_chat(self)
         tell = progress or (lambda *_: None)
         start = time.perf_counter()
-        read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
-        decoded = time.perf_counter()
-        prefix, tensors = self.open(read, context, behind=behind)
-        inputs = model_inputs(self.model, tensors)
-        processed = time.perf_counter()
+        sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
+        pieces = PieceEncoder(self)
+        read = self._read(video, tell=tell, pieces=pieces, **sampling)
+        decoded = time.perf_counter() - start - pieces.seconds
         tell("encode", 0, 1)
-        features = self.run_encoder(inputs)
-        timings = Timings(decoded - start, processed - decoded, now(self.model.device) - processed)
+        made = pieces.finish(read, context, behind) if pieces.has_begun else None
+        timings = Timings(decoded, pieces.process_seconds, pieces.encode_seconds)
+        if made is None:
+            if pieces.has_begun:  # its frames were given away
+                read = self._read(video, tell=tell, **sampling)
+            made, timings = self._encode_whole(read, context, behind, timings)
+        prefix, inputs, features = made
         tell("encode", 1, 1)
         encoded = self.assemble(read, prefix, inputs, features, timings)
         return replace(encoded, behind=copy.copy(behind))  # which may go on before the prefill
+
+    def _encode_whole(
+        self, video: Video, context: str, behind: "Conversation | None", before: Timings
+    ) -> tuple[tuple[Prefix, dict[str, torch.Tensor], Any], Timings]:
+        """Open the prompt and encode all frames; return that, and what the time adds up to."""
+        start = now(self.model.device)
+        prefix, tensors = self.open(video, context, behind=behind)
+        inputs = model_inputs(self.model, tensors)
+        processed = now(self.model.device)
+        features = self.run_encoder(inputs)
+        took = Timings(process=processed - start, encode=now(self.model.device) - processed)
+        return (prefix, inputs, features), before + took
 
     def open(
         self,
@@ -248,7 +266,13 @@ class VideoChat:
             messages = opening(before.messages, behind.turns, context)
         return open_prompt(processor or self.processor, video, self.system, messages, before)
 
-    @torch.no_grad()
+    @contextlib.contextmanager
+    def encoding_frames(self) -> Iterator[Callable[..., Any]]:
+        """Yield the model's encoder method, for a block that other threads wait for."""
+        reducing = self.layer is not None  # else whatever is attached may watch the tower
+        with self.reducing(self.layer, self.positions) if reducing else self.lock, torch.no_grad():
+            yield getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
+
     def run_encoder(self, inputs: dict[str, torch.Tensor], *, split: bool = True) -> Any:
         """Run the vision tower on the model's arguments: a second step of :meth:`encode`.
 
@@ -259,11 +283,8 @@ class VideoChat:
         Returns:
             what the model's encoder gives, which notes the videos' grids.
         """
-        reducing = self.layer is not None  # else whatever is attached may watch the tower
-        with self.reducing(self.layer, self.positions) if reducing else self.lock:
-            encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
-            names = api.Signature.of(self.adapter.base, self.adapter.encoder)
-            arguments = {name: value for name, value in inputs.items() if name in names}
+        with self.encoding_frames() as encode:
+            arguments = self.adapter.for_encoder(inputs)
             how = self.encoding if split else None
             levels = pixel_levels(self.processor)
             features = encode_frames(self.adapter, encode, arguments, how, levels)
@@ -412,8 +433,17 @@ class VideoChat:
             with self._hooks.reducing(config, alone=alone) as reduction:
                 yield reduction
 
-    def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
+    def _read(
+        self, video: Any, *, tell: Progress, pieces: PieceEncoder | None = None, **sampling: Any
+    ) -> Video:
+        """Decode a video; what the pieces take of it is not kept."""
         found = as_video(video, **sampling)
         if isinstance(found, Video):
+            for first in range(0, len(found), PIECE):
+                some = found.frames[first : first + PIECE]
+                if pieces is None or not pieces.receive(first, some, len(found)):
+                    break
             return found
+        if pieces is not None and "receive" in inspect.signature(self._reader).parameters:
+            sampling["receive"] = pieces.receive
         return self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)

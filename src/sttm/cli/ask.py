@@ -181,6 +181,7 @@ def ask(
     from sttm.evaluation.trouble import naming
     from sttm.models.encoding import FrameEncoding
     from sttm.video.container import check_file
+    from sttm.video.passes import survey
 
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     if stream:
@@ -205,13 +206,15 @@ def ask(
     _check_save(save)
     if store is None:
         refuse_idle(context, ["store_dtype"], "no --store", "nothing is stored")
-    elif not is_saved:
-        check_file(video, "video")  # all that can be told before the store is asked
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
     with progress_bars(quiet=json) as tell:
         decoded = None
-        if not is_saved and (store is None or subtitles is not None):
+        if not is_saved and subtitles is not None:  # whose times are those of the frames
             decoded = decode(video, fps, max_frames, tell)
+        elif not is_saved:
+            file = check_file(video, "video")
+            if store is None:  # which may have it already
+                survey(file)
     spoken = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
     kept = None if store is None else _open_store(store, store_dtype)
     loaded = load_model(model, device_map)
