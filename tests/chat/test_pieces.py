@@ -14,6 +14,7 @@ from sttm.chat.records import Encoded
 from sttm.models.transformers_api import ENCODER_FIELDS
 from sttm.video import Video, read_video, write_video
 from sttm.video.passes import PIECE
+from tests.chat.test_stream import assert_same
 from tests.evaluation.features.tiny import FAMILIES, bundle, video
 
 # Their frames go through the tower, or are compared with one another, all at once.
@@ -135,3 +136,67 @@ def test_what_is_no_equal_is_encoded_as_a_whole(monkeypatch: pytest.MonkeyPatch)
         got = encode(chat, frames, monkeypatch, whole=False)
         assert finished == [False]
         assert_equal(got, encode(chat, frames, monkeypatch, whole=True))
+
+
+METHODS = (
+    sttm.STTM(spatial_threshold=0.0, temporal_threshold=0.3),
+    sttm.STTM(keep=60, piece=16),
+    sttm.STTM(keep=0.3, piece=7),
+)
+
+
+@pytest.mark.filterwarnings("ignore::sttm.errors.ContextWarning")
+@pytest.mark.parametrize("positions", ["survived", "reassigned"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("count", "layer"), [(9, 1), (2 * PIECE + 7, 0), (2 * PIECE + 7, 1)])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_piecewise_equals_the_whole(
+    name: str, count: int, layer: int, method: sttm.STTM, positions: str
+) -> None:
+    tiny, shown = bundle(name), video(count)
+    options: Any = {"layer": layer, "positions": positions}
+    with sttm.VideoChat(tiny.model, tiny.processor, method, **options) as chat:
+        whole = chat.watch(shown, context="Spoken. ")
+        watched = chat.watch(shown, context="Spoken. ", piecewise=True)
+        assert_same(watched, whole)
+        assert watched.sources == whole.sources
+        answers = [each.ask("What?", max_new_tokens=4).ids for each in (watched, whole)]
+    assert answers[0] == answers[1]
+
+
+def test_piecewise_from_a_file(tmp_path: Path) -> None:
+    tiny, path = bundle("llava_onevision"), tmp_path / "clip.mp4"
+    told: list[str] = []
+    write_video(video(PIECE + 9).frames, path, fps=1)
+
+    def reader(file: Any, *, progress: Any, **sampling: Any) -> Video:
+        return read_video(file, **sampling)
+
+    readers: list[dict[str, Any]] = [{}, {"reader": reader}]
+    for options in readers:
+        with sttm.VideoChat(tiny.model, tiny.processor, METHODS[1], layer=0, **options) as chat:
+            watched = chat.watch(
+                path, piecewise=True, progress=lambda stage, *_: told.append(stage)
+            )
+            assert_same(watched, chat.watch(path))
+        assert watched.source.path == str(path)
+        assert watched.tokens_out == 60
+    assert {"decode", "prefill"} <= set(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "shown", "told"),
+    [
+        ("llava_onevision", sttm.STTM(keep=60), video(9), "keep: got 60"),
+        ("llava_onevision", METHODS[0], [video(9), video(9)], "piecewise: got 2 videos"),
+        ("qwen3_vl", METHODS[0], video(9), "for a stream"),
+        ("smolvlm", METHODS[0], video(PIECE + 9), "piecewise: got SmolVLMProcessor"),
+    ],
+)
+def test_piecewise_is_refused(name: str, method: sttm.STTM, shown: Any, told: str) -> None:
+    tiny = bundle(name)
+    with (
+        sttm.VideoChat(tiny.model, tiny.processor, method, layer=0) as chat,
+        pytest.raises(sttm.SttmError, match=told),
+    ):
+        chat.watch(shown, piecewise=True)

@@ -14,7 +14,8 @@ from sttm.chat.prompt import (
     opening,
     shape_only,
 )
-from sttm.errors import SttmError
+from sttm.chat.stream import VideoStream
+from sttm.errors import SttmError, UnsupportedModelError
 from sttm.models.adapter import Step
 from sttm.models.encoding import StepEncoder, pixel_levels
 from sttm.models.timing import now
@@ -50,7 +51,7 @@ class PieceEncoder:
         self.has_begun = False
         self.process_seconds = self.encode_seconds = 0.0
         self._encoder: StepEncoder | None = None
-        self._processors: dict[int, Any] = {}  # for each number of frames of a piece
+        self._total, self._shares = 0, False  # frames; whether pieces share a budget of pixels
         self._steps: list[Step] = []  # as the whole video has them, without pixels
         self._pushed = 0
 
@@ -103,42 +104,45 @@ class PieceEncoder:
         return prefix, inputs, features
 
     def _begin(self, frames: Frames, total: int) -> None:
-        """Find out whether the video can be encoded in pieces, and how."""
         self._encoder, self._pushed, start = None, 0, now(self.chat.model.device)
-        if total > len(frames):  # a short video needs no pieces
-            try:
-                self._processors = self._find_processors(frames, total)
-            except (SttmError, RuntimeError, TypeError, ValueError):
-                self._processors = {}  # it reads the pixels; if it fails on them, too, it says why
-            if self._processors:
-                with self.chat.encoding_frames() as encode:
-                    self._encoder = StepEncoder(
-                        *(self.chat.adapter, encode, self.chat.encoding),
-                        pixel_levels(self.chat.processor),
-                    )
+        if total > len(frames) and self.can_split(frames, total):  # a short video needs no pieces
+            with self.chat.encoding_frames() as encode:
+                self._encoder = StepEncoder(
+                    *(self.chat.adapter, encode, self.chat.encoding),
+                    pixel_levels(self.chat.processor),
+                )
         self.process_seconds += now(self.chat.model.device) - start
 
-    def _find_processors(self, frames: Frames, total: int) -> dict[int, Any]:
-        """Return for each size of piece a processor whose steps are those of the whole video.
+    def can_split(self, frames: Frames, total: int) -> bool:
+        """Tell whether pieces of a video become the time steps that the whole would.
 
-        Empty if there is none.
+        Args:
+            frames: some of it.
+            total: how many there will be.
         """
-        whole, found = self.chat.processor, {}
-        self._steps = self._steps_of(whole, frames, total)
-        for first in {0, (total - 1) // PIECE * PIECE}:  # of the first piece, and of the last
-            count = min(PIECE, total - first)
-            for processor in (
-                whole,
-                _with_share(whole, max(count, frames_per_step(whole)) / total),
-            ):
-                steps = self._steps_of(processor, frames, count)
-                at = first * len(self._steps) // total
-                if steps and self._are(steps, at, at + len(steps)):
-                    found[count] = processor
-                    break
-            else:
-                return {}
-        return found
+        self._total = total
+        try:
+            self._steps = self._steps_of(self.chat.processor, frames, total)
+            for self._shares in (False, True):
+                if all(self._fits(first, frames) for first in {0, (total - 1) // PIECE * PIECE}):
+                    return bool(self._steps)
+        except (SttmError, RuntimeError, TypeError, ValueError):
+            pass  # it reads the pixels; if it fails on them, too, it says why
+        return False
+
+    def processor_for(self, count: int) -> Any:
+        """Return the processor of a piece of ``count`` frames."""
+        own = self.chat.processor
+        if not self._shares:
+            return own
+        return _with_share(own, max(count, frames_per_step(own)) / self._total)
+
+    def _fits(self, first: int, frames: Frames) -> bool:
+        """Tell whether the piece that begins with a frame has the whole video's steps."""
+        count = min(PIECE, self._total - first)
+        steps = self._steps_of(self.processor_for(count), frames, count)
+        at = first * len(self._steps) // self._total
+        return self._are(steps, at, at + len(steps))
 
     def _steps_of(self, processor: Any, frames: Frames, count: int) -> list[Step]:
         """Return the time steps of ``count`` frames of a size, without pixels."""
@@ -151,8 +155,8 @@ class PieceEncoder:
 
     def _push(self, encoder: StepEncoder, frames: Frames) -> None:
         chat, start = self.chat, now(self.chat.model.device)
-        processor = self._processors.get(len(frames), chat.processor)
-        tensors = self._open(processor, video_of_frames(frames, Sampling()))
+        video = video_of_frames(frames, Sampling())
+        tensors = self._open(self.processor_for(len(frames)), video)
         arguments = chat.adapter.for_encoder(model_inputs(chat.model, tensors))
         steps = chat.adapter.split_steps(arguments) or []
         processed = now(chat.model.device)
@@ -190,6 +194,59 @@ class PieceEncoder:
 
     def _open(self, processor: Any, video: Video) -> dict[str, torch.Tensor]:
         return open_prompt(processor, video, self.chat.system, opening((), (), ""))[1]
+
+
+class PieceWatcher:
+    """Merges and prefills the frames of one video while they come: a stream that knows its length.
+
+    Args:
+        chat: that watches.
+        fps: frames per second of the sample.
+        context: see `VideoChat.watch`.
+
+    Attributes:
+        stream: the video so far; None before the first frames.
+        seconds: that were not spent on reading.
+    """
+
+    def __init__(self, chat: "VideoChat", fps: float, context: str) -> None:
+        if getattr(chat.model.config, "add_time_instruction", False):
+            raise UnsupportedModelError(
+                f"piecewise: got {type(chat.model).__name__}, which is told the times of all "
+                "frames in front of its question, expected a model that is not. Leave piecewise "
+                "out."
+            )
+        self.chat = chat
+        self.stream: VideoStream | None = None
+        self.seconds = 0.0
+        self._options: Any = {"fps": fps, "context": context}
+
+    def receive(self, first: int, frames: Frames, total: int) -> bool:
+        """Take the next frames, see `sttm.video.passes.Album`.
+
+        Raises:
+            UnsupportedModelError: the processor makes something else of pieces than of the whole.
+        """
+        start = now(self.chat.model.device)
+        if first == 0:
+            pieces = PieceEncoder(self.chat)
+            if not pieces.can_split(frames, total):
+                raise UnsupportedModelError(
+                    f"piecewise: got {type(self.chat.processor).__name__}, which makes something "
+                    f"else of pieces than of all {total} frames, expected one that treats frames "
+                    "alike. Leave piecewise out."
+                )
+            self.stream = VideoStream(
+                self.chat,
+                window=None,
+                steps=-(-total // frames_per_step(self.chat.processor)),
+                processor_for=pieces.processor_for,
+                **self._options,
+            )
+        assert self.stream is not None
+        self.stream.push(frames)
+        self.seconds += now(self.chat.model.device) - start
+        return True
 
 
 class _WithoutPixels:

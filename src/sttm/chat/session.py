@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from sttm.chat.identity import method_key
-from sttm.chat.measured import CachedPrompt, prefill_prompt
-from sttm.chat.pieces import PieceEncoder
+from sttm.chat.measured import CachedPrompt, prefill_prompt, warn_beyond_context
+from sttm.chat.pieces import PieceEncoder, PieceWatcher
 from sttm.chat.prefilled import Conversation, PrefilledVideo
 from sttm.chat.prompt import (
     Messages,
@@ -40,7 +40,7 @@ from sttm.models.hooks import ModelHooks, Reduction
 from sttm.models.timing import now
 from sttm.models.versions import warn_if_untested
 from sttm.video import Video, read_video
-from sttm.video.passes import PIECE
+from sttm.video.passes import PIECE, Receive
 
 Progress = Callable[[str, int, int], None]
 
@@ -142,6 +142,7 @@ class VideoChat:
         context: str = "",
         progress: Progress | None = None,
         behind: "Conversation | None" = None,
+        piecewise: bool = False,
     ) -> "PrefilledVideo":
         """Decode, encode and prefill a video, or several.
 
@@ -158,6 +159,9 @@ class VideoChat:
             progress: called with (stage, done, total); stages "decode", "encode", "prefill".
             behind: a conversation that the video follows on; what it has in its cache is not read
                 again. None: the video comes first. See :meth:`Conversation.watch`.
+            piecewise: merge and prefill the video while it is read, so that not even its features
+                lie in memory at once. For one video, and an STTM with thresholds or with
+                ``piece``; up to rounding, keys and values are the same. There are no ``reports``.
 
         Raises:
             VideoError: a file cannot be read.
@@ -168,6 +172,14 @@ class VideoChat:
         """
         sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
         steps = shown_in_order(video)
+        if piecewise:
+            if len(steps) != 1 or behind is not None:
+                raise ConfigError(
+                    f"piecewise: got {len(steps)} videos and turns"
+                    f"{'' if behind is None else ' behind a conversation'}, expected one video "
+                    "alone. Leave piecewise out."
+                )
+            return self._watch_piecewise(steps[0], context, progress or (lambda *_: None), sampling)
         if behind is not None and not steps:
             raise ConfigError("video: got none behind a conversation, expected at least one.")
         if behind is not None:
@@ -186,6 +198,25 @@ class VideoChat:
             watched = self.prefill(encoded, progress=progress)
             behind = watched.conversation()
         return watched
+
+    def _watch_piecewise(
+        self, video: Shown, context: str, tell: Progress, sampling: dict[str, Any]
+    ) -> "PrefilledVideo":
+        watcher = PieceWatcher(self, sampling["fps"], context)
+        start = time.perf_counter()
+        read = self._read(video, tell=tell, receive=watcher.receive, **sampling)
+        if watcher.stream is None:  # its reader does not hand frames over
+            read = self._read(read, tell=tell, receive=watcher.receive, **sampling)
+        decode = time.perf_counter() - start - watcher.seconds
+        assert watcher.stream is not None
+        tell("prefill", 0, 1)
+        watched = watcher.stream.watched()
+        tell("prefill", 1, 1)
+        length = len(watched.ids)
+        warn_beyond_context(self.model, length, f"the video's prompt of {length} tokens")
+        source = Source(read.path, read.duration, read.timestamps, read.warnings)
+        timings = replace(watched.timings, decode=decode)
+        return replace(watched, sources=(source,), timings=timings)
 
     def encode(
         self,
@@ -210,7 +241,7 @@ class VideoChat:
         start = time.perf_counter()
         sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
         pieces = PieceEncoder(self)
-        read = self._read(video, tell=tell, pieces=pieces, **sampling)
+        read = self._read(video, tell=tell, receive=pieces.receive, **sampling)
         decoded = time.perf_counter() - start - pieces.seconds
         tell("encode", 0, 1)
         made = pieces.finish(read, context, behind) if pieces.has_begun else None
@@ -434,16 +465,16 @@ class VideoChat:
                 yield reduction
 
     def _read(
-        self, video: Any, *, tell: Progress, pieces: PieceEncoder | None = None, **sampling: Any
+        self, video: Any, *, tell: Progress, receive: Receive | None = None, **sampling: Any
     ) -> Video:
-        """Decode a video; what the pieces take of it is not kept."""
+        """Decode a video; what is received of it is not kept."""
         found = as_video(video, **sampling)
         if isinstance(found, Video):
             for first in range(0, len(found), PIECE):
                 some = found.frames[first : first + PIECE]
-                if pieces is None or not pieces.receive(first, some, len(found)):
+                if receive is None or not receive(first, some, len(found)):
                     break
             return found
-        if pieces is not None and "receive" in inspect.signature(self._reader).parameters:
-            sampling["receive"] = pieces.receive
+        if receive is not None and "receive" in inspect.signature(self._reader).parameters:
+            sampling["receive"] = receive
         return self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
