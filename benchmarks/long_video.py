@@ -24,6 +24,7 @@ import numpy as np
 QUESTION = "Which digit appears?"
 FIRST_SEED = 72_000_000
 MOST_FRAMES = 100_000
+PIECE = 16  # frames, as `sttm ask --piecewise` has it
 
 
 def main() -> None:
@@ -37,8 +38,8 @@ def main() -> None:
         "--ways",
         nargs="+",
         default=["stream"],
-        choices=["stream", "keep", "thresholds"],
-        help="how a file is watched: as a stream, or by watch() with --keep or --thresholds",
+        choices=["stream", "keep", "thresholds", "keep-pieces", "thresholds-pieces"],
+        help="as a stream, or by watch() with --keep or --thresholds; -pieces: piecewise=True",
     )
     parser.add_argument("--size", type=int, nargs=2, default=[128, 128], help="width and height")
     parser.add_argument("--thresholds", nargs=2, type=float, default=[0.99, 0.94])
@@ -110,17 +111,18 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     model, processor = load()
-    method = sttm.STTM(keep=wanted["keep"])
-    if wanted["way"] != "keep":
+    way, _, pieces = wanted["way"].partition("-")
+    method = sttm.STTM(keep=wanted["keep"], piece=PIECE if pieces else None)
+    if way != "keep":
         spatial, temporal = wanted["thresholds"]
-        most = wanted["keep"] if wanted["way"] == "stream" else None
+        most = wanted["keep"] if way == "stream" else None
         method = sttm.STTM(spatial_threshold=spatial, temporal_threshold=temporal, max_tokens=most)
     chat = sttm.VideoChat(model, processor, method, layer=NANO_LAYER, positions=wanted["positions"])
     before, start = peak_mib(), time.process_time()
-    if wanted["way"] == "stream":
+    if way == "stream":
         watched = watch_stream(chat, wanted["path"])
     else:
-        watched = chat.watch(wanted["path"], max_frames=MOST_FRAMES)
+        watched = chat.watch(wanted["path"], max_frames=MOST_FRAMES, piecewise=bool(pieces))
     seconds = time.process_time() - start
     peak = peak_mib()
     answer = watched.ask(QUESTION, max_new_tokens=4)

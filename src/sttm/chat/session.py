@@ -205,8 +205,6 @@ class VideoChat:
         watcher = PieceWatcher(self, sampling["fps"], context)
         start = time.perf_counter()
         read = self._read(video, tell=tell, receive=watcher.receive, **sampling)
-        if watcher.stream is None:  # its reader does not hand frames over
-            read = self._read(read, tell=tell, receive=watcher.receive, **sampling)
         decode = time.perf_counter() - start - watcher.seconds
         assert watcher.stream is not None
         tell("prefill", 0, 1)
@@ -247,7 +245,7 @@ class VideoChat:
         made = pieces.finish(read, context, behind) if pieces.has_begun else None
         timings = Timings(decoded, pieces.process_seconds, pieces.encode_seconds)
         if made is None:
-            if pieces.has_begun:  # its frames were given away
+            if pieces.has_begun:  # its frames may have been given away
                 read = self._read(video, tell=tell, **sampling)
             made, timings = self._encode_whole(read, context, behind, timings)
         prefix, inputs, features = made
@@ -467,14 +465,14 @@ class VideoChat:
     def _read(
         self, video: Any, *, tell: Progress, receive: Receive | None = None, **sampling: Any
     ) -> Video:
-        """Decode a video; what is received of it is not kept."""
+        """Decode a video, and hand its frames over; a reader that can does not keep them."""
         found = as_video(video, **sampling)
-        if isinstance(found, Video):
-            for first in range(0, len(found), PIECE):
-                some = found.frames[first : first + PIECE]
-                if receive is None or not receive(first, some, len(found)):
-                    break
-            return found
-        if receive is not None and "receive" in inspect.signature(self._reader).parameters:
-            sampling["receive"] = receive
-        return self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
+        if not isinstance(found, Video):
+            if receive is not None and "receive" in inspect.signature(self._reader).parameters:
+                sampling["receive"], receive = receive, None
+            found = self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
+        for first in range(0, len(found), PIECE):
+            some = found.frames[first : first + PIECE]
+            if receive is None or not receive(first, some, len(found)):
+                break
+        return found
