@@ -84,6 +84,19 @@ def test_ways_to_encode(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
         assert_equal(got, encode(chat, shown, monkeypatch, whole=True))
 
 
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_the_towers_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, finished = bundle(name), watch_finished(monkeypatch)
+    method = sttm.methods.VisionZip(keep=0.2)
+    with sttm.VideoChat(tiny.model, tiny.processor, method, layer=1) as chat:
+        shown = video(PIECE + 7)
+        got, whole = (encode(chat, shown, monkeypatch, whole=each) for each in (False, True))
+    assert finished == [True]
+    (mine,), (theirs,) = (each.features.sttm_videos for each in (got, whole))
+    assert mine.tower_attention is not None
+    assert torch.equal(mine.tower_attention, theirs.tower_attention)
+
+
 def test_a_file_equals_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, finished = bundle("llava_onevision"), watch_finished(monkeypatch)
     path = tmp_path / "clip.mp4"

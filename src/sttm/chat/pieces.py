@@ -126,7 +126,7 @@ class PieceEncoder:
             for self._shares in (False, True):
                 if all(self._fits(first, frames) for first in {0, (total - 1) // PIECE * PIECE}):
                     return bool(self._steps)
-        except (SttmError, RuntimeError, TypeError, ValueError):
+        except (SttmError, AttributeError, RuntimeError, TypeError, ValueError):
             pass  # it reads the pixels; if it fails on them, too, it says why
         return False
 
