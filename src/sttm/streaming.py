@@ -398,8 +398,8 @@ class PiecewiseSTTM:
         box = plan.info["boxes"].clone()
         box[:, 0] += offset // self._grid.tokens_per_frame
         share = plan.sizes if self.method.weighted else plan.info["cells"]
-        rest = (plan.anchor + offset, share.float(), box)
-        new = StreamTokens(plan.apply(x), x.new_empty(plan.num_out, 0), *rest)
+        rest = (share.float(), box, x.new_empty(plan.num_out, 0))
+        new = StreamTokens(plan.apply(x), plan.anchor + offset, *rest)
         return new if self._tokens is None else StreamTokens.join(self._tokens, new)
 
 

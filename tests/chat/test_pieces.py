@@ -202,7 +202,7 @@ def test_piecewise_from_a_file(tmp_path: Path) -> None:
     [
         ("llava_onevision", sttm.STTM(keep=60), video(9), "keep: got 60"),
         ("llava_onevision", METHODS[0], [video(9), video(9)], "piecewise: got 2 videos"),
-        ("qwen3_vl", METHODS[0], video(9), "for a stream"),
+        ("qwen3_vl", METHODS[0], video(9), "piecewise: got Qwen3VL"),
         ("smolvlm", METHODS[0], video(PIECE + 9), "piecewise: got SmolVLMProcessor"),
     ],
 )

@@ -19,7 +19,7 @@ from sttm.errors import SttmError, UnsupportedModelError
 from sttm.models.adapter import Step
 from sttm.models.encoding import StepEncoder, pixel_levels
 from sttm.models.timing import now
-from sttm.models.transformers_api import PIXELS
+from sttm.models.transformers_api import INPUT_IDS, PIXELS
 from sttm.video import Sampling, Video
 from sttm.video.decode import video_of_frames
 from sttm.video.passes import PIECE, Frames
@@ -52,6 +52,7 @@ class PieceEncoder:
         self.process_seconds = self.encode_seconds = 0.0
         self._encoder: StepEncoder | None = None
         self._total, self._shares = 0, False  # frames; whether pieces share a budget of pixels
+        self._ids: torch.Tensor | None = None  # of a prompt about some frames
         self._steps: list[Step] = []  # as the whole video has them, without pixels
         self._pushed = 0
 
@@ -130,6 +131,12 @@ class PieceEncoder:
             pass  # it reads the pixels; if it fails on them, too, it says why
         return False
 
+    def has_text_between(self) -> bool:
+        """Tell whether other tokens stand between those of the video that `can_split` saw."""
+        assert self._ids is not None
+        places = self.chat.adapter.placeholders(self._ids)[0].nonzero().squeeze(1)
+        return bool((places.diff() != 1).any())
+
     def processor_for(self, count: int) -> Any:
         """Return the processor of a piece of ``count`` frames."""
         own = self.chat.processor
@@ -151,6 +158,7 @@ class PieceEncoder:
         tensors = self._open(_without_pixels(processor), video)
         if any(value.is_meta for name, value in tensors.items() if name != self._pixels):
             return []  # it depends on the pixels
+        self._ids = tensors[INPUT_IDS]
         return self.chat.adapter.split_steps(self.chat.adapter.for_encoder(tensors)) or []
 
     def _push(self, encoder: StepEncoder, frames: Frames) -> None:
@@ -235,6 +243,13 @@ class PieceWatcher:
                     f"piecewise: got {type(self.chat.processor).__name__}, which makes something "
                     f"else of pieces than of all {total} frames, expected one that treats frames "
                     "alike. Leave piecewise out."
+                )
+            if pieces.has_text_between():
+                raise UnsupportedModelError(
+                    f"piecewise: got {type(self.chat.model).__name__}, whose prompt has text or "
+                    "other tokens between frames, such as their times, which are known for sure at "
+                    "the end of the file alone; expected one whose frames follow one another. "
+                    "Leave piecewise out."
                 )
             self.stream = VideoStream(
                 self.chat,
