@@ -52,7 +52,7 @@ class PieceEncoder:
         self.process_seconds = self.encode_seconds = 0.0
         self._encoder: StepEncoder | None = None
         self._total, self._shares = 0, False  # frames; whether pieces share a budget of pixels
-        self._ids: torch.Tensor | None = None  # of a prompt about some frames
+        self._ids: torch.Tensor | None = None  # of a prompt about the whole video
         self._steps: list[Step] = []  # as the whole video has them, without pixels
         self._pushed = 0
 
@@ -121,7 +121,7 @@ class PieceEncoder:
             frames: some of it.
             total: how many there will be.
         """
-        self._total = total
+        self._total, self._ids = total, None
         try:
             self._steps = self._steps_of(self.chat.processor, frames, total)
             for self._shares in (False, True):
@@ -158,7 +158,8 @@ class PieceEncoder:
         tensors = self._open(_without_pixels(processor), video)
         if any(value.is_meta for name, value in tensors.items() if name != self._pixels):
             return []  # it depends on the pixels
-        self._ids = tensors[INPUT_IDS]
+        if self._ids is None:  # the whole comes first
+            self._ids = tensors[INPUT_IDS]
         return self.chat.adapter.split_steps(self.chat.adapter.for_encoder(tensors)) or []
 
     def _push(self, encoder: StepEncoder, frames: Frames) -> None:
