@@ -203,10 +203,9 @@ class GrowingPrompt:
         """
         decoder, opened, held = self._decoder.fork(), self.opened, self._memory.tokens
         pending = self._merger.pending()
-        assert held is not None
         assert pending is not None
-        texts = self._texts_before(held)
-        self._feed(decoder, pending, self._text[texts:], len(held) + texts)
+        texts = 0 if held is None else self._texts_before(held)
+        self._feed(decoder, pending, self._text[texts:], len(self._memory) + texts)
         whole = self.layout.check()
         tail = FedTokens(opened.tail, torch.zeros(len(opened.tail), dtype=torch.bool))
         places = whole[:, whole.shape[1] - len(opened.tail) :]
