@@ -186,3 +186,22 @@ def test_still_patches_and_near_frames(run: Run, clip: Path) -> None:
     assert near.exit_code == 0, near.stderr
     assert json.loads(near.stdout)["tokens_out"] == plain["tokens_out"]
     assert run("ask", clip, Q, "--reuse", 300).exit_code == 2
+
+
+@needs_nano
+@pytest.mark.parametrize(("how", "kept"), [(("--keep", "200"), 200), (("-t", "0.99/0.94"), None)])
+def test_piecewise(run: Run, clip: Path, how: tuple[str, ...], kept: int | None) -> None:
+    whole = json.loads(run("ask", clip, Q, *how, "--json").stdout)
+    result = run("ask", clip, Q, *how, "--piecewise", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["tokens_in"] == whole["tokens_in"]
+    assert found["tokens_out"] == (kept or whole["tokens_out"])
+    assert ("in pieces of 16" in found["method"]) == (kept is not None)
+    assert found["decode_s"] > 0
+
+
+def test_piecewise_is_not_stored(run: Run, clip: Path, tmp_path: Path) -> None:
+    result = run("ask", clip, Q, "--piecewise", "--store", tmp_path / "kept")
+    assert result.exit_code == 2
+    assert "got --store with --piecewise" in result.stderr

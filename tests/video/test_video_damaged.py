@@ -149,7 +149,7 @@ def test_any_sign_of_damage_makes_it_read_on_one_thread(
 ) -> None:
     threaded = []
 
-    def strange_take(found: Survey, wanted: Any, expected: int, threads: bool, _: Any) -> Take:
+    def strange_take(found: Survey, wanted: Any, expected: int, threads: bool, *_: Any) -> Take:
         threaded.append(threads)
         return replace(take(found, wanted, expected, threads, None), **change)
 

@@ -13,7 +13,7 @@ from sttm.models import Positions
 from sttm.models.growing_positions import GrowingPositions
 from sttm.models.halves import EmbeddedPrompt, FedTokens, SplitDecoder
 from sttm.models.transformers_api import INPUT_IDS
-from sttm.streaming import StreamingSTTM, StreamMemory, StreamTokens
+from sttm.streaming import StreamMemory, StreamTokens, merger_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ class GrowingPrompt:
         method: with thresholds; its ``max_tokens`` caps what the layers behind the reduction hold.
         window: see `sttm.StreamingSTTM`.
         positions: the position policy.
+        frames: time steps that will come, if that is known.
 
     Attributes:
         opened: around the latest frames.
@@ -94,12 +95,13 @@ class GrowingPrompt:
         method: STTM,
         window: int | None,
         positions: Positions,
+        frames: int | None = None,
     ) -> None:
         self.opened, self.layout = opened, layout
         self.tokens_in = 0
         self._decoder, self._reassigned = decoder, positions == "reassigned"
         self.grid = grid = opened.embedded.span.video.grid
-        self._merger = StreamingSTTM(method, grid.height, grid.width, window=window)
+        self._merger = merger_of(method, grid.height, grid.width, window, frames)
         most = None if method.max_tokens is None else int(method.max_tokens)
         self._memory = StreamMemory(most, grid.height, grid.width)
         head, places = opened.embedded.embeddings[: layout.head], layout.in_front
@@ -168,7 +170,9 @@ class GrowingPrompt:
         self._text = self._text.join(new)
         self._gone = torch.cat([self._gone, torch.zeros(len(texts), dtype=torch.bool)])
         along = torch.cat(fed.levels, 1) if fed.levels else None
-        self._emit(self._merger.push(fed.hidden[rows.is_video], along))
+        final = self._merger.push(fed.hidden[rows.is_video], along)
+        if final is not None:
+            self._emit(final)
 
     def _emit(self, new: StreamTokens) -> None:
         """Remember tokens that are final now, and prefill what that changes."""
@@ -199,10 +203,9 @@ class GrowingPrompt:
         """
         decoder, opened, held = self._decoder.fork(), self.opened, self._memory.tokens
         pending = self._merger.pending()
-        assert held is not None
         assert pending is not None
-        texts = self._texts_before(held)
-        self._feed(decoder, pending, self._text[texts:], len(held) + texts)
+        texts = 0 if held is None else self._texts_before(held)
+        self._feed(decoder, pending, self._text[texts:], len(self._memory) + texts)
         whole = self.layout.check()
         tail = FedTokens(opened.tail, torch.zeros(len(opened.tail), dtype=torch.bool))
         places = whole[:, whole.shape[1] - len(opened.tail) :]

@@ -11,6 +11,7 @@ from transformers.video_utils import VideoMetadata
 
 from sttm.errors import ConfigError, UnsupportedModelError, VideoError
 from sttm.video import Video, nominal_times
+from sttm.video.decode import video_of_frames
 
 _MARK = "9f3c71question"
 # Near the question a tokenizer may join its first characters with the text before it.
@@ -234,10 +235,13 @@ def _process(
         return made
     shown = _long_enough(processor, video)
     options |= {} if resize else {"do_resize": False}
+    frames: Any = shown.frames
+    if isinstance(frames, torch.Tensor):  # on the meta device, see `shape_only`
+        frames = frames.movedim(-1, 1)
     try:
         made = processor(
             text=[text],
-            videos=[[shown.frames]],  # of each text; some processors take nothing flatter
+            videos=[[frames]],  # of each text; some processors take nothing flatter
             video_metadata=[[_metadata(shown)]],
             do_sample_frames=False,
             return_tensors="pt",
@@ -297,6 +301,23 @@ def frames_per_step(processor: Any) -> int:
     """Return how many frames a token is of."""
     # Absent where it is one.
     return int(getattr(processor.video_processor, "temporal_patch_size", 1))
+
+
+def shape_only(video: Video, count: int | None = None) -> Video:
+    """Return a video of as large frames without pixels: processors tell what would become of it.
+
+    Args:
+        video: some frames.
+        count: of frames, where it is another one; then times are no longer right.
+
+    Returns:
+        one whose frames are a tensor on the meta device, which takes no memory.
+    """
+    shape = (len(video) if count is None else count, *video.frames.shape[1:])
+    if count is not None:
+        video = video_of_frames(np.broadcast_to(np.uint8(0), shape), video.sampling)
+    frames: Any = torch.empty(shape, dtype=torch.uint8, device="meta")
+    return replace(video, frames=frames)
 
 
 def _long_enough(processor: Any, video: Video) -> Video:

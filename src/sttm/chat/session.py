@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 
 from sttm.chat.identity import method_key
-from sttm.chat.measured import CachedPrompt, prefill_prompt
+from sttm.chat.measured import CachedPrompt, prefill_prompt, warn_beyond_context
+from sttm.chat.pieces import PieceEncoder, PieceWatcher
 from sttm.chat.prefilled import Conversation, PrefilledVideo
 from sttm.chat.prompt import (
     Messages,
@@ -32,13 +34,13 @@ from sttm.errors import ConfigError
 from sttm.methods import Identity, Method
 from sttm.methods.base import check_method
 from sttm.models import adapter_for
-from sttm.models import transformers_api as api
 from sttm.models.adapter import noted_videos
 from sttm.models.encoding import FrameEncoding, encode_frames, pixel_levels
 from sttm.models.hooks import ModelHooks, Reduction
 from sttm.models.timing import now
 from sttm.models.versions import warn_if_untested
 from sttm.video import Video, read_video
+from sttm.video.passes import PIECE, Receive
 
 Progress = Callable[[str, int, int], None]
 
@@ -140,6 +142,7 @@ class VideoChat:
         context: str = "",
         progress: Progress | None = None,
         behind: "Conversation | None" = None,
+        piecewise: bool = False,
     ) -> "PrefilledVideo":
         """Decode, encode and prefill a video, or several.
 
@@ -156,6 +159,9 @@ class VideoChat:
             progress: called with (stage, done, total); stages "decode", "encode", "prefill".
             behind: a conversation that the video follows on; what it has in its cache is not read
                 again. None: the video comes first. See :meth:`Conversation.watch`.
+            piecewise: merge and prefill the video while it is read, so that not even its features
+                lie in memory at once. For one video, and an STTM with thresholds or with
+                ``piece``; up to rounding, keys and values are the same. There are no ``reports``.
 
         Raises:
             VideoError: a file cannot be read.
@@ -166,6 +172,14 @@ class VideoChat:
         """
         sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
         steps = shown_in_order(video)
+        if piecewise:
+            if len(steps) != 1 or behind is not None:
+                raise ConfigError(
+                    f"piecewise: got {len(steps)} videos and turns"
+                    f"{'' if behind is None else ' behind a conversation'}, expected one video "
+                    "alone. Leave piecewise out."
+                )
+            return self._watch_piecewise(steps[0], context, progress or (lambda *_: None), sampling)
         if behind is not None and not steps:
             raise ConfigError("video: got none behind a conversation, expected at least one.")
         if behind is not None:
@@ -184,6 +198,23 @@ class VideoChat:
             watched = self.prefill(encoded, progress=progress)
             behind = watched.conversation()
         return watched
+
+    def _watch_piecewise(
+        self, video: Shown, context: str, tell: Progress, sampling: dict[str, Any]
+    ) -> "PrefilledVideo":
+        watcher = PieceWatcher(self, sampling["fps"], context)
+        start = time.perf_counter()
+        read = self._read(video, tell=tell, receive=watcher.receive, **sampling)
+        decode = time.perf_counter() - start - watcher.seconds
+        assert watcher.stream is not None
+        tell("prefill", 0, 1)
+        watched = watcher.stream.watched()
+        tell("prefill", 1, 1)
+        length = len(watched.ids)
+        warn_beyond_context(self.model, length, f"the video's prompt of {length} tokens")
+        source = Source(read.path, read.duration, read.timestamps, read.warnings)
+        timings = replace(watched.timings, decode=decode)
+        return replace(watched, sources=(source,), timings=timings)
 
     def encode(
         self,
@@ -206,17 +237,33 @@ class VideoChat:
             behind.check_chat(self)
         tell = progress or (lambda *_: None)
         start = time.perf_counter()
-        read = self._read(video, fps=fps, max_frames=max_frames, rule=rule, tell=tell)
-        decoded = time.perf_counter()
-        prefix, tensors = self.open(read, context, behind=behind)
-        inputs = model_inputs(self.model, tensors)
-        processed = time.perf_counter()
+        sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
+        pieces = PieceEncoder(self)
+        read = self._read(video, tell=tell, receive=pieces.receive, **sampling)
+        decoded = time.perf_counter() - start - pieces.seconds
         tell("encode", 0, 1)
-        features = self.run_encoder(inputs)
-        timings = Timings(decoded - start, processed - decoded, now(self.model.device) - processed)
+        made = pieces.finish(read, context, behind) if pieces.has_begun else None
+        timings = Timings(decoded, pieces.process_seconds, pieces.encode_seconds)
+        if made is None:
+            if pieces.has_begun:  # its frames may have been given away
+                read = self._read(video, tell=tell, **sampling)
+            made, timings = self._encode_whole(read, context, behind, timings)
+        prefix, inputs, features = made
         tell("encode", 1, 1)
         encoded = self.assemble(read, prefix, inputs, features, timings)
         return replace(encoded, behind=copy.copy(behind))  # which may go on before the prefill
+
+    def _encode_whole(
+        self, video: Video, context: str, behind: "Conversation | None", before: Timings
+    ) -> tuple[tuple[Prefix, dict[str, torch.Tensor], Any], Timings]:
+        """Open the prompt and encode all frames; return that, and what the time adds up to."""
+        start = now(self.model.device)
+        prefix, tensors = self.open(video, context, behind=behind)
+        inputs = model_inputs(self.model, tensors)
+        processed = now(self.model.device)
+        features = self.run_encoder(inputs)
+        took = Timings(process=processed - start, encode=now(self.model.device) - processed)
+        return (prefix, inputs, features), before + took
 
     def open(
         self,
@@ -248,7 +295,13 @@ class VideoChat:
             messages = opening(before.messages, behind.turns, context)
         return open_prompt(processor or self.processor, video, self.system, messages, before)
 
-    @torch.no_grad()
+    @contextlib.contextmanager
+    def encoding_frames(self) -> Iterator[Callable[..., Any]]:
+        """Yield the model's encoder method, for a block that other threads wait for."""
+        reducing = self.layer is not None  # else whatever is attached may watch the tower
+        with self.reducing(self.layer, self.positions) if reducing else self.lock, torch.no_grad():
+            yield getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
+
     def run_encoder(self, inputs: dict[str, torch.Tensor], *, split: bool = True) -> Any:
         """Run the vision tower on the model's arguments: a second step of :meth:`encode`.
 
@@ -259,11 +312,8 @@ class VideoChat:
         Returns:
             what the model's encoder gives, which notes the videos' grids.
         """
-        reducing = self.layer is not None  # else whatever is attached may watch the tower
-        with self.reducing(self.layer, self.positions) if reducing else self.lock:
-            encode = getattr(self.adapter.base, self.adapter.encoder)  # the attachment's, if any
-            names = api.Signature.of(self.adapter.base, self.adapter.encoder)
-            arguments = {name: value for name, value in inputs.items() if name in names}
+        with self.encoding_frames() as encode:
+            arguments = self.adapter.for_encoder(inputs)
             how = self.encoding if split else None
             levels = pixel_levels(self.processor)
             features = encode_frames(self.adapter, encode, arguments, how, levels)
@@ -412,8 +462,17 @@ class VideoChat:
             with self._hooks.reducing(config, alone=alone) as reduction:
                 yield reduction
 
-    def _read(self, video: Any, *, tell: Progress, **sampling: Any) -> Video:
+    def _read(
+        self, video: Any, *, tell: Progress, receive: Receive | None = None, **sampling: Any
+    ) -> Video:
+        """Decode a video, and hand its frames over; a reader that can does not keep them."""
         found = as_video(video, **sampling)
-        if isinstance(found, Video):
-            return found
-        return self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
+        if not isinstance(found, Video):
+            if receive is not None and "receive" in inspect.signature(self._reader).parameters:
+                sampling["receive"], receive = receive, None
+            found = self._reader(found, progress=lambda i, n: tell("decode", i, n), **sampling)
+        for first in range(0, len(found), PIECE):
+            some = found.frames[first : first + PIECE]
+            if receive is None or not receive(first, some, len(found)):
+                break
+        return found

@@ -1,6 +1,6 @@
 """A video that is watched while it comes: frames in, questions at any moment."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class VideoStream:
         fps: frames per second that will be pushed.
         window: most frames that a merged token spans; None: any number.
         context: text to put between the video and every question.
+        steps: time steps that will come, if that is known.
+        processor_for: gives the processor of some number of frames; None: the chat's own.
 
     Raises:
         ConfigError: the method or the position policy needs the whole video.
@@ -45,10 +47,17 @@ class VideoStream:
     """
 
     def __init__(
-        self, chat: "VideoChat", *, fps: float = 1.0, window: int | None = 32, context: str = ""
+        self,
+        chat: "VideoChat",
+        *,
+        fps: float = 1.0,
+        window: int | None = 32,
+        context: str = "",
+        steps: int | None = None,
+        processor_for: Callable[[int], Any] | None = None,
     ) -> None:
         method, layer = chat.method, chat.layer
-        check_streamable(method)
+        check_streamable(method, frames=steps)
         assert isinstance(method, STTM)
         assert layer is not None
         if chat.positions == "merged":
@@ -60,7 +69,8 @@ class VideoStream:
         self._sampling, self._messages = Sampling(fps=fps), opening((), (), context)
         self._embed = PromptEmbedder(chat.adapter)
         SplitDecoder(chat.adapter, layer, chat.positions)  # refuses what cannot be split
-        self._layer = layer
+        self._layer, self._steps = layer, steps
+        self._processor_for = processor_for or (lambda count: chat.processor)
         self._step = frames_per_step(chat.processor)
         self._waiting: np.ndarray[Any, Any] | None = None  # frames of a step that is not complete
         self._prompt: GrowingPrompt | None = None
@@ -160,7 +170,8 @@ class VideoStream:
                 chat.adapter, chat.processor, chat.system, self._messages, rate, frames[:1]
             )
         video = timed_video(frames, times, rate)
-        prefix, tensors = open_prompt(chat.processor, video, chat.system, self._messages)
+        processor = self._processor_for(len(video))
+        prefix, tensors = open_prompt(processor, video, chat.system, self._messages)
         inputs = model_inputs(chat.model, tensors)
         steps = 0 if prompt is None else prompt.steps
         before = self._timestamps[: steps * self._step][-self._step :]
@@ -194,7 +205,8 @@ class VideoStream:
             has_axes=self._embed.has_axes,
         )
         decoder = SplitDecoder(chat.adapter, self._layer, chat.positions)
-        return GrowingPrompt(opened, layout, decoder, self._method, self._window, chat.positions)
+        options = (self._method, self._window, chat.positions, self._steps)
+        return GrowingPrompt(opened, layout, decoder, *options)
 
     @torch.no_grad()
     def _prefill_rest(self, prompt: GrowingPrompt) -> PrefilledVideo:

@@ -1,6 +1,6 @@
 """``sttm ask``: questions about one video, on one prefill."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,9 @@ SAVED = ".sttm"
 # What says how a video is watched, and nothing of one that was watched already.
 _OF_WATCHING = (
     *("keep", "thresholds", "max_tokens", "method", "full", "layer"),
-    *("fps", "max_frames", "dedupe", "reuse", "subtitles", "store", "store_dtype"),
+    *("fps", "max_frames", "dedupe", "reuse", "subtitles", "store", "store_dtype", "piecewise"),
 )
+PIECE_STEPS = 16  # of a piece that is merged by itself, with --piecewise
 _LEAD = "This video's subtitles are listed below:\n"
 
 
@@ -157,6 +158,14 @@ def ask(
         StoreDtype | None,
         typer.Option(help="Round keys and values to it in --store. Default: the model's."),
     ] = None,
+    piecewise: Annotated[
+        bool,
+        typer.Option(
+            "--piecewise",
+            help="Merge and prefill the video while it is read, so that hours fit into memory; "
+            "--keep is then met in two steps: see docs/streaming.md.",
+        ),
+    ] = False,
     stream: Annotated[
         bool,
         typer.Option(
@@ -181,6 +190,7 @@ def ask(
     from sttm.evaluation.trouble import naming
     from sttm.models.encoding import FrameEncoding
     from sttm.video.container import check_file
+    from sttm.video.passes import survey
 
     wanted = Wanted(keep, thresholds, max_tokens, method, full)
     if stream:
@@ -202,16 +212,22 @@ def ask(
         refuse_idle(context, ["layer"], "--full", "all tokens are kept, in front of every layer")
     refuse_for_nano(context, model)
     reduction = parse_reduction(wanted, model=model, layer=layer)
+    if piecewise:
+        reduction = _in_pieces(reduction)
+        no_store = "the store keeps videos that were watched as a whole"
+        refuse_idle(context, ["store", "store_dtype"], "--piecewise", no_store)
     _check_save(save)
     if store is None:
         refuse_idle(context, ["store_dtype"], "no --store", "nothing is stored")
-    elif not is_saved:
-        check_file(video, "video")  # all that can be told before the store is asked
     # What may be wrong with the file shows in a moment, and loading a model takes longer.
     with progress_bars(quiet=json) as tell:
         decoded = None
-        if not is_saved and (store is None or subtitles is not None):
+        if not is_saved and subtitles is not None:  # whose times are those of the frames
             decoded = decode(video, fps, max_frames, tell)
+        elif not is_saved:
+            file = check_file(video, "video")
+            if store is None:  # which may have it already
+                survey(file)
     spoken = "" if decoded is None else _subtitle_text(subtitles, decoded.video)
     kept = None if store is None else _open_store(store, store_dtype)
     loaded = load_model(model, device_map)
@@ -220,7 +236,9 @@ def ask(
     with progress_bars(quiet=json) as tell, naming(str(video)), noted_warnings():
         watching: Any = {"fps": fps, "max_frames": max_frames, "context": spoken, "progress": tell}
         shown = video if decoded is None else decoded.video
-        watch = chat.watch if kept is None else partial(kept.watch, chat)
+        watch = partial(chat.watch, piecewise=piecewise)
+        if kept is not None:
+            watch = partial(kept.watch, chat)
         watched = chat.load(video) if is_saved else watch(shown, **watching)
         asked = _ask_all(watched, questions, conversation, max_new_tokens)
     if save is not None:
@@ -234,6 +252,16 @@ def ask(
         show_json(result)
     else:
         _show(result)
+
+
+def _in_pieces(reduction: Reduction) -> Reduction:
+    """Let an exact budget be met piece by piece; thresholds are as they are."""
+    from sttm.methods import STTM
+
+    method = reduction.method
+    if not isinstance(method, STTM) or method.keep is None or method.piece is not None:
+        return reduction
+    return replace(reduction, method=replace(method, piece=PIECE_STEPS))
 
 
 def _open_store(folder: Path, dtype: StoreDtype | None) -> "VideoStore":

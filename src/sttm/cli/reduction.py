@@ -197,6 +197,8 @@ def describe_method(method: "Method | None") -> str:
     name = method.name
     if isinstance(method, STTM) and method.criterion == "distortion":
         name += " by distortion"
+    if isinstance(method, STTM) and method.piece is not None:
+        name += f" in pieces of {method.piece}"
     keep = getattr(method, "keep", None)
     if keep is not None:
         return f"{name}, keep {written_keep(keep)}"

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 
-from sttm.budget import check_keep, joint_budget
+from sttm.budget import check_keep, joint_budget, token_budget
 from sttm.deprecated import warn_renamed
 from sttm.errors import BudgetError, ConfigError
 from sttm.grid import VideoGrid
@@ -19,6 +19,7 @@ from sttm.ops.merge import Linking, Merge, MergeNumbers, merge_at, read_numbers,
 from sttm.ops.merge_order import cosine_order
 from sttm.ops.pyramid import level_sizes, used_sizes
 from sttm.ops.quadtree import Pooling, Quadtree, grow
+from sttm.ops.same_places import merge_places
 from sttm.ops.similarity import needs_rescaling, rescaled
 from sttm.ops.ward import cheapest_merges, merge_trees, merges_within
 from sttm.plan import MergePlan
@@ -29,6 +30,7 @@ Criterion = Literal["cosine", "distortion"]
 
 DEFAULT_SPATIAL = 0.80
 DEFAULT_TEMPORAL = 0.60
+_SLACK = 4  # what pieces leave, over the budget
 
 # Fields that only mean something where cells and links are compared by their cosine.
 _OF_COSINE = (
@@ -80,6 +82,10 @@ class STTM(Method):
             to ``per_head`` belong to the cosine alone.
         max_distortion: with ``"distortion"``, instead of ``keep``: the most that merging may lose,
             as a share in [0, 1] of the energy: ``sum(|x - mean of its group|**2) / sum(|x|**2)``.
+        piece: with ``keep``, for long videos: frames that are merged by themselves first, to four
+            times their part of the budget; then all of these tokens are merged to the budget, those
+            of one cell with the next of that cell in time, the most similar first. Another result
+            than that of one step, for which the whole video need not be at hand.
         share: the old name of ``budget_scope``, until 0.3.
 
     Raises:
@@ -103,6 +109,7 @@ class STTM(Method):
     per_head: int | None = None
     criterion: Criterion = "cosine"
     max_distortion: float | None = None
+    piece: int | None = None
     share: InitVar[BudgetScope | None] = None
 
     def __post_init__(self, share: BudgetScope | None) -> None:
@@ -127,6 +134,7 @@ class STTM(Method):
         check_choice("criterion", self.criterion, get_args(Criterion))
         self._check_criterion()
         self._check_budget()
+        self._check_piece()
 
     def _check_criterion(self) -> None:
         if self.max_distortion is not None:
@@ -178,6 +186,17 @@ class STTM(Method):
                     "off, and max_tokens= caps what thresholds leave."
                 )
 
+    def _check_piece(self) -> None:
+        if self.piece is None:
+            return
+        check_count("piece", self.piece, 1)
+        if self.keep is None or (self.criterion, self.budget_scope) != ("cosine", "video"):
+            raise ConfigError(
+                f"piece: got {self.piece} in {self}, expected it only with keep=, "
+                "criterion='cosine' and budget_scope='video'. Leave it out: thresholds give the "
+                "same tokens in pieces."
+            )
+
     @property
     def _budget(self) -> float | int | None:
         return self.max_tokens if self.keep is None else self.keep
@@ -203,6 +222,7 @@ class STTM(Method):
             ``(M,)`` int64 (cells merged into each token). With ``criterion="distortion"`` it holds
             ``distortion`` alone, the share of the energy that is lost: exact with
             ``max_distortion``, with ``keep`` estimated for features of more than 128 channels.
+            With ``piece`` it holds ``boxes``, ``cells`` and ``tokens_after_pieces``.
 
         Raises:
             ConfigError: ``per_head`` does not divide the channels.
@@ -215,10 +235,46 @@ class STTM(Method):
         """Plan several videos, which share one budget if ``budget_scope="joint"``; see `plan`."""
         if self.budget_scope == "video" and len(videos) > 1:
             return [self.plan(video) for video in videos]
+        if self.piece is not None:
+            return [self._plan_in_pieces(video.x, video.grid) for video in videos]
         if self.criterion == "distortion":
             return self._plan_by_distortion(videos)
         merged = self._merge([(video.x, video.grid) for video in videos])
         return [to_plan(*each) for each in merged]
+
+    def plan_piece(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+        """Plan one piece of a video by itself, with ``keep`` and ``piece``.
+
+        Args:
+            x: ``(n, C)`` features of its frames.
+            grid: of the whole video.
+        """
+        assert self.keep is not None
+        part = _SLACK * token_budget(self.keep, grid.num_tokens) * len(x)
+        count = min(len(x), -(-part // grid.num_tokens))
+        frames = replace(grid, frames=len(x) // grid.tokens_per_frame)
+        return replace(self, keep=count, piece=None).plan(VideoFeatures(x, frames))
+
+    def _plan_in_pieces(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+        """Merge every piece to its part of four budgets, and what is left to the budget."""
+        assert self.keep is not None
+        assert self.piece is not None
+        tokens = groups = 0
+        columns = []
+        for part in torch.split(x, self.piece * grid.tokens_per_frame):
+            plan = self.plan_piece(part, grid)
+            box = plan.info["boxes"].clone()
+            box[:, 0] += tokens // grid.tokens_per_frame
+            share = plan.sizes if self.weighted else plan.info["cells"]
+            rows = (plan.group + groups, plan.weight, plan.anchor + tokens)
+            columns.append((*rows, box, share, plan.apply(part)))
+            tokens, groups = tokens + len(part), groups + plan.num_out
+        group, weight, anchor, box, share, merged = map(torch.cat, zip(*columns, strict=True))
+        keep = token_budget(self.keep, grid.num_tokens)
+        again = merge_places(merged, box, share.float(), keep)
+        cells = share.new_zeros(again.num_out).index_add_(0, again.group, share)
+        info = {"tokens_after_pieces": len(merged), "boxes": again.gather(box), "cells": cells}
+        return replace(MergePlan(group, weight, anchor).compose(again), info=info)
 
     def _plan_by_distortion(self, videos: Sequence[VideoFeatures]) -> list[MergePlan]:
         """Make the cheapest merges: as many as the budget asks for, or as the limit allows."""

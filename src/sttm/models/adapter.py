@@ -16,6 +16,7 @@ from sttm.models.transformers_api import (
     PIXELS,
     SLIDING_ATTENTION,
     Modality,
+    Signature,
     mismatch,
     pretrained,
 )
@@ -150,6 +151,11 @@ class Adapter:
     def pixels(self) -> str:
         """Name of the argument that holds the frames."""
         return PIXELS[self.modality]
+
+    def for_encoder(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the model's arguments that its encoder takes."""
+        names = Signature.of(self.base, self.encoder)
+        return {name: value for name, value in inputs.items() if name in names}
 
     def encoded(self, arguments: Mapping[str, Any], output: Any) -> list[VideoLayout]:
         """Read the grids of the videos of one encoder call.

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,18 +92,86 @@ def encode_frames(
         output = encode(**arguments, return_dict=True)
         note_videos(output, noted_videos(output) or adapter.encoded(arguments, output))
         return output
-    places = _places(adapter, steps, encoding.dedupe, levels)
-    once = sorted(set(places))
-    with contextlib.ExitStack() as stack:
-        reuse = None
-        if encoding.reuse is not None:
-            reuse = stack.enter_context(PatchReuse(adapter, encoding.reuse / levels))
-        features: dict[int, _Features] = {}
-        for some in _chunks(once, 1 if reuse is not None else encoding.chunk):
-            if reuse is None or reuse.start(steps[some[0]]):
-                new = list(_encode_chunk(encode, [steps[place] for place in some]))
-            features.update(zip(some, new))
-    return _join(adapter, arguments, [features[place] for place in places])
+    encoder = StepEncoder(adapter, encode, encoding, levels)
+    encoder.push(steps)
+    return encoder.finish(arguments)
+
+
+class StepEncoder:
+    """Encodes time steps as they come: what they are and in which calls is up to `FrameEncoding`.
+
+    Pixels are held of less than one chunk, and of the last encoded step where it is compared with.
+
+    Args:
+        adapter: the model's family, whose calls can be split.
+        encode: the model's encoder method.
+        encoding: how.
+        levels: see `pixel_levels`.
+
+    Raises:
+        UnsupportedModelError: ``reuse``, which this family lacks.
+    """
+
+    def __init__(
+        self, adapter: Adapter, encode: Encode, encoding: FrameEncoding, levels: float
+    ) -> None:
+        self._adapter, self._encode, self._levels = adapter, encode, levels
+        self._encoding, reuse = encoding, encoding.reuse
+        self._reuse = None if reuse is None else PatchReuse(adapter, reuse / levels)
+        self._places: list[int] = []  # for each step the one that is encoded in its stead
+        self._seen: dict[bytes, int] = {}
+        self._last: tuple[int, Step] | None = None  # that was or will be encoded
+        self._waiting: dict[int, Step] = {}
+        self._features: dict[int, _Features] = {}
+
+    def push(self, steps: Iterable[Step]) -> None:
+        """Take the next time steps, and encode each chunk that is complete."""
+        chunk = self._encoding.chunk if self._reuse is None else 1
+        with self._reuse or contextlib.nullcontext():
+            for place, step in enumerate(steps, len(self._places)):
+                found = self._same_as(place, step)
+                self._places.append(found)
+                if found == place:
+                    self._waiting[place] = step
+                if len(self._waiting) == chunk:
+                    self._encode_waiting()
+
+    def finish(self, arguments: Mapping[str, Any]) -> Any:
+        """Encode the rest, and return what the encoder gives for all steps in one call.
+
+        Args:
+            arguments: of that call, by name; its pixels may be on the meta device.
+        """
+        if self._waiting:
+            self._encode_waiting()
+        return _join(self._adapter, arguments, [self._features[place] for place in self._places])
+
+    def _encode_waiting(self) -> None:
+        steps = list(self._waiting.values())
+        if self._reuse is None or self._reuse.start(steps[0]):
+            new = list(_encode_chunk(self._encode, steps))
+        else:  # nothing has changed
+            new = [self._features[max(self._features)]]
+        self._features.update(zip(self._waiting, new))
+        self._waiting = {}
+
+    def _same_as(self, place: int, step: Step) -> int:
+        """Return the time step that is encoded in this one's stead; itself or an earlier one."""
+        threshold = self._encoding.dedupe
+        if threshold is None:
+            return place
+        digest = _digest(step)
+        found = self._seen.setdefault(digest, place)
+        if found < place or not threshold:
+            return found
+        if self._last is not None:
+            last, before = self._last
+            distance = patch_distance(self._adapter, before, step)
+            if distance is not None and bool((distance * self._levels <= threshold).all()):
+                self._seen[digest] = last
+                return last
+        self._last = place, step
+        return place
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,33 +231,9 @@ def _join(adapter: Adapter, arguments: Mapping[str, Any], steps: Sequence[_Featu
     return output
 
 
-def _places(
-    adapter: Adapter, steps: Sequence[Step], threshold: float | None, levels: float
-) -> list[int]:
-    """Return for each time step the one that is encoded in its stead; itself or an earlier one."""
-    if threshold is None:
-        return list(range(len(steps)))
-    seen: dict[bytes, int] = {}
-    places: list[int] = []
-    for place, step in enumerate(steps):
-        found = seen.setdefault(_digest(step), place)
-        if found == place and places and threshold:
-            last = max(places)
-            distance = patch_distance(adapter, steps[last], step)
-            near = distance is not None and bool((distance * levels <= threshold).all())
-            found = last if near else place
-        places.append(found)
-    return places
-
-
 def _digest(step: Step) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     for tensor in step.values():
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.digest()
-
-
-def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]

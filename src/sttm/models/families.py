@@ -192,7 +192,8 @@ class SquareFrames(Adapter):
         """Return ``(videos, n, C)``."""
         count = arguments[self.pixels].shape[1]
         starts = range(0, len(steps), count)
-        return torch.stack([self.join_frames(steps[start : start + count]) for start in starts])
+        videos = [self.join_frames(steps[start : start + count]) for start in starts]
+        return videos[0][None] if len(videos) == 1 else torch.stack(videos)  # no copy of a long one
 
     def join_frames(self, frames: Sequence[torch.Tensor]) -> torch.Tensor:
         """Put the features of one video's frames together."""

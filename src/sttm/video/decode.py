@@ -9,7 +9,7 @@ import numpy as np
 from sttm.errors import ConfigError, VideoError, printable
 from sttm.video.clock import Rate, measure
 from sttm.video.container import check_file
-from sttm.video.passes import Frames, Progress, Survey, Take, survey, take
+from sttm.video.passes import Frames, Progress, Receive, Survey, Take, survey, take
 from sttm.video.pictures import picture_advice, picture_format
 from sttm.video.sampling import Sampling, nominal_times
 
@@ -61,6 +61,7 @@ def read_video(
     rule: str = "llava",
     progress: Progress | None = None,
     warn: bool = True,
+    receive: Receive | None = None,
 ) -> Video:
     """Decode a video file and keep the frames that a sampling rule picks.
 
@@ -79,6 +80,10 @@ def read_video(
         progress: called with (frames decoded, frames expected) after each decoded frame; starts
             again from 1 when the file is decoded again.
         warn: issue a :class:`VideoWarning` about a damaged file.
+        receive: called with (place of the first, frames, how many are wanted) for every few frames
+            as they come, which it takes by returning True; the video's own ``frames`` are then
+            black and take no memory. Place 0 begins anew: what came before is void. If it returns
+            False for the first ones, all are kept, as without it.
 
     Returns:
         the frames with their times. A damaged or truncated file gives the frames that can be
@@ -97,7 +102,7 @@ def read_video(
     found = survey(file)
     if not found.clock.count:
         raise VideoError(f"{path}: the video stream holds no frames. Record or download it again.")
-    shot, rate, wanted = _take_until_settled(found, sampling, progress)
+    shot, rate, wanted = _take_until_settled(found, sampling, progress, receive)
     notes = (*found.notes, *_notes(found, shot, rate))
     if notes and warn:
         text = printable(f"{path}: {'; '.join(notes)}")
@@ -117,13 +122,13 @@ def read_video(
 
 
 def _take_until_settled(
-    found: Survey, sampling: Sampling, progress: Progress | None
+    found: Survey, sampling: Sampling, progress: Progress | None, receive: Receive | None
 ) -> tuple[Take, Rate, tuple[int, ...]]:
     expected, guess = found.clock.count, found.rate()
     wanted = sampling.indices(expected, guess.fps) if guess else ()
     threads, reads = True, 0
     while True:
-        shot = take(found, wanted, expected, threads, progress)
+        shot = take(found, wanted, expected, threads, progress, receive)
         reads += 1
         expected, rate = shot.clock.count, _rate(found, shot)
         truth = sampling.indices(expected, rate.fps)

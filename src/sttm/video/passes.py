@@ -17,6 +17,9 @@ from sttm.video.orientation import Orientation, frame_orientation
 
 Frames = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+Receive = Callable[[int, Frames, int], bool]  # see `Album`
+
+PIECE = 32  # frames that are handed over at once
 
 MISSING_SECONDS = Fraction(1, 2)  # a file is called cut short when more than this, and more than
 MISSING_SHARE = Fraction(1, 20)  # this share of what its header promises, is not there
@@ -100,7 +103,12 @@ class Take:
 
 
 def take(
-    found: Survey, wanted: Sequence[int], expected: int, threads: bool, progress: Progress | None
+    found: Survey,
+    wanted: Sequence[int],
+    expected: int,
+    threads: bool,
+    progress: Progress | None,
+    receive: Receive | None = None,
 ) -> Take:
     """Decode a whole file and keep some of its frames.
 
@@ -111,11 +119,12 @@ def take(
         expected: how many frames the file probably has, for ``progress`` only.
         threads: decode on all cores.
         progress: called with (frames decoded, frames expected) after each frame.
+        receive: takes the frames as they come, see `Album`.
 
     Raises:
         VideoError: see :func:`sttm.video.container.open_video`.
     """
-    album = Album(wanted)
+    album = Album(wanted, receive)
     with open_video(found.path, threads, found.track, found.clock.background) as source:
         for number, frame in enumerate(source.frames()):
             album.offer(number, frame)
@@ -129,12 +138,16 @@ class Album:
 
     Args:
         wanted: frame numbers to keep, ascending, repeats allowed.
+        receive: called with (place of the first, frames, how many are wanted) for each piece of at
+            most `PIECE` frames, which it owns then; place 0 begins anew. If it returns False for
+            the first piece, all frames are kept as if there were none to receive them.
     """
 
-    def __init__(self, wanted: Sequence[int]) -> None:
+    def __init__(self, wanted: Sequence[int], receive: Receive | None = None) -> None:
         self._wanted = wanted
+        self._receive = receive
         self._frames: Frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self._kept = 0
+        self._kept = self._given = 0
         self._size = (0, 0)
         self._orientation = Orientation()
         self._damaged = 0
@@ -158,12 +171,38 @@ class Album:
     def _keep(self, image: Frames, repeats: int) -> None:
         image = self._orientation.apply(image)
         if not self._kept:
-            self._frames = np.empty((len(self._wanted), *image.shape), dtype=np.uint8)
-        self._frames[self._kept : self._kept + repeats] = image
-        self._kept += repeats
+            self._frames = self._room(image)
+        for _ in range(repeats):
+            if self._kept - self._given == len(self._frames):
+                self._hand_over()
+            self._frames[self._kept - self._given] = image
+            self._kept += 1
+
+    def _room(self, image: Frames) -> Frames:
+        left = len(self._wanted) - self._given
+        count = left if self._receive is None else min(PIECE, left)
+        return np.empty((count, *image.shape), dtype=np.uint8)
+
+    def _hand_over(self) -> None:
+        """Give away the frames that are held; if they are not wanted, make room for all."""
+        held = self._frames[: self._kept - self._given]
+        receive = self._receive
+        if receive is not None and (receive(self._given, held, len(self._wanted)) or self._given):
+            self._given = self._kept
+            self._frames = self._room(held[0])
+            return
+        self._receive = None
+        self._frames = self._room(held[0])
+        self._frames[: len(held)] = held
 
     def close(self, source: VideoSource) -> Take:
-        """Hand out what was kept."""
+        """Hand out what was kept: frames that were given away are black, and take no memory."""
+        frames = self._frames[: self._kept - self._given]
+        if self._receive is not None and self._kept:
+            self._hand_over()
+            frames = self._frames[: self._kept - self._given]
+            if self._given:
+                frames = np.broadcast_to(np.uint8(0), (self._given, *frames.shape[1:]))
         notes = []
         if self._damaged:
             notes.append(f"frames that are damaged, and kept as libav mended them: {self._damaged}")
@@ -174,7 +213,7 @@ class Album:
         if not self._orientation.exact:
             notes.append("the rotation is no multiple of 90 degrees, and not applied")
         return Take(
-            frames=self._frames[: self._kept],
+            frames=frames,
             clock=source.clock,
             errors=tuple(source.errors),
             damaged=self._damaged,
