@@ -86,7 +86,7 @@ def test_tables_describe_every_patch(height: int, width: int, weighted: bool) ->
     sizes = level_sizes(height, width, to_single=True)
     tables = cell_tables(tuple(sizes), weighted, torch.device("cpu"))
     assert tables is cell_tables(tuple(sizes), weighted, torch.device("cpu"))
-    start = last = 0
+    start = 0
     for level, (rows, columns) in enumerate(sizes):
         place, share = tables.place[level], tables.share[level]
         assert sorted(set(place.tolist())) == list(range(start, start + rows * columns))
@@ -94,10 +94,12 @@ def test_tables_describe_every_patch(height: int, width: int, weighted: bool) ->
         torch.testing.assert_close(total, torch.ones(rows * columns))
         assert tables.level[place].eq(level).all()
         assert torch.equal(tables.patches[place], place.bincount()[place].float())
-        if level:
-            parents = tables.place[level - 1] - last
-            assert torch.equal(tables.parent[level - 1][parents] + start, place)
-        last, start = start, start + rows * columns
+        for coarser, around in enumerate(tables.around[:, place]):
+            none = len(tables.first)
+            assert around.tolist() == (
+                tables.place[coarser].tolist() if coarser > level else [none] * len(place)
+            )
+        start += rows * columns
         for patch in range(height * width):
             y, x = divmod(patch, width)
             y0, x0, y1, x1 = tables.box[place[patch]].tolist()
@@ -115,7 +117,7 @@ def test_neighbours_are_the_cells_that_overlap(height: int, width: int) -> None:
     sizes = tuple(level_sizes(height, width, to_single=True))
     tables = cell_tables(sizes, False, torch.device("cpu"))
     pairs = neighbour_tables(sizes, torch.device("cpu"))
-    boxes, levels = tables.box.tolist(), tables.level.tolist()
+    boxes = tables.box.tolist()
     expected = {
         (a, b)
         for a, (y0, x0, y1, x1) in enumerate(boxes)
@@ -125,6 +127,3 @@ def test_neighbours_are_the_cells_that_overlap(height: int, width: int) -> None:
     found = list(zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True))
     assert len(found) == len(set(found))
     assert set(found) == expected
-    for number, (earlier, later) in enumerate(found):
-        finer, other = (later, earlier) if number < pairs.split else (earlier, later)
-        assert levels[finer] <= levels[other]

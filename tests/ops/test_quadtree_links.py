@@ -52,7 +52,8 @@ def test_scores_equal_their_twin(
             level = only_level_with(tree, token, cell.box)
             if level is None:
                 continue
-            row = int(tree.row_of(token, torch.tensor([level])))
+            place = tree.tables.place[level, int(token) % tree.patches_per_frame]
+            row = int(tree.rows[t, place])
             torch.testing.assert_close(feature(tree, row), cell.feature, atol=1e-5, rtol=1e-5)
             score = float(tree.scores.flatten()[row - tree.num_tokens])
             assert score == pytest.approx(naive.score(cell, twin), abs=1e-5)
@@ -78,7 +79,7 @@ def test_links_equal_their_twin(
     cells = cut(tree, threshold)
     anchor = cells.is_anchor.nonzero().squeeze(1)
     level = cells.level[anchor]
-    row = [feature(tree, int(each)) for each in tree.row_of(anchor, level)]
+    row = [feature(tree, int(each)) for each in cells.row[anchor]]
     emitted = boxes(tree, anchor, level).tolist()
     twins = [naive.Cell(tuple(b), f) for b, f in zip(emitted, row, strict=True)]
     token = anchor.tolist()

@@ -11,6 +11,7 @@ Source: STTM names exact budgets as future work; this is our own.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 
@@ -18,6 +19,7 @@ from sttm.ops.links import Links, Parent, no_links, parent_links
 from sttm.ops.merge import Merge, follow_parents
 from sttm.ops.merge_order import MergeOrder
 from sttm.ops.quadtree import Cut, Quadtree, emit_cells
+from sttm.ops.similarity import joined, wanted_index
 from sttm.ops.token_counts import (
     SpannedLinks,
     cell_counts,
@@ -51,31 +53,30 @@ def cut_to(
         one merge per video; if no rank has so few tokens, its ``reached`` is False.
     """
     links, cells, tokens = counted(trees, order)
-    ranks = torch.arange(order.last + 1, device=cells.device)
     enough = tokens <= budget
     if start is not None:
         first = order.rank_of(start)
         first = torch.where(cells.take(first) < budget, 0, first)
-        enough = enough & (ranks >= first)
-    rank = torch.where(enough, ranks, order.last + 1).amin()
-    reached = rank <= order.last
-    rank = rank.clamp(max=order.last)
+        enough = enough & (torch.arange(order.last + 1, device=cells.device) >= first)
+    rank = enough.int().argmax()  # the first
     opened = cells.take(rank) < budget
     rank = rank - opened.long()
     surplus = cells.take(rank) - budget
     cuts = cuts_at(trees, order, rank)
     between = [
-        parent_links(own.at(rank).only(~opened), tree.num_tokens, parent) if own else no_links(cut)
+        parent_links(own.at(rank), tree.num_tokens, parent) if own else no_links(cut)
         for own, cut, tree in zip(links, cuts, trees, strict=True)
     ]
-    between = strongest(between, surplus)
-    inside = links_inside(trees, order, cuts, rank, surplus, opened)
-    spatial = _value_at(order.score, rank - 1)
-    temporal = torch.cat([own.similarity for own in between])
-    temporal = torch.where(temporal > -torch.inf, temporal, torch.inf).amin()
+    inside = links_inside(trees, order, cuts, rank, opened)
+    either = [_where(opened, *each) for each in zip(inside, between, strict=True)]
+    used = strongest(either, surplus + opened)
+    temporal = joined([own.similarity for own in used])
+    temporal = torch.where((temporal > -torch.inf) & ~opened, temporal, torch.inf).amin()
+    spatial = torch.cat([order.score.new_full((1,), torch.nan), order.score]).take(rank)
+    used = [_where(opened, _to_first(own), own) for own in used]
     return [
-        Merge(cut, used, follow_parents(cut, used, tree.frames), spatial, temporal, reached)
-        for tree, cut, used in zip(trees, cuts, map(_either, inside, between), strict=True)
+        Merge(cut, own, follow_parents(cut, own, tree.frames), spatial, temporal, enough.any())
+        for tree, cut, own in zip(trees, cuts, used, strict=True)
     ]
 
 
@@ -95,12 +96,12 @@ def counted(
         emission_spans(tree, rank, order.last)
         for tree, rank in zip(trees, order.cell_rank, strict=True)
     ]
-    cells = cell_counts(emitted, order.last)
+    cells = reduce(torch.add, [cell_counts(spans, order.last) for spans in emitted])
     if order.link_floor is None:
         return [None] * len(trees), cells, cells
     links = [spanned_links(tree, spans, order) for tree, spans in zip(trees, emitted, strict=True)]
-    linked = linked_counts(links, [tree.num_tokens for tree in trees], order.last)
-    return list(links), cells, cells - linked
+    tokens = reduce(torch.sub, [linked_counts(own, order.last) for own in links], cells)
+    return list(links), cells, tokens
 
 
 def cuts_at(trees: Sequence[Quadtree], order: MergeOrder, rank: int | torch.Tensor) -> list[Cut]:
@@ -110,7 +111,7 @@ def cuts_at(trees: Sequence[Quadtree], order: MergeOrder, rank: int | torch.Tens
 
 def strongest(links: Sequence[Links], count: torch.Tensor) -> list[Links]:
     """Return the ``count`` (a scalar) most similar links of all videos; equal ones in order."""
-    similarity = torch.cat([some.similarity for some in links])
+    similarity = joined([some.similarity for some in links])
     place = similarity.sort(descending=True, stable=True).indices
     used = torch.zeros_like(similarity, dtype=torch.bool)
     used[place] = torch.arange(similarity.shape[0], device=similarity.device) < count
@@ -123,10 +124,9 @@ def links_inside(
     order: MergeOrder,
     cuts: Sequence[Cut],
     rank: torch.Tensor,
-    count: torch.Tensor,
     wanted: torch.Tensor,
 ) -> list[Links]:
-    """Return ``count`` links between parts of the cell that merges next.
+    """Compare the parts of the cell that merges next with the whole of it.
 
     The parts that are most similar to the whole cell follow the first of them, so that fewer tokens
     go than the whole cell would cost.
@@ -135,63 +135,37 @@ def links_inside(
         trees: the pyramids of the videos.
         order: the order in which they merge.
         cuts: the cells at this rank, from `cuts_at`.
-        rank: the rank, below the last one; a scalar.
-        count: from 0 to the number of parts minus 1; a scalar.
+        rank: the rank, below the last one where links are wanted; a scalar.
         wanted: a bool scalar: whether there shall be any links.
 
     Returns:
-        per video one entry per token.
+        per video one entry per token, from it to itself.
     """
-    return [
-        _links_inside(tree, order, ranks, cut, rank, count, wanted)
-        for tree, ranks, cut in zip(trees, order.cell_rank, cuts, strict=True)
-    ]
-
-
-def _links_inside(
-    tree: Quadtree,
-    order: MergeOrder,
-    ranks: torch.Tensor,
-    cut: Cut,
-    rank: torch.Tensor,
-    count: torch.Tensor,
-    wanted: torch.Tensor,
-) -> Links:
-    links = no_links(cut)
-    if ranks.numel() == 0:
-        return links
-    patches, cells = tree.patches_per_frame, ranks.shape[1]
-    here = (ranks == rank).flatten()
-    number = (here * torch.arange(here.shape[0], device=here.device)).sum()
-    frame, place = number // cells, number % cells + patches
-    level = tree.tables.level.take(place)
-    inside = tree.tables.place.index_select(0, level[None])[0] == place
-    token = torch.arange(patches, device=here.device) + frame * patches
-    part = inside & cut.is_anchor[token] & here.any() & wanted
-    row = tree.row_of(token, cut.level[token])
-    whole = (tree.num_tokens + number).expand(patches)
-    similarity = torch.where(part, order.similarity(tree, row, whole, part), -torch.inf)
-    best = similarity.sort(descending=True, stable=True).indices
-    together = torch.zeros_like(part)
-    together[best] = torch.arange(patches, device=here.device) < count + 1
-    together &= part
-    first = torch.where(together, token, tree.num_tokens).amin()
-    follows = together & (token != first)
-    links.earlier[token] = torch.where(follows, first, links.earlier[token])
-    links.similarity[token] = torch.where(follows, 1.0, -torch.inf)
+    links = []
+    wholes = cuts_at(trees, order, rank + wanted)
+    for tree, cut, whole in zip(trees, cuts, wholes, strict=True):
+        part = cut.is_anchor & (cut.level != whole.level)
+        index = wanted_index(part)
+        none = no_links(cut)
+        none.similarity[index] = order.similarity(
+            tree, cut.row[index], whole.row[index], part[index]
+        )
+        links.append(none.only(part))
     return links
 
 
-def _either(one: Links, other: Links) -> Links:
-    """Return the links of the first where they exist, else those of the second."""
-    return Links(
-        torch.where(one.exists, one.earlier, other.earlier),
-        one.later,
-        torch.maximum(one.similarity, other.similarity),
+def _to_first(links: Links) -> Links:
+    """Return links of all linked cells but the first to the first one."""
+    first = torch.where(links.exists, links.later, links.later.shape[0]).amin()
+    return Links(first.expand_as(links.later), links.later, links.similarity).only(
+        links.later != first
     )
 
 
-def _value_at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return the value at an index, a scalar; NaN where there is none."""
-    padded = torch.cat([values.new_full((1,), torch.nan), values])
-    return padded.take(index + 1)
+def _where(condition: torch.Tensor, one: Links, other: Links) -> Links:
+    """Return the first links if a condition, a scalar, holds, else the others of the same cells."""
+    return Links(
+        torch.where(condition, one.earlier, other.earlier),
+        one.later,
+        torch.where(condition, one.similarity, other.similarity),
+    )

@@ -19,9 +19,9 @@ from sttm.ops.similarity import wanted_index
 
 Parent = Literal["most_similar", "top_left"]
 
-# Compares pairs of cells of a tree, given by their rows, the finer (or equal) cell first: ``(E,)``
-# float32; higher is more similar, on any finite scale. The last argument, ``(E,)`` bool, tells
-# which pairs are wanted: the value of another one means nothing.
+# Compares pairs of cells of a tree, given by their rows: ``(E,)`` float32; higher is more similar,
+# on any finite scale. The last argument, ``(E,)`` bool, tells which pairs are wanted: the value of
+# another one means nothing.
 Similarity = Callable[[Quadtree, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -76,28 +76,15 @@ def find_links(tree: Quadtree, cut: Cut, similarity: Similarity = Quadtree.cosin
     Returns:
         every pair once.
     """
-    frame, tokens = tree.patches_per_frame, tree.num_tokens
-    token = torch.arange(tokens, device=tree.device)
-    before, after = slice(0, tokens - frame), slice(frame, tokens)
-    level_before, level_after = cut.level[before], cut.level[after]
+    frame = tree.patches_per_frame
+    before, after = slice(0, -frame), slice(frame, None)
     # Of two cells the finer one's anchor lies in both; of two equal ones the later names the pair.
-    later_is_finer = cut.is_anchor[after] & (level_before >= level_after)
-    earlier_is_finer = cut.is_anchor[before] & (level_after > level_before)
-    wanted = torch.cat([later_is_finer, earlier_is_finer])
+    later_is_finer = cut.level[before] >= cut.level[after]
+    wanted = torch.where(later_is_finer, cut.is_anchor[after], cut.is_anchor[before])
     index = wanted_index(wanted)
     wanted = wanted[index]
-    finer = torch.cat([token[after], token[before]])[index]
-    other = torch.cat([token[before], token[after]])[index]
-    value = similarity(
-        tree, tree.row_of(finer, cut.level[finer]), tree.row_of(other, cut.level[other]), wanted
-    )
-    anchor, other_anchor = cut.anchor[finer], cut.anchor[other]
-    links = Links(
-        earlier=torch.minimum(anchor, other_anchor),
-        later=torch.maximum(anchor, other_anchor),
-        similarity=value,
-    )
-    return links.only(wanted)
+    value = similarity(tree, cut.row[before][index], cut.row[after][index], wanted)
+    return Links(cut.anchor[before][index], cut.anchor[after][index], value).only(wanted)
 
 
 def links_above(tree: Quadtree, cut: Cut, threshold: float | None) -> Links:
@@ -114,18 +101,18 @@ def parent_links(links: Links, num_tokens: int, parent: Parent = "most_similar")
         parent: the most similar earlier cell, the first of equal ones; or the first (top-left) one.
 
     Returns:
-        one entry per token: the link of the cell whose anchor it is; none for other tokens.
+        one entry per token: the link of the cell whose anchor it is; none for other tokens, where
+        ``earlier`` means nothing.
     """
     earlier, later, similarity = links.earlier, links.later, links.similarity
-    token = torch.arange(num_tokens, device=later.device)
     most = torch.full((num_tokens,), -torch.inf, device=later.device)
+    first = torch.full((num_tokens,), num_tokens, device=later.device)
     chosen = links.exists
     if parent == "most_similar":
         most.scatter_reduce_(0, later, similarity, "amax")
-        chosen = chosen & (similarity == most[later])
-    none = token.new_full((num_tokens,), num_tokens)
-    first = none.scatter_reduce(0, later, torch.where(chosen, earlier, num_tokens), "amin")
+        chosen = similarity == most[later]
+    first.scatter_reduce_(0, later, torch.where(chosen, earlier, num_tokens), "amin")
     if parent == "top_left":
         kept = torch.where(chosen & (earlier == first[later]), similarity, -torch.inf)
         most.scatter_reduce_(0, later, kept, "amax")
-    return Links(torch.where(first < num_tokens, first, token), token, most)
+    return Links(first, torch.arange(num_tokens, device=later.device), most)

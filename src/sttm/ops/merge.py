@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -35,7 +36,7 @@ class Merge:
     temporal: float | torch.Tensor | None
     reached: bool | torch.Tensor = True
 
-    @property
+    @cached_property
     def is_root(self) -> torch.Tensor:
         """``(N,)`` bool: the tokens that stand for a group."""
         return self.root == torch.arange(self.root.shape[0], device=self.root.device)
@@ -171,8 +172,8 @@ def to_plan(tree: Quadtree, merge: Merge, numbers: MergeNumbers | None = None) -
         size = torch.zeros_like(token).scatter_add_(0, root, torch.ones_like(token))
         weight = 1.0 / size[root].float()
     else:
-        patch = token % tree.patches_per_frame
-        weight = tree.tables.share[cells.level, patch] / num_cells[root]
+        level = cells.level.view(tree.frames, -1)
+        weight = tree.tables.share.gather(0, level).flatten() / num_cells[root]
     info: dict[str, Any] = {
         "spatial_threshold": numbers.spatial,
         "temporal_threshold": numbers.temporal,

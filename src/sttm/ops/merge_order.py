@@ -83,14 +83,11 @@ def rank_cells(
     )
     rank = torch.empty_like(cell)
     rank[cell] = torch.arange(cell.shape[0], device=cell.device)
-    parts = dict(
-        zip(order, torch.split(rank, [levels[v][n].numel() for v, n in order]), strict=True)
-    )
-    ranks = [torch.empty_like(own, dtype=torch.int64) for own in scores]
-    for (video, level), part in parts.items():
-        target = torch.split(ranks[video], trees[video].coarse_sizes, dim=1)[level]
-        target.copy_(part.view_as(target))
-    return ranks, score
+    parts = torch.split(rank, [levels[v][n].numel() for v, n in order])
+    ranks = [[own.new_empty((own.shape[0], 0), dtype=torch.int64)] for own in scores]
+    for (video, level), part in zip(order, parts, strict=True):
+        ranks[video].append(part.view_as(levels[video][level]))
+    return [torch.cat(own, dim=1) for own in ranks], score
 
 
 def _uniformity(tree: Quadtree) -> torch.Tensor:

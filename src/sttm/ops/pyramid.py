@@ -112,7 +112,8 @@ class CellTables:
         level: ``(P,)`` int64, its level.
         patches: ``(P,)`` float32, its patches.
         share: ``(L, H*W)`` float32, the patch's weight in the pooled feature of the cell.
-        parent: per level but the last ``(h*w,)`` int64: every cell's parent, raster in its level.
+        around: ``(L, P)`` int64, the places of the coarser cells around every cell; ``P`` where
+            there is none.
         lacking: per level but the finest ``(h, 2, w, 2)`` bool: child slots that are empty; None
             if there is none.
         scale: per level but the finest ``(h, w)`` float32: see `pool`.
@@ -124,7 +125,7 @@ class CellTables:
     level: torch.Tensor
     patches: torch.Tensor
     share: torch.Tensor
-    parent: list[torch.Tensor]
+    around: torch.Tensor
     lacking: list[torch.Tensor | None]
     scale: list[torch.Tensor]
 
@@ -136,13 +137,10 @@ class NeighbourTables:
     Args:
         earlier: ``(E,)`` int64, the place of the cell in the earlier frame.
         later: ``(E,)`` int64, the place of the cell in the later frame.
-        split: of the first ``split`` pairs the later cell is the finer (or equal) one, of the
-            others the earlier.
     """
 
     earlier: torch.Tensor
     later: torch.Tensor
-    split: int
 
 
 @lru_cache(maxsize=64)
@@ -155,7 +153,7 @@ def cell_tables(sizes: tuple[Size, ...], weighted: bool, device: torch.device) -
         device: where the tables go.
     """
     sides = [_side_tables([size[side] for size in sizes], weighted) for side in (0, 1)]
-    place, box, level, patches, share, parent, lacking, scale = ([] for _ in range(8))
+    place, box, level, patches, share, lacking, scale = ([] for _ in range(7))
     start = 0
     for number, (size, y, x) in enumerate(zip(sizes, *sides, strict=True)):
         place.append((y.cell[:, None] * size[1] + x.cell).flatten() + start)
@@ -169,17 +167,17 @@ def cell_tables(sizes: tuple[Size, ...], weighted: bool, device: torch.device) -
             amount = patches[-2] if weighted else torch.ones(sizes[number - 1], device="cpu")
             scale.append(1.0 / add_pairs(add_pairs(amount, 0), 1))
             lacking.append(_lacking_slots(sizes[number - 1]))
-            rows, columns = (parent_index(side) for side in sizes[number - 1])
-            parent.append((rows[:, None] * size[1] + columns).flatten())
-    boxes = torch.cat(box)
+    places, boxes, levels = torch.stack(place), torch.cat(box), torch.cat(level)
+    first = boxes[:, 0] * sizes[0][1] + boxes[:, 1]
+    coarser = torch.arange(len(sizes), device="cpu")[:, None] > levels
     return CellTables(
-        place=torch.stack(place).to(device),
-        first=(boxes[:, 0] * sizes[0][1] + boxes[:, 1]).to(device),
+        place=places.to(device),
+        first=first.to(device),
         box=boxes.to(device),
-        level=torch.cat(level).to(device),
+        level=levels.to(device),
         patches=torch.cat([count.flatten() for count in patches]).to(device),
         share=torch.stack(share).to(device),
-        parent=[cells.to(device) for cells in parent],
+        around=torch.where(coarser, places[:, first], start).to(device),
         lacking=[None if slots is None else slots.to(device) for slots in lacking],
         scale=[each.to(device) for each in scale],
     )
@@ -205,7 +203,6 @@ def neighbour_tables(sizes: tuple[Size, ...], device: torch.device) -> Neighbour
     return NeighbourTables(
         earlier=torch.cat([other, one[unequal]]).to(device),
         later=torch.cat([one, other[unequal]]).to(device),
-        split=len(finer),
     )
 
 

@@ -91,12 +91,11 @@ class Quadtree:
         fine, coarse = row[: self.num_tokens], row[self.num_tokens :]
         return torch.cat([part.view(self.frames, -1) for part in (fine, coarse)], dim=1)
 
-    def row_of(self, token: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """Return ``(M,)`` int64, the rows of the cells of these levels that hold these tokens."""
-        frame = token.div(self.patches_per_frame, rounding_mode="floor")
-        place = self.tables.place[level, token - frame * self.patches_per_frame]
-        offset = self.num_tokens - self.patches_per_frame + frame * self.scores.shape[1]
-        return torch.where(level > 0, place + offset, token)
+    @cached_property
+    def anchors(self) -> torch.Tensor:
+        """``(T, P)`` int64, the top-left token of the cell at every place of every frame."""
+        frame = torch.arange(self.frames, device=self.device)
+        return torch.add(self.tables.first, frame[:, None], alpha=self.patches_per_frame)
 
     def levels(self, first: int, end: int) -> list["Level"]:
         """Return what is known of some frames, level by level, finest first; views, not copies."""
@@ -170,10 +169,12 @@ class Cut:
 
     Args:
         level: ``(N,)`` int64, the level of the cell that every token belongs to.
+        row: ``(N,)`` int64, the row of that cell.
         anchor: ``(N,)`` int64, the top-left token of that cell, which stands for it.
     """
 
     level: torch.Tensor
+    row: torch.Tensor
     anchor: torch.Tensor
 
     @cached_property
@@ -327,15 +328,16 @@ def emit_cells(tree: Quadtree, merged: torch.Tensor) -> Cut:
         tree: the pyramid; its scores are not read.
         merged: ``(T, K)`` bool.
     """
-    patches = tree.patches_per_frame
-    token = torch.arange(tree.num_tokens, device=tree.device).view(tree.frames, patches)
-    if tree.num_levels == 1:
-        return Cut(level=torch.zeros_like(token).flatten(), anchor=token.flatten())
-    number = torch.arange(1, tree.num_levels, device=tree.device)
-    around = merged[:, tree.tables.place[1:] - patches]
-    level = (around * number[:, None]).amax(dim=1)
-    place = tree.tables.place[level, token[0]]
-    return Cut(level=level.flatten(), anchor=(tree.tables.first[place] + token[:, :1]).flatten())
+    patch, coarser = tree.tables.place.tensor_split([1])
+    place = patch.expand(tree.frames, -1)
+    if tree.num_levels > 1:  # of two places the larger one is that of the coarser cell
+        around = merged[:, coarser - tree.patches_per_frame]
+        place = torch.maximum(place, (around * coarser).amax(dim=1))
+    return Cut(
+        level=tree.tables.level[place].flatten(),
+        row=tree.rows.gather(1, place).flatten(),
+        anchor=tree.anchors.gather(1, place).flatten(),
+    )
 
 
 def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
@@ -350,5 +352,5 @@ def boxes(tree: Quadtree, token: torch.Tensor, level: torch.Tensor) -> torch.Ten
         ``(M, 5)`` int64: t, y0, x0, y1, x1, end-exclusive, in patches.
     """
     frame = token.div(tree.patches_per_frame, rounding_mode="floor")
-    place = tree.tables.place[level, token - frame * tree.patches_per_frame]
+    place = tree.tables.place[level, token % tree.patches_per_frame]
     return torch.cat([frame[:, None], tree.tables.box[place]], dim=1)

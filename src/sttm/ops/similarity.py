@@ -5,6 +5,8 @@ matmul setting must not move a decision, and equal vectors must score exactly 1.
 depend on the order in which a device adds, so that two devices rank the same pairs first.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 # Rows are multiplied in pieces whose temporary stays in a CPU's cache, or is small beside a GPU.
@@ -34,6 +36,11 @@ def can_select(device: torch.device) -> bool:
 def wanted_index(wanted: torch.Tensor) -> torch.Tensor | slice:
     """Return an index of the wanted entries, ``(E,)`` bool; of all where selecting would wait."""
     return wanted.nonzero().squeeze(1) if can_select(wanted.device) else slice(None)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Lay tensors end to end; a single one is returned as it is, not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def only_wanted(values: torch.Tensor, wanted: torch.Tensor, nothing: float) -> torch.Tensor:
@@ -112,7 +119,7 @@ def paired_products(
         products(a.index_select(0, i), b.index_select(0, j), heads)
         for i, j in zip(torch.split(rows_a, size), torch.split(rows_b, size), strict=True)
     ]
-    return torch.cat(pieces)
+    return joined(pieces)
 
 
 def needs_rescaling(square: torch.Tensor | float) -> bool:

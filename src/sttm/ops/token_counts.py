@@ -6,8 +6,8 @@ its cells are emitted. Every cell with a usable link to the previous frame merge
 there. Hence tokens(rank) = cells(rank) - cells with a usable link to the previous frame(rank).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import torch
 
@@ -15,7 +15,7 @@ from sttm.ops.links import Links
 from sttm.ops.merge_order import MergeOrder
 from sttm.ops.pyramid import neighbour_tables
 from sttm.ops.quadtree import Quadtree
-from sttm.ops.similarity import wanted_index
+from sttm.ops.similarity import joined, wanted_index
 
 # Pairs of cells looked at together: 32 MiB of int64.
 _PIECE = 2**22
@@ -32,6 +32,11 @@ class Spans:
 
     start: torch.Tensor
     end: torch.Tensor
+
+    @cached_property
+    def exist(self) -> torch.Tensor:
+        """Bool: the intervals that are not empty."""
+        return self.start < self.end
 
     def hold(self, rank: torch.Tensor) -> torch.Tensor:
         """Return bool: the intervals that a rank, a scalar, is in."""
@@ -66,13 +71,12 @@ def emission_spans(tree: Quadtree, rank: torch.Tensor, last: int) -> Spans:
     Returns:
         spans ``(T, P)``, by places.
     """
-    start = torch.cat([rank.new_zeros(tree.frames, tree.patches_per_frame), rank + 1], dim=1)
-    starts = torch.split(start, [tree.patches_per_frame, *tree.coarse_sizes], dim=1)
-    ends = [torch.full_like(starts[-1], last + 1)]
-    for level in range(tree.num_levels - 2, -1, -1):
-        around = torch.minimum(starts[level + 1], ends[0])
-        ends.insert(0, around[:, tree.tables.parent[level]])
-    return Spans(start, torch.cat(ends, dim=1))
+    patch = rank.new_zeros(tree.frames, tree.patches_per_frame)
+    never = rank.new_full((tree.frames, 1), last + 1)
+    start = torch.cat([patch, rank + 1, never], dim=1)
+    # On a CPU amin() takes eight times as long.
+    end = reduce(torch.minimum, start[:, tree.tables.around].unbind(1))
+    return Spans(start[:, :-1], end)
 
 
 def spanned_links(tree: Quadtree, emitted: Spans, order: MergeOrder) -> SpannedLinks:
@@ -85,59 +89,52 @@ def spanned_links(tree: Quadtree, emitted: Spans, order: MergeOrder) -> SpannedL
     """
     pairs = neighbour_tables(tree.sizes, tree.device)
     step = max(1, _PIECE // pairs.earlier.shape[0])
-    frames = torch.arange(1, tree.frames, device=tree.device)
-    pieces = [_spanned_piece(tree, emitted, order, some) for some in torch.split(frames, step)]
-    kinds = [torch.cat(kind) for kind in zip(*pieces, strict=True)]
+    pieces = [
+        _spanned_piece(tree, emitted, order, first, min(first + step, tree.frames - 1))
+        for first in range(0, max(1, tree.frames - 1), step)
+    ]
+    kinds = [joined(kind) for kind in zip(*pieces, strict=True)]
     return SpannedLinks(Links(*kinds[:3]), Spans(*kinds[3:]))
 
 
 def _spanned_piece(
-    tree: Quadtree, emitted: Spans, order: MergeOrder, frames: torch.Tensor
+    tree: Quadtree, emitted: Spans, order: MergeOrder, first: int, end: int
 ) -> tuple[torch.Tensor, ...]:
-    """Return the links from some frames to those before them, and their spans."""
+    """Return the links from the frames ``first`` to ``end`` to the next ones, and their spans."""
     pairs = neighbour_tables(tree.sizes, tree.device)
-    earlier = (frames[:, None] - 1, pairs.earlier)
-    later = (frames[:, None], pairs.later)
-    start = torch.maximum(emitted.start[earlier], emitted.start[later]).flatten()
-    end = torch.minimum(emitted.end[earlier], emitted.end[later]).flatten()
-    index = wanted_index(start < end)
-    start, end = start[index], end[index]
-    later_is_finer = torch.arange(pairs.later.shape[0], device=tree.device) < pairs.split
-    rows = tree.rows[earlier], tree.rows[later]
-    finer = torch.where(later_is_finer, rows[1], rows[0]).flatten()[index]
-    other = torch.where(later_is_finer, rows[0], rows[1]).flatten()[index]
-    similarity = order.similarity(tree, finer, other, start < end)
+
+    def both(cells: torch.Tensor) -> list[torch.Tensor]:
+        earlier, later = cells[first:end], cells[first + 1 : end + 1]
+        chosen = earlier.index_select(1, pairs.earlier), later.index_select(1, pairs.later)
+        return [values.flatten() for values in chosen]
+
+    spans = Spans(torch.maximum(*both(emitted.start)), torch.minimum(*both(emitted.end)))
+    index = wanted_index(spans.exist)
+    spans = Spans(spans.start[index], spans.end[index])
+    row, other = (row[index] for row in both(tree.rows))
+    similarity = order.similarity(tree, row, other, spans.exist)
     assert order.link_floor is not None
-    start = torch.maximum(start, torch.searchsorted(-order.link_floor, -similarity))
-    anchors = [
-        (tree.tables.first[place] + frame * tree.patches_per_frame).flatten()[index]
-        for frame, place in (earlier, later)
-    ]
-    return (*anchors, similarity, start, end)
+    start = torch.maximum(spans.start, torch.searchsorted(-order.link_floor, -similarity))
+    anchors = (anchor[index] for anchor in both(tree.anchors))
+    return (*anchors, similarity, start, spans.end)
 
 
-def cell_counts(emitted: Sequence[Spans], last: int) -> torch.Tensor:
-    """Return ``(last + 1,)`` int64: the emitted cells of all trees at every rank."""
-    start = torch.cat([spans.start.flatten() for spans in emitted])
-    end = torch.cat([spans.end.flatten() for spans in emitted])
-    return _count_intervals(start, end, last)
+def cell_counts(emitted: Spans, last: int) -> torch.Tensor:
+    """Return ``(last + 1,)`` int64: the emitted cells of a tree at every rank."""
+    return _count_intervals(emitted.start.flatten(), emitted.end.flatten(), last)
 
 
-def linked_counts(links: Sequence[SpannedLinks], tokens: Sequence[int], last: int) -> torch.Tensor:
+def linked_counts(links: SpannedLinks, last: int) -> torch.Tensor:
     """Return ``(last + 1,)`` int64: cells with a usable link to the previous frame at every rank.
 
     Args:
-        links: those of each tree.
-        tokens: each tree's number of tokens.
+        links: those of a tree.
         last: the last rank.
     """
-    offsets = [sum(tokens[:video]) for video in range(len(tokens))]
     # At every rank at most one cell with a given anchor is emitted: anchors stand for cells.
-    cell = torch.cat([own.links.later + at for own, at in zip(links, offsets, strict=True)])
-    start = torch.cat([own.spans.start for own in links])
-    end = torch.cat([own.spans.end for own in links])
-    index = wanted_index(start < end)
-    return _count_covered(cell[index], start[index], end[index], last)
+    spans = links.spans
+    index = wanted_index(spans.exist)
+    return _count_covered(links.links.later[index], spans.start[index], spans.end[index], last)
 
 
 def _count_covered(
@@ -156,15 +153,14 @@ def _count_covered(
     axis = cell * (last + 2)
     start, order = (start + axis).sort()
     end, axis = torch.maximum((end + axis)[order], start), axis[order]
-    covered = torch.cat([end.new_zeros(1), end.cummax(0).values])[:-1]
-    start = torch.maximum(start, covered)
+    start[1:] = torch.maximum(start[1:], end.cummax(0).values[:-1])
     return _count_intervals(start - axis, end - axis, last)
 
 
 def _count_intervals(start: torch.Tensor, end: torch.Tensor, last: int) -> torch.Tensor:
     """Return ``(last + 1,)`` int64: how many of the intervals that are not empty hold each rank."""
-    real = (start < end).long()
-    change = real.new_zeros(last + 2)
-    change.scatter_add_(0, torch.where(real > 0, start, 0), real)
-    change.scatter_add_(0, torch.where(real > 0, end, 0), -real)
+    one = start.new_ones(()).expand(start.shape)
+    change = start.new_zeros(last + 2).index_add_(0, start, one)
+    # An empty interval ends where it starts, and so takes back what it added.
+    change.index_add_(0, torch.maximum(start, end), one, alpha=-1)
     return change.cumsum(0)[:-1]
