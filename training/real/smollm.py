@@ -74,8 +74,8 @@ class Stage:
 
 STAGES = (
     Stage("smollm-words", 150, 3e-3),
-    Stage("smollm-frozen", 120, 2e-3, RealRecipe(6, 1, needles=3)),
-    Stage("smollm-adapters", 240, 1.5e-3, RealRecipe(6, 1, needles=3), adapters=True),
+    Stage("smollm-frozen", 60, 2e-3, RealRecipe(6, 1, needles=3)),
+    Stage("smollm-adapters", 120, 1e-3, RealRecipe(6, 1, needles=3, questions=6), adapters=True),
 )
 
 
@@ -176,7 +176,7 @@ class Trained(nn.Module):
         super().__init__()
         self.model = (model,)  # a tuple, so that its frozen weights are not saved
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
         """Detach the trained parameters."""
         return {name: p.detach() for name, p in trained(self.model[0]).items()}
 
@@ -238,7 +238,8 @@ def words_loss(
     tokens = video_tokens(model, batch.frames)[:, :-1].flatten(0, 1)[known]
     error = (tokens - cell_targets(labels[known], embedding, words)).pow(2).mean(-1)
     needle = labels[known, 0] < NONE
-    return (error[needle].mean() + error[~needle].mean()) / embedding.var()
+    loss: Tensor = (error[needle].mean() + error[~needle].mean()) / embedding.var()
+    return loss
 
 
 def run_stage(
@@ -292,10 +293,10 @@ def run_stage(
         steps=stage.steps,
         log=Log(work / f"{stage.name}.jsonl"),
         checkpoint=work / f"{stage.name}.pt",
-        warmup=15,
+        warmup=8,
         floor=0.1,
         every=10,
-        eval_every=60,
+        eval_every=40,
         optimiser_state=resume["optimiser"] if resume else None,
     )
 
