@@ -75,7 +75,7 @@ class Stage:
 STAGES = (
     Stage("smollm-words", 150, 3e-3),
     Stage("smollm-frozen", 60, 2e-3, RealRecipe(6, 1, needles=3)),
-    Stage("smollm-adapters", 120, 1e-3, RealRecipe(6, 1, needles=3, questions=6), adapters=True),
+    Stage("smollm-adapters", 200, 1e-3, RealRecipe(6, 1, needles=3, questions=6), adapters=True),
 )
 
 
