@@ -78,8 +78,8 @@ $(LANGUAGE_MODEL)/.fetched: | $(STAMP)
 
 real-lm: real-material $(LANGUAGE_MODEL)/.fetched  ## train a projector for SmolLM2 on real features, and ask it
 	$(BIN)/python -m training.real.smollm
-	$(BIN)/python -m training.real.evaluate --checkpoint build/real/smollm-adapters.pt --clips 24 \
-		--methods random --keep 1 0.1
+	$(BIN)/python -m training.real.evaluate --checkpoint build/real/smollm-adapters.pt --clips 45 \
+		--methods random sttm --keep 1 0.1 --against sttm
 
 .venv-vllm/.installed: pyproject.toml $(wildcard tests/vllm/environment/*.txt)
 	$(call install,.venv-vllm,--requirement tests/vllm/environment/requirements.txt)
