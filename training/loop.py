@@ -88,7 +88,7 @@ def run_steps(
             continue
         if done % every == 0 or done == steps:
             seconds = time.perf_counter() - begun
-            count = (step - first) % every + 1
+            count = min(done - first, done % every or every)  # since the last entry
             log.write(
                 stage=name, step=done, loss=total / count, seconds=seconds, lr=base[-1] * scale
             )

@@ -86,7 +86,7 @@ def packed_attention(
         query[:, :, :n], key[:, :, :n], value[:, :, :n], is_causal=True, scale=scaling
     )
     asked = scaled_dot_product_attention(
-        query[:, :, n:], key, value, attn_mask=attention_mask, scale=scaling
+        query[:, :, n:], key, value, attn_mask=attention_mask.to(query), scale=scaling
     )
     return torch.cat([context, asked], dim=2).transpose(1, 2).contiguous(), None
 
@@ -110,7 +110,7 @@ def packed_logits(
     prefix = embed(batch.prefix).expand(len(video), -1, -1)
     context = batch.context_positions.shape[-1]
     seen = torch.cat([prefix, video], dim=1)[:, :context]
-    inputs = torch.cat([seen, embed(batch.ids)], dim=1)
+    inputs = torch.cat([seen, embed(batch.ids)], dim=1).to(embed.weight.dtype)
     hidden = model.model.language_model(
         inputs_embeds=inputs,
         attention_mask=block_mask(batch.blocks, context),

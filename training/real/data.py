@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from sttm.nano.clips import QUADRANTS
 from training.ask import Packer, choose
@@ -83,10 +84,17 @@ class AskBatches(Batches):
     """Packed questions about clips of a pool."""
 
     def __init__(
-        self, recipe: RealRecipe, pool: Pool, seed: int, stage: str, first: int, steps: int
+        self,
+        recipe: RealRecipe,
+        pool: Pool,
+        seed: int,
+        stage: str,
+        first: int,
+        steps: int,
+        words: PreTrainedTokenizerBase | None = None,
     ) -> None:
         super().__init__(seed, stage, first, steps)
-        self.recipe, self.pool, self.packer = recipe, pool, Packer(tokenizer())
+        self.recipe, self.pool, self.packer = recipe, pool, Packer(words or tokenizer())
 
     def __getitem__(self, index: int) -> Packed:
         rng, recipe = self.generator(index), self.recipe

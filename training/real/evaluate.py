@@ -28,6 +28,8 @@ from sttm.evaluation.render import markdown_table
 from sttm.evaluation.specs import ALL, Setting, make_settings
 from sttm.evaluation.statistics import Bootstrap, Estimate, Tally
 from training.data import batch_generator
+from training.real import model as small
+from training.real import smollm
 from training.real.clips import (
     FRAMES,
     LONGEST,
@@ -38,7 +40,6 @@ from training.real.clips import (
     random_shot,
     render,
 )
-from training.real.model import load
 from training.real.mrope import place_question
 from training.real.pool import RUNS
 from training.real.questions import TASKS, Question, make_questions
@@ -114,12 +115,21 @@ def make_runs(settings: Sequence[Setting], positions: Sequence[str]) -> list[Run
     return whole + [Run(s, p) for p in positions for s in settings if s.method is not None]
 
 
-def chats_for(model: Any, processor: Any, runs: Sequence[Run]) -> dict[Run, VideoChat]:
-    """Hold a chat with the model for each run, none of which may depend on the question."""
+def chats_for(
+    model: Any, processor: Any, runs: Sequence[Run], layer: int | None = LAYER
+) -> dict[Run, VideoChat]:
+    """Hold a chat with the model for each run, none of which may depend on the question.
+
+    Args:
+        model: of transformers.
+        processor: the model's own.
+        runs: what to compare.
+        layer: where videos are reduced; None for the layer of each method.
+    """
     return {
         run: VideoChat(model, processor)
         if run.setting.method is None
-        else VideoChat(model, processor, run.setting.method, layer=LAYER, positions=run.positions)
+        else VideoChat(model, processor, run.setting.method, layer=layer, positions=run.positions)
         for run in runs
     }
 
@@ -231,6 +241,19 @@ def text_table(table: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(columns, [[cell(row.get(c, "")) for c in columns] for row in table])
 
 
+def load(path: Path) -> tuple[Any, Any]:
+    """Load the model that a checkpoint belongs to, and its processor."""
+    state = torch.load(path, weights_only=True)
+    if state["stage"] in {stage.name for stage in smollm.STAGES}:
+        return smollm.load(state)
+    return small.load(path)
+
+
+def read_layer(text: str) -> int | None:
+    """Read a layer; the word "default" stands for that of each method."""
+    return None if text == "default" else int(text)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare reductions on held-out clips.")
     parser.add_argument("--checkpoint", type=Path, default=WORK / f"{STAGES[-1].name}.pt")
@@ -238,6 +261,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--keep", nargs="+", type=read_keep, default=[1.0, 0.1])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--layer", type=read_layer, default=LAYER, help="a number, or 'default'")
     parser.add_argument("--positions", nargs="+", default=[SURVIVED])
     parser.add_argument("--against", help="a method to compare with at equal budgets")
     parser.add_argument("--seen", action="store_true", help="videos and cut-outs of training")
@@ -254,13 +278,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     runs = make_runs(make_settings(args.methods, args.keep), args.positions)
     test = ClipSet(Material(held_out=not args.seen), tuple(args.sizes), args.longest)
-    name = f"{args.checkpoint.stem}-{test.name}"
+    where = {LAYER: "", None: "-default-layer"}.get(args.layer, f"-layer-{args.layer}")
+    name = f"{args.checkpoint.stem}-{test.name}{where}"
     path = args.out / f"{name}.jsonl"
     args.out.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     known = {(a["setting"], a["clip"], a["index"]): a for a in map(json.loads, lines)}
     model, processor = load(args.checkpoint)
-    chats = chats_for(model, processor, runs)
+    chats = chats_for(model, processor, runs, args.layer)
     clips = range(args.clips)
     with path.open("a", buffering=1) as file:  # whole lines, whenever the process ends
         for answer in answers(chats, clips, test, known):

@@ -49,11 +49,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(sentences())
 
 
-def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHead]:
-    """Build an untrained model, without its tower, and the read-outs of its cells."""
-    torch.manual_seed(seed)
-    words = tokenizer()
-    vision = SiglipVisionConfig(  # stands in for the real one: transformers has no Lite0
+def vision_config() -> SiglipVisionConfig:
+    """Stand in for the real tower's configuration: transformers has no Lite0."""
+    return SiglipVisionConfig(
         hidden_size=WIDTH_OF_CELLS,
         intermediate_size=1,
         num_hidden_layers=1,
@@ -62,7 +60,13 @@ def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHe
         patch_size=SIZE // (2 * GRID),
         vision_use_head=False,
     )
-    config = build_config(words, vision, vocabulary=len(words), layers=LAYERS, mlp=MLP)
+
+
+def new_model(seed: int) -> tuple[LlavaOnevisionForConditionalGeneration, CellHead]:
+    """Build an untrained model, without its tower, and the read-outs of its cells."""
+    torch.manual_seed(seed)
+    words = tokenizer()
+    config = build_config(words, vision_config(), vocabulary=len(words), layers=LAYERS, mlp=MLP)
     model = LlavaOnevisionForConditionalGeneration(config)
     model.model.vision_tower = torch.nn.Identity()
     return model, CellHead(READ_OUTS)
