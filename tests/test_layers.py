@@ -24,6 +24,7 @@ ORDER = (
     "budget",
     "methods",
     "streaming",
+    "piecewise",
     "vllm",
     "video",
     "models",

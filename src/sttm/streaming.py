@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from sttm.budget import token_budget
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods.checks import check_count
@@ -21,7 +20,7 @@ from sttm.ops.same_places import merge_places
 from sttm.ops.similarity import needs_rescaling, rescaled
 from sttm.plan import MergePlan
 
-__all__ = ["PiecewiseSTTM", "StreamMemory", "StreamTokens", "StreamingSTTM", "merge_same_places"]
+__all__ = ["StreamMemory", "StreamTokens", "StreamingSTTM", "merge_same_places"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,91 +332,6 @@ def merge_same_places(tokens: StreamTokens, keep: int, *, oldest: int | None = N
         ConfigError: ``keep`` leaves no token for every box, or is less than what may not merge.
     """
     return merge_places(tokens.features, tokens.box, tokens.share, keep, oldest=oldest)
-
-
-class PiecewiseSTTM:
-    """Merges a video that comes in chunks as ``STTM(keep=..., piece=...)`` merges the whole of it.
-
-    It holds the tokens that its pieces leave, and the features of less than one piece. Nothing is
-    final before the end.
-
-    Args:
-        method: with ``keep`` and ``piece``.
-        height: token rows of a frame.
-        width: token columns of a frame.
-        frames: that will come.
-    """
-
-    def __init__(self, method: STTM, height: int, width: int, frames: int) -> None:
-        self.method = method
-        self._grid = VideoGrid(frames, height, width)
-        self._tokens: StreamTokens | None = None  # of complete pieces
-        self._rest: torch.Tensor | None = None  # features of the piece that is not
-        self._pushed = 0
-        self._pending: StreamTokens | None = None
-
-    def push(self, x: torch.Tensor, along: torch.Tensor | None = None) -> StreamTokens | None:
-        """Take the next frames ``(frames*H*W, C)``; return the tokens that are final: none.
-
-        Raises:
-            ConfigError: something is to be merged along with them.
-        """
-        if along is not None:
-            raise ConfigError(
-                "piece: got a model whose vision tower feeds several decoder layers, expected one "
-                "whose features enter in one place. Watch the video as a whole."
-            )
-        assert self.method.piece is not None
-        size = self.method.piece * self._grid.tokens_per_frame
-        rest = x if self._rest is None else torch.cat([self._rest, x])
-        self._pushed += len(x)
-        while len(rest) >= size:
-            self._tokens = self._joined(rest[:size], self._pushed - len(rest))
-            rest = rest[size:]
-        self._rest, self._pending = rest.clone(), None
-        return None
-
-    def pending(self) -> StreamTokens | None:
-        """Return all tokens, as they would be if the video ended now; None before any frame."""
-        if self._pending is None and self._rest is not None:
-            held = self._tokens
-            if len(self._rest) or held is None:
-                held = self._joined(self._rest, self._pushed - len(self._rest))
-            assert self.method.keep is not None
-            keep = token_budget(self.method.keep, self._pushed)
-            self._pending = held.merge(merge_same_places(held, keep))
-        return self._pending
-
-    def flush(self) -> StreamTokens | None:
-        """Return all tokens: they are final at the end."""
-        return self.pending()
-
-    def _joined(self, x: torch.Tensor, offset: int) -> StreamTokens:
-        """Return the tokens of a piece that begins at token ``offset``, behind the others'."""
-        plan = self.method.plan_piece(x, self._grid)
-        box = plan.info["boxes"].clone()
-        box[:, 0] += offset // self._grid.tokens_per_frame
-        share = plan.sizes if self.method.weighted else plan.info["cells"]
-        rest = (share.float(), box, x.new_empty(plan.num_out, 0))
-        new = StreamTokens(plan.apply(x), plan.anchor + offset, *rest)
-        return new if self._tokens is None else StreamTokens.join(self._tokens, new)
-
-
-def merger_of(
-    method: STTM, height: int, width: int, window: int | None, frames: int | None
-) -> StreamingSTTM | PiecewiseSTTM:
-    """Return what merges a video that comes.
-
-    Args:
-        method: that `check_streamable` accepts.
-        height: token rows of a frame.
-        width: token columns of a frame.
-        window: see `StreamingSTTM`.
-        frames: that will come; None: that is not known.
-    """
-    if method.piece is not None and frames is not None:
-        return PiecewiseSTTM(method, height, width, frames)
-    return StreamingSTTM(method, height, width, window=window)
 
 
 def check_streamable(method: object, *, frames: int | None = None) -> None:

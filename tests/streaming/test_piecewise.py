@@ -7,7 +7,8 @@ import sttm
 from sttm.errors import ConfigError
 from sttm.grid import VideoGrid
 from sttm.methods import VideoFeatures
-from sttm.streaming import PiecewiseSTTM, check_streamable
+from sttm.piecewise import PiecewiseSTTM
+from sttm.streaming import check_streamable
 
 GRID = VideoGrid(23, 4, 5)
 

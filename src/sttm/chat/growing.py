@@ -13,7 +13,8 @@ from sttm.models import Positions
 from sttm.models.growing_positions import GrowingPositions
 from sttm.models.halves import EmbeddedPrompt, FedTokens, SplitDecoder
 from sttm.models.transformers_api import INPUT_IDS
-from sttm.streaming import StreamMemory, StreamTokens, merger_of
+from sttm.piecewise import merger_of
+from sttm.streaming import StreamMemory, StreamTokens
 
 
 @dataclass(frozen=True, eq=False)
