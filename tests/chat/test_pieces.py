@@ -137,7 +137,7 @@ def test_what_is_no_equal_is_encoded_as_a_whole(monkeypatch: pytest.MonkeyPatch)
 
     class ByBrightness(own):  # type: ignore[misc, valid-type]
         def _preprocess(self, videos: Any, **options: Any) -> Any:
-            if not videos[0].is_meta and bool(videos[0][-1].float().mean() > 200):
+            if not videos[0].is_meta and bool(videos[0][-1].float().mean() > 250):
                 videos = [each[..., :8] for each in videos]
             return super()._preprocess(videos, **options)
 
@@ -148,6 +148,29 @@ def test_what_is_no_equal_is_encoded_as_a_whole(monkeypatch: pytest.MonkeyPatch)
     with sttm.VideoChat(tiny.model, processor) as chat:
         got = encode(chat, frames, monkeypatch, whole=False)
         assert finished == [False]
+        assert_equal(got, encode(chat, frames, monkeypatch, whole=True))
+
+
+def test_frames_that_depend_on_others_are_encoded_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny, finished = bundle("llava_onevision"), watch_finished(monkeypatch)
+    processor = copy.copy(tiny.processor)
+    own = type(processor.video_processor)
+
+    class LessTheirMean(own):  # type: ignore[misc, valid-type]
+        def _preprocess(self, videos: Any, **options: Any) -> Any:
+            means = [each.float().mean((0, 2, 3), keepdim=True) for each in videos]
+            videos = [(each - mean).clamp(0, 255) for each, mean in zip(videos, means)]
+            return super()._preprocess(videos, **options)
+
+    processor.video_processor = copy.copy(processor.video_processor)
+    processor.video_processor.__class__ = LessTheirMean
+    frames = video(2 * PIECE).frames.copy()
+    frames[PIECE:] //= 2
+    with sttm.VideoChat(tiny.model, processor) as chat:
+        got = encode(chat, frames, monkeypatch, whole=False)
+        assert finished == []
         assert_equal(got, encode(chat, frames, monkeypatch, whole=True))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sttm.chat.prompt import (
@@ -35,7 +36,8 @@ class PieceEncoder:
     Whether a processor makes the same of pieces is asked from the processor itself, which is given
     frames without pixels (on the meta device): of the whole video, and of each size of piece. One
     that spends a budget of pixels on the whole video is given its share for each piece. Where the
-    time steps are not the same, or the family's cannot be told apart, the frames are refused.
+    time steps are not the same, or the family's cannot be told apart, the frames are refused; so
+    are they where a frame's pixels depend on those of other frames.
 
     Args:
         chat: whose model, processor and encoding are used.
@@ -126,7 +128,7 @@ class PieceEncoder:
             self._steps = self._steps_of(self.chat.processor, frames, total)
             for self._shares in (False, True):
                 if all(self._fits(first, frames) for first in {0, (total - 1) // PIECE * PIECE}):
-                    return bool(self._steps)
+                    return bool(self._steps) and self._is_framewise(frames)
         except (SttmError, AttributeError, RuntimeError, TypeError, ValueError):
             pass  # it reads the pixels; if it fails on them, too, it says why
         return False
@@ -150,6 +152,21 @@ class PieceEncoder:
         steps = self._steps_of(self.processor_for(count), frames, count)
         at = first * len(self._steps) // self._total
         return self._are(steps, at, at + len(steps))
+
+    def _is_framewise(self, frames: Frames) -> bool:
+        """Tell whether grey noise becomes the same alone as in front of other noise."""
+        shape = (2 * frames_per_step(self.chat.processor), *frames.shape[1:])
+        noise = np.random.default_rng(0)
+        grey = noise.integers(80, 160, shape, np.uint8)
+        others = noise.integers(0, 256, shape, np.uint8)
+        alone = self._pixel_steps(grey)
+        both = self._pixel_steps(np.concatenate([grey, others]))[: len(alone)]
+        return all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
+
+    def _pixel_steps(self, frames: Frames) -> list[torch.Tensor]:
+        tensors = self._open(self.processor_for(len(frames)), video_of_frames(frames, Sampling()))
+        steps = self.chat.adapter.split_steps(self.chat.adapter.for_encoder(tensors)) or []
+        return [step[self._pixels] for step in steps]
 
     def _steps_of(self, processor: Any, frames: Frames, count: int) -> list[Step]:
         """Return the time steps of ``count`` frames of a size, without pixels."""
