@@ -151,21 +151,24 @@ def test_what_is_no_equal_is_encoded_as_a_whole(monkeypatch: pytest.MonkeyPatch)
         assert_equal(got, encode(chat, frames, monkeypatch, whole=True))
 
 
+@pytest.mark.parametrize(
+    "another", [lambda x: x.mean((0, 2, 3), keepdim=True), lambda x: x[:1]], ids=["mean", "first"]
+)
 def test_frames_that_depend_on_others_are_encoded_as_a_whole(
-    monkeypatch: pytest.MonkeyPatch,
+    another: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny, finished = bundle("llava_onevision"), watch_finished(monkeypatch)
     processor = copy.copy(tiny.processor)
     own = type(processor.video_processor)
 
-    class LessTheirMean(own):  # type: ignore[misc, valid-type]
+    class LessAnother(own):  # type: ignore[misc, valid-type]
         def _preprocess(self, videos: Any, **options: Any) -> Any:
-            means = [each.float().mean((0, 2, 3), keepdim=True) for each in videos]
-            videos = [(each - mean).clamp(0, 255) for each, mean in zip(videos, means)]
+            others = [another(each.float()) for each in videos]
+            videos = [(each - other).clamp(0, 255) for each, other in zip(videos, others)]
             return super()._preprocess(videos, **options)
 
     processor.video_processor = copy.copy(processor.video_processor)
-    processor.video_processor.__class__ = LessTheirMean
+    processor.video_processor.__class__ = LessAnother
     frames = video(2 * PIECE).frames.copy()
     frames[PIECE:] //= 2
     with sttm.VideoChat(tiny.model, processor) as chat:
@@ -236,3 +239,13 @@ def test_piecewise_is_refused(name: str, method: sttm.STTM, shown: Any, told: st
         pytest.raises(sttm.SttmError, match=told),
     ):
         chat.watch(shown, piecewise=True)
+
+
+def test_positions_in_seconds_need_frames_at_a_known_rate(tmp_path: Path) -> None:
+    """A file of 100 s of which 64 frames are kept: they are not 1 s apart, as the stream takes."""
+    tiny, path = bundle("qwen2_5_vl"), tmp_path / "clip.mp4"
+    write_video(video(200).frames, path, fps=2)
+    with sttm.VideoChat(tiny.model, tiny.processor, METHODS[0], layer=1) as chat:
+        for shown in (path, read_video(path, max_frames=64)):
+            with pytest.raises(sttm.SttmError, match="how far apart the frames are"):
+                chat.watch(shown, max_frames=64, piecewise=True)

@@ -139,6 +139,18 @@ class PieceEncoder:
         places = self.chat.adapter.placeholders(self._ids)[0].nonzero().squeeze(1)
         return bool((places.diff() != 1).any())
 
+    def depends_on_rate(self, frames: Frames) -> bool:
+        """Tell whether the model is told how far apart frames are, which changes positions."""
+        count = frames_per_step(self.chat.processor)
+        one, three = (
+            self._open(
+                _without_pixels(self.chat.processor),
+                shape_only(video_of_frames(frames[:1], Sampling(fps=fps)), count),
+            )
+            for fps in (1.0, 3.0)
+        )
+        return any(not torch.equal(one[name], three[name]) for name in {*one} - {self._pixels})
+
     def processor_for(self, count: int) -> Any:
         """Return the processor of a piece of ``count`` frames."""
         own = self.chat.processor
@@ -154,14 +166,14 @@ class PieceEncoder:
         return self._are(steps, at, at + len(steps))
 
     def _is_framewise(self, frames: Frames) -> bool:
-        """Tell whether grey noise becomes the same alone as in front of other noise."""
+        """Tell whether grey noise and other noise become the same alone as one behind another."""
         shape = (2 * frames_per_step(self.chat.processor), *frames.shape[1:])
         noise = np.random.default_rng(0)
         grey = noise.integers(80, 160, shape, np.uint8)
         others = noise.integers(0, 256, shape, np.uint8)
-        alone = self._pixel_steps(grey)
-        both = self._pixel_steps(np.concatenate([grey, others]))[: len(alone)]
-        return all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
+        alone = self._pixel_steps(grey) + self._pixel_steps(others)
+        both = self._pixel_steps(np.concatenate([grey, others]))
+        return len(alone) == len(both) and all(map(torch.equal, alone, both))
 
     def _pixel_steps(self, frames: Frames) -> list[torch.Tensor]:
         tensors = self._open(self.processor_for(len(frames)), video_of_frames(frames, Sampling()))
@@ -229,20 +241,21 @@ class PieceWatcher:
         chat: that watches.
         fps: frames per second of the sample.
         context: see `VideoChat.watch`.
+        is_even: whether frames are known to be exactly ``1 / fps`` seconds apart.
 
     Attributes:
         stream: the video so far; None before the first frames.
         seconds: that were not spent on reading.
     """
 
-    def __init__(self, chat: "VideoChat", fps: float, context: str) -> None:
+    def __init__(self, chat: "VideoChat", fps: float, context: str, *, is_even: bool) -> None:
         if getattr(chat.model.config, "add_time_instruction", False):
             raise UnsupportedModelError(
                 f"piecewise: got {type(chat.model).__name__}, which is told the times of all "
                 "frames in front of its question, expected a model that is not. Leave piecewise "
                 "out."
             )
-        self.chat = chat
+        self.chat, self._is_even = chat, is_even
         self.stream: VideoStream | None = None
         self.seconds = 0.0
         self._options: Any = {"fps": fps, "context": context}
@@ -268,6 +281,13 @@ class PieceWatcher:
                     "other tokens between frames, such as their times, which are known for sure at "
                     "the end of the file alone; expected one whose frames follow one another. "
                     "Leave piecewise out."
+                )
+            if not self._is_even and pieces.depends_on_rate(frames):
+                raise UnsupportedModelError(
+                    f"piecewise: got {type(self.chat.model).__name__}, whose positions depend on "
+                    "how far apart the frames are, which is known for sure at the end of the file "
+                    "alone; expected frames in memory at the rate of fps, or another model. Leave "
+                    "piecewise out."
                 )
             self.stream = VideoStream(
                 self.chat,

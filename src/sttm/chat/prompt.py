@@ -414,6 +414,11 @@ def _metadata(video: Video) -> VideoMetadata:
     )
 
 
+def sampled_rate(video: Video) -> float:
+    """Return how many frames per second processors take a video to have."""
+    return float(_metadata(video).sampled_fps)
+
+
 def _tokenize(processor: Any, text: str) -> torch.Tensor:
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)

@@ -24,6 +24,7 @@ from sttm.chat.prompt import (
     open_prompt,
     opening,
     part_of,
+    sampled_rate,
     time_instruction,
 )
 from sttm.chat.records import Encoded, Source, Timings
@@ -202,7 +203,9 @@ class VideoChat:
     def _watch_piecewise(
         self, video: Shown, context: str, tell: Progress, sampling: dict[str, Any]
     ) -> "PrefilledVideo":
-        watcher = PieceWatcher(self, sampling["fps"], context)
+        found = as_video(video, **sampling)  # a file tells at its end how far apart its frames are
+        is_even = isinstance(found, Video) and sampled_rate(found) == sampling["fps"]
+        watcher = PieceWatcher(self, sampling["fps"], context, is_even=is_even)
         start = time.perf_counter()
         read = self._read(video, tell=tell, receive=watcher.receive, **sampling)
         decode = time.perf_counter() - start - watcher.seconds
