@@ -1,6 +1,7 @@
 """A video that comes in chunks is in the cache as one that was there from the start."""
 
 import itertools
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -379,6 +380,18 @@ def test_times_go_on_behind_those_that_were_given() -> None:
     stream.push(clip(2))
     stream.push(clip(1), np.array([9.0]))
     assert stream.watched().sources[0].timestamps == (0.0, 3.1, 3.1, 3.5, 4.0, 9.0)
+
+
+def test_whole_seconds_are_told_at_any_rate() -> None:
+    """GLM's processor cuts the fraction off: a little less than 3 seconds would be 2."""
+    chat = open_chat(name="glm4v")
+    for rate in (1.0, 3.0, 29.97):
+        stream = chat.stream(fps=rate)
+        times = [float(second) for second in range(0, 40, 2)]
+        for second in times:
+            stream.push(clip(2), [second, second])
+        told = chat.processor.tokenizer.decode(stream.watched().ids)
+        assert re.findall(r"<\|end_of_image\|>(\d+)", told) == [f"{int(x)}" for x in times]
 
 
 @pytest.mark.parametrize(
