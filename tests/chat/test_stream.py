@@ -378,7 +378,7 @@ def test_times_go_on_behind_those_that_were_given() -> None:
     stream.push(clip(1))
     stream.push(clip(2), [3.1, 3.1])
     stream.push(clip(2))
-    stream.push(clip(1), np.array([9.0]))
+    stream.push(clip(1), np.array([9.0]).tolist())
     assert stream.watched().sources[0].timestamps == (0.0, 3.1, 3.1, 3.5, 4.0, 9.0)
 
 
@@ -434,7 +434,10 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ConfigError, match="positions: got 'merged' for a stream"):
         open_chat(positions="merged").stream()
     with pytest.raises(ConfigError, match="window: got 0"):
-        open_chat().stream(window=0).push(clip(1))
+        open_chat().stream(window=0)
+    for context, why in ((5, "got int, expected text"), ("<|video_pad|>", "in the place of pic")):
+        with pytest.raises(ConfigError, match=f"context: got .*{why}|context: {why}"):
+            open_chat().stream(context=context)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="fps=0"):
         open_chat().stream(fps=0)
     stream: VideoStream = open_chat().stream()

@@ -12,11 +12,18 @@ import torch
 from sttm.chat.growing import GrowingPrompt, OpenedPrompt
 from sttm.chat.identity import method_key
 from sttm.chat.prefilled import PrefilledVideo
-from sttm.chat.prompt import frames_per_step, model_inputs, open_prompt, opening
+from sttm.chat.prompt import (
+    check_messages,
+    frames_per_step,
+    model_inputs,
+    open_prompt,
+    opening,
+)
 from sttm.chat.records import Answer, Source, Timings
 from sttm.chat.step_texts import StepTexts, timed_video
 from sttm.errors import ConfigError
 from sttm.methods import STTM
+from sttm.methods.checks import check_count
 from sttm.models.growing_positions import GrowingPositions
 from sttm.models.halves import PromptEmbedder, SplitDecoder
 from sttm.models.timing import now
@@ -45,7 +52,8 @@ class VideoStream:
         processor_for: gives the processor of some number of frames; None: the chat's own.
 
     Raises:
-        ConfigError: the method or the position policy needs the whole video.
+        ConfigError: the method or the position policy needs the whole video, a window that is
+            no count, or a context that is no text or holds a placeholder.
         UnsupportedModelError: a model whose prompt cannot grow frame by frame.
     """
 
@@ -70,6 +78,9 @@ class VideoStream:
         self.chat = chat
         self._method, self._window = method, window
         self._sampling, self._messages = Sampling(fps=fps), opening((), (), context)
+        check_messages(self._messages, chat.processor)
+        if window is not None:
+            check_count("window", window)
         self._embed = PromptEmbedder(chat.adapter)
         SplitDecoder(chat.adapter, layer, chat.positions)  # refuses what cannot be split
         self._layer, self._steps = layer, steps
