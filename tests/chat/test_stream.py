@@ -1,6 +1,8 @@
 """A video that comes in chunks is in the cache as one that was there from the start."""
 
 import itertools
+import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -307,6 +309,104 @@ def test_frames_in_front_of_a_fault_are_taken(monkeypatch: pytest.MonkeyPatch) -
     assert_same(stream.watched(), told.watched())
 
 
+@pytest.mark.parametrize("cap", [None, 100])
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("name", STREAMING)
+def test_an_interrupted_push_leaves_the_stream_as_it_was(
+    name: str, at: int, cap: int | None
+) -> None:
+    """In a layer in front of the reduction or behind it: nothing is lost, and nothing is twice."""
+    method = METHOD if cap is None else replace(METHOD, spatial_threshold=None, max_tokens=cap)
+    chat = open_chat(method, name=name, layer=1 if cap is None else 0)
+    stream, told = chat.stream(window=2), chat.stream(window=2)
+    for part in np.split(clip(12)[:8], 4):
+        stream.push(part)
+        told.push(part)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = chat.adapter.text.layers[at].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stream.push(clip(12)[8:10])
+    handle.remove()
+    assert len(stream) == 8
+    for each in (stream, told):
+        each.push(clip(12)[8:10])
+        each.push(clip(12)[10:])
+    assert stream.watched().sources == told.watched().sources
+    assert_same(stream.watched(), told.watched())
+
+
+def test_frames_that_are_pushed_while_another_thread_asks_are_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = open_chat().stream()
+    stream.push(clip(2))
+    asking, rest = threading.Event(), stream._prefill_rest
+
+    def slowly(*given: Any) -> PrefilledVideo:
+        asking.set()
+        pusher.join(0.3)  # it waits for this thread, with a question about the frames before it
+        return rest(*given)
+
+    def push() -> None:
+        asking.wait()
+        stream.push(clip(2))
+
+    pusher = threading.Thread(target=push)
+    monkeypatch.setattr(stream, "_prefill_rest", slowly)
+    pusher.start()
+    before = stream.watched()
+    pusher.join()
+    assert stream.watched().tokens_in == stream.tokens_in == 2 * before.tokens_in
+
+
+def test_a_frame_that_waits_is_no_view_of_the_callers_array() -> None:
+    chat = open_chat(name="qwen2_5_vl")
+    stream, told = chat.stream(), chat.stream()
+    buffer = np.empty_like(clip(1))
+    for frame in np.split(clip(4), 4):
+        buffer[:] = frame
+        stream.push(buffer)
+    told.push(clip(4))
+    assert_same(stream.watched(), told.watched())
+
+
+def test_times_go_on_behind_those_that_were_given() -> None:
+    stream = open_chat().stream(fps=2.0)
+    stream.push(clip(1))
+    stream.push(clip(2), [3.1, 3.1])
+    stream.push(clip(2))
+    stream.push(clip(1), np.array([9.0]).tolist())
+    assert stream.watched().sources[0].timestamps == (0.0, 3.1, 3.1, 3.5, 4.0, 9.0)
+
+
+def test_whole_seconds_are_told_at_any_rate() -> None:
+    """GLM's processor cuts the fraction off: a little less than 3 seconds would be 2."""
+    chat = open_chat(name="glm4v")
+    for rate in (1.0, 3.0, 29.97):
+        stream = chat.stream(fps=rate)
+        times = [float(second) for second in range(0, 40, 2)]
+        for second in times:
+            stream.push(clip(2), [second, second])
+        told = chat.processor.tokenizer.decode(stream.watched().ids)
+        assert re.findall(r"<\|end_of_image\|>(\d+)", told) == [f"{int(x)}" for x in times]
+
+
+@pytest.mark.parametrize(
+    "times", [(2.0, float("nan")), (2.0, float("inf")), (4.0, 3.0), (0.5, 2.0), ("a", "b")]
+)
+def test_times_that_are_none_are_refused(times: Any) -> None:
+    stream = open_chat(name="qwen3_vl").stream()
+    with pytest.raises(ConfigError, match=r"timestamps: got \[-1.0\]"):
+        stream.push(clip(1), [-1.0])
+    stream.push(clip(2))
+    with pytest.raises(ConfigError, match=r"timestamps: got .* behind .* expected finite seconds"):
+        stream.push(clip(2), times)
+    assert len(stream) == 2
+
+
 def test_a_model_that_places_longer_videos_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -334,7 +434,10 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ConfigError, match="positions: got 'merged' for a stream"):
         open_chat(positions="merged").stream()
     with pytest.raises(ConfigError, match="window: got 0"):
-        open_chat().stream(window=0).push(clip(1))
+        open_chat().stream(window=0)
+    for context, why in ((5, "got int, expected text"), ("<|video_pad|>", "in the place of pic")):
+        with pytest.raises(ConfigError, match=f"context: got .*{why}|context: {why}"):
+            open_chat().stream(context=context)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="fps=0"):
         open_chat().stream(fps=0)
     stream: VideoStream = open_chat().stream()
@@ -342,6 +445,8 @@ def test_bad_input_is_refused() -> None:
         stream.ask("Where?")
     with pytest.raises(ConfigError, match="expected \\(T, H, W, 3\\)"):
         stream.push(clip(3)[0])
+    with pytest.raises(ConfigError, match="video: got list, expected an array"):
+        stream.push([clip(1)])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="timestamps: got 2 for 3 frames"):
         stream.push(clip(3), [0.0, 1.0])
     assert stream.tokens_in == stream.tokens_out == len(stream) == 0

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import sys
 import threading
@@ -45,6 +46,19 @@ def test_standard_input(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", Stdin(reader))
         assert LiveVideo("-").is_live
         assert_frames(read("-"), 4)
+
+
+def test_an_interrupt_is_none_of_the_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV swallows what is raised while libav reads, and would wait for the pipe again."""
+    with pipe(encoded(13), stall=20) as reader:
+        monkeypatch.setattr(sys, "stdin", Stdin(reader))
+        reading = threading.get_ident()
+        timer = threading.Timer(1.0, signal.pthread_kill, [reading, signal.SIGINT])
+        timer.start()
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            read("-", timeout=15.0)
+        assert time.monotonic() - begun < 10
 
 
 def test_a_named_pipe(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from sttm.models import transformers_api as api
 from sttm.models.adapter import Adapter
 from sttm.video import Sampling, Video
 
-_TICKS = 1 << 20  # per sampled frame, a power of two: `index / rate` is not rounded otherwise
-
 
 def timed_video(frames: np.ndarray[Any, Any], times: Sequence[float], rate: float) -> Video:
     """Return frames as a video whose processor tells their own times.
@@ -23,13 +21,19 @@ def timed_video(frames: np.ndarray[Any, Any], times: Sequence[float], rate: floa
         times: seconds of each.
         rate: sampled frames per second.
     """
+    numbers: Any = tuple(round(time * rate) for time in times)
+    total: Any = len(frames)
+    unit = rate
+    if any(number / rate != time for number, time in zip(numbers, times, strict=True)):
+        # Seconds in place of numbers: the processor's quotient is the time itself.
+        numbers, total, unit = tuple(times), len(frames) / rate, 1.0
     return Video(
         frames=frames,
         timestamps=tuple(times),
-        indices=tuple(round(time * rate * _TICKS) for time in times),
+        indices=numbers,
         duration=len(frames) / rate,
-        fps=rate * _TICKS,
-        total_frames=len(frames) * _TICKS,
+        fps=unit,
+        total_frames=total,
         path="",
         sampling=Sampling(fps=rate),
     )

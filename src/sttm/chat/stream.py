@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +12,18 @@ import torch
 from sttm.chat.growing import GrowingPrompt, OpenedPrompt
 from sttm.chat.identity import method_key
 from sttm.chat.prefilled import PrefilledVideo
-from sttm.chat.prompt import frames_per_step, model_inputs, open_prompt, opening
+from sttm.chat.prompt import (
+    check_messages,
+    frames_per_step,
+    model_inputs,
+    open_prompt,
+    opening,
+)
 from sttm.chat.records import Answer, Source, Timings
 from sttm.chat.step_texts import StepTexts, timed_video
 from sttm.errors import ConfigError
 from sttm.methods import STTM
+from sttm.methods.checks import check_count
 from sttm.models.growing_positions import GrowingPositions
 from sttm.models.halves import PromptEmbedder, SplitDecoder
 from sttm.models.timing import now
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from sttm.chat.session import VideoChat
 
 PIECE = 16  # frames that are encoded at once
+_ROUNDING = 1e-3  # of a frame's interval
 
 
 class VideoStream:
@@ -42,7 +52,8 @@ class VideoStream:
         processor_for: gives the processor of some number of frames; None: the chat's own.
 
     Raises:
-        ConfigError: the method or the position policy needs the whole video.
+        ConfigError: the method or the position policy needs the whole video, a window that is
+            no count, or a context that is no text or holds a placeholder.
         UnsupportedModelError: a model whose prompt cannot grow frame by frame.
     """
 
@@ -67,6 +78,9 @@ class VideoStream:
         self.chat = chat
         self._method, self._window = method, window
         self._sampling, self._messages = Sampling(fps=fps), opening((), (), context)
+        check_messages(self._messages, chat.processor)
+        if window is not None:
+            check_count("window", window)
         self._embed = PromptEmbedder(chat.adapter)
         SplitDecoder(chat.adapter, layer, chat.positions)  # refuses what cannot be split
         self._layer, self._steps = layer, steps
@@ -96,24 +110,20 @@ class VideoStream:
     def push(self, frames: np.ndarray[Any, Any], timestamps: Sequence[float] | None = None) -> None:
         """Take the next frames.
 
+        Whatever stops it, an interrupt included, the stream holds the first ``len(stream)`` frames
+        and goes on behind them.
+
         Args:
             frames: ``(T, H, W, 3)`` uint8 RGB, any number of them.
-            timestamps: seconds of each; None: ``1 / fps`` apart.
+            timestamps: seconds of each, ascending; None: ``1 / fps`` apart, behind those before.
 
         Raises:
-            ConfigError: no such frames, or frames of another number of tokens than before.
+            ConfigError: no such frames or times, or frames of another number of tokens than before.
         """
         video = video_of_frames(frames, self._sampling)
-        rate = self._sampling.fps
-        if timestamps is None:
-            timestamps = [(len(self) + i) / rate for i in range(len(frames))]
-        if len(timestamps) != len(frames):
-            raise ConfigError(
-                f"timestamps: got {len(timestamps)} for {len(frames)} frames, expected one each."
-            )
-        self._watched = None
         with self.chat.lock:
-            shown, times = video.frames, [*timestamps]
+            shown, times = video.frames, self._next_times(len(video), timestamps)
+            self._watched = None
             if self._waiting is not None:
                 if self._waiting.shape[1:] != shown.shape[1:]:
                     raise _other_size(shown.shape[2:0:-1], self._waiting.shape[2:0:-1], "pixels")
@@ -122,17 +132,43 @@ class VideoStream:
             whole = len(shown) - len(shown) % self._step
             for start in range(0, whole, PIECE * self._step):
                 end = min(start + PIECE * self._step, whole)
-                self._prompt = self._push(shown[start:end], times[start:end], self._prompt)
-                self._take(None, times[start:end])
-            if whole < len(shown):
-                self._take(shown[whole:], times[whole:])
+                prompt = self._push(shown[start:end], times[start:end], self._prompt)
+                self._take(prompt, None, times[start:end])
+            if whole < len(shown):  # copied: the array is the caller's
+                self._take(self._prompt, shown[whole:].copy(), times[whole:])
 
-    def _take(self, waiting: np.ndarray[Any, Any] | None, times: Sequence[float]) -> None:
+    def _next_times(self, count: int, given: Sequence[float] | None) -> list[float]:
+        """Return the seconds of the next frames, which were given or follow on those before."""
+        rate, last = self._sampling.fps, self._timestamps[-1:]
+        if given is None:
+            first = max([len(self), *(floor(time * rate + _ROUNDING) + 1 for time in last)])
+            return [(first + i) / rate for i in range(count)]
+        if len(given) != count:
+            raise ConfigError(
+                f"timestamps: got {len(given)} for {count} frames, expected one each."
+            )
+        try:
+            times = [float(time) for time in given]
+        except (TypeError, ValueError):
+            times = [float("nan")]
+        if not all(a <= b < float("inf") for a, b in pairwise([0.0, *last, *times])):
+            raise ConfigError(
+                f"timestamps: got {[*given]} behind {last or 'none'}, expected finite seconds from "
+                "0 on, none below the one before it."
+            )
+        return times
+
+    def _take(
+        self,
+        prompt: GrowingPrompt | None,
+        waiting: np.ndarray[Any, Any] | None,
+        times: Sequence[float],
+    ) -> None:
         """Note that frames were taken, those that waited among them, and which wait now."""
-        if self._waiting is not None:
-            del self._timestamps[-len(self._waiting) :]
-        self._waiting = waiting
-        self._timestamps += times
+        kept = len(self) - (0 if self._waiting is None else len(self._waiting))
+        timestamps = [*self._timestamps[:kept], *times]
+        # Without a call in between, so that no interrupt leaves half of it.
+        self._prompt, self._waiting, self._timestamps = prompt, waiting, timestamps
 
     def ask(self, question: str, **generate: Any) -> Answer:
         """Ask about all frames so far; see :meth:`PrefilledVideo.ask`."""
@@ -150,7 +186,6 @@ class VideoStream:
             if self._watched is None:
                 prompt, timings = self._prompt, self._timings
                 if self._waiting is not None:  # as a video that ends here is filled up
-                    prompt = None if prompt is None else prompt.fork()
                     times = self._timestamps[-len(self._waiting) :]
                     prompt = self._push(self._waiting, times, prompt)
                 assert prompt is not None
@@ -162,7 +197,10 @@ class VideoStream:
     def _push(
         self, frames: np.ndarray[Any, Any], times: Sequence[float], prompt: GrowingPrompt | None
     ) -> GrowingPrompt:
-        """Encode some frames, and prefill what they close; return the prompt, which is begun."""
+        """Encode some frames, and prefill what they close; return the prompt, which is another.
+
+        The one that was given does not change: if anything fails, it is still there.
+        """
         chat, rate = self.chat, self._sampling.fps
         start = now(chat.model.device)
         if self._texts is None:
@@ -182,7 +220,7 @@ class VideoStream:
         with chat.reducing(None, chat.positions):
             embedded = self._embed(inputs, features)
             opened = OpenedPrompt(prefix, inputs, embedded)
-            prompt = self._open(opened) if prompt is None else prompt
+            prompt = self._open(opened) if prompt is None else prompt.fork()
             here, first = embedded.span.video.grid, prompt.grid
             if (here.width, here.height) != (first.width, first.height):
                 raise _other_size((here.width, here.height), (first.width, first.height), "tokens")

@@ -202,6 +202,10 @@ def video_of_frames(frames: Frames, sampling: Sampling) -> Video:
     Raises:
         ConfigError: another shape or dtype.
     """
+    if not isinstance(frames, np.ndarray):
+        raise ConfigError(
+            f"video: got {type(frames).__name__}, expected an array (T, H, W, 3) uint8 RGB."
+        )
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ConfigError(
             f"video: got an array of shape {frames.shape} and dtype {frames.dtype}, expected "

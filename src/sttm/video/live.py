@@ -185,6 +185,7 @@ class _Pipe:
 
     def __init__(self, source: str, timeout: float) -> None:
         self._source, self._timeout, self.stalled = source, timeout, False
+        self._interrupt: KeyboardInterrupt | None = None  # that PyAV would swallow
 
     def __enter__(self) -> "_Pipe":
         is_stdin = self._source == STDIN
@@ -194,12 +195,18 @@ class _Pipe:
     def __exit__(self, *error: object) -> None:
         if self._source != STDIN:
             os.close(self._file)
+        if self._interrupt is not None:
+            raise self._interrupt
 
     def read(self, count: int) -> bytes:
-        """Return up to ``count`` bytes, none at the end."""
-        if not self.stalled:  # libav may ask again
-            self.stalled = not select.select([self._file], [], [], self._timeout)[0]
-        return b"" if self.stalled else os.read(self._file, count)
+        """Return up to ``count`` bytes, none at the end, which an interrupt is, too."""
+        try:
+            if not (self.stalled or self._interrupt):  # libav may ask again
+                self.stalled = not select.select([self._file], [], [], self._timeout)[0]
+                return b"" if self.stalled else os.read(self._file, count)
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = interrupt
+        return b""
 
 
 def _on_one_clock(frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, float]]:
