@@ -219,7 +219,8 @@ class VideoStore:
             64 hexadecimal digits.
 
         Raises:
-            see `watch`; ConfigError also for a list without a video, which is not stored.
+            ConfigError: as `watch`; also for a list without a video, which is not stored.
+            VideoError: as `watch`.
         """
         sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "rule": rule}
         keys = self.keys(chat, video, **sampling, context=context)
@@ -240,7 +241,8 @@ class VideoStore:
         """Return the keys of each beginning of a list that ends with a video; see `key`.
 
         Raises:
-            see `watch`.
+            ConfigError: as `watch`.
+            VideoError: as `watch`.
         """
         sampling = Sampling(rule=rule, fps=fps, max_frames=max_frames)
         return self._keys(chat, self._steps(video, sampling), sampling, context)
