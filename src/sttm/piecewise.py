@@ -27,7 +27,7 @@ class PiecewiseSTTM:
     def __init__(self, method: STTM, height: int, width: int, frames: int) -> None:
         self.method = method
         self._grid = VideoGrid(frames, height, width)
-        self._tokens: StreamTokens | None = None  # of complete pieces
+        self._pieces: list[StreamTokens] = []  # of complete pieces
         self._rest: torch.Tensor | None = None  # features of the piece that is not
         self._pushed = 0
         self._pending: StreamTokens | None = None
@@ -48,7 +48,7 @@ class PiecewiseSTTM:
         rest = x if self._rest is None else torch.cat([self._rest, x])
         self._pushed += len(x)
         while len(rest) >= size:
-            self._tokens = self._joined(rest[:size], self._pushed - len(rest))
+            self._pieces = [*self._pieces, self._merged(rest[:size], self._pushed - len(rest))]
             rest = rest[size:]
         self._rest, self._pending = rest.clone(), None
         return None
@@ -56,9 +56,10 @@ class PiecewiseSTTM:
     def pending(self) -> StreamTokens | None:
         """Return all tokens, as they would be if the video ended now; None before any frame."""
         if self._pending is None and self._rest is not None:
-            held = self._tokens
-            if len(self._rest) or held is None:
-                held = self._joined(self._rest, self._pushed - len(self._rest))
+            pieces = self._pieces
+            if len(self._rest) or not pieces:
+                pieces = [*pieces, self._merged(self._rest, self._pushed - len(self._rest))]
+            held = StreamTokens.join(*pieces)
             assert self.method.keep is not None
             keep = token_budget(self.method.keep, self._pushed)
             self._pending = held.merge(merge_same_places(held, keep))
@@ -68,15 +69,12 @@ class PiecewiseSTTM:
         """Return all tokens: they are final at the end."""
         return self.pending()
 
-    def _joined(self, x: torch.Tensor, offset: int) -> StreamTokens:
-        """Return the tokens of a piece that begins at token ``offset``, behind the others'."""
-        plan = self.method.plan_piece(x, self._grid)
-        box = plan.info["boxes"].clone()
-        box[:, 0] += offset // self._grid.tokens_per_frame
-        share = plan.sizes if self.method.weighted else plan.info["cells"]
-        rest = (share.float(), box, x.new_empty(plan.num_out, 0))
-        new = StreamTokens(plan.apply(x), plan.anchor + offset, *rest)
-        return new if self._tokens is None else StreamTokens.join(self._tokens, new)
+    def _merged(self, x: torch.Tensor, first: int) -> StreamTokens:
+        """Return the tokens of a piece that begins at token ``first``."""
+        plan = self.method.plan_piece(x, self._grid, first)
+        share, box = plan.info["share"].float(), plan.info["boxes"]
+        nothing = x.new_empty(plan.num_out, 0)
+        return StreamTokens(plan.apply(x), plan.anchor + first, share, box, nothing)
 
 
 def merger_of(

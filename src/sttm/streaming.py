@@ -5,6 +5,7 @@ is known which groups are closed, and what is emitted does not change.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 
@@ -24,7 +25,25 @@ __all__ = ["StreamMemory", "StreamTokens", "StreamingSTTM", "merge_same_places"]
 
 
 @dataclass(frozen=True, eq=False)
-class StreamTokens:
+class Rows:
+    """Tensors of as many rows each: the base of what is cut and joined row by row."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, index: slice | torch.Tensor) -> Self:
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @classmethod
+    def join(cls, *parts: Self) -> Self:
+        """Put rows behind one another."""
+        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+        return cls(*(torch.cat(column) for column in columns))
+
+
+@dataclass(frozen=True, eq=False)
+class StreamTokens(Rows):
     """Merged tokens in the order of their anchors.
 
     Args:
@@ -41,19 +60,6 @@ class StreamTokens:
     share: torch.Tensor
     box: torch.Tensor
     along: torch.Tensor
-
-    def __len__(self) -> int:
-        """Count the tokens."""
-        return self.anchor.shape[0]
-
-    def __getitem__(self, index: slice | torch.Tensor) -> "StreamTokens":
-        return StreamTokens(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    @classmethod
-    def join(cls, *parts: "StreamTokens") -> "StreamTokens":
-        """Put tokens behind one another."""
-        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
-        return cls(*(torch.cat(column) for column in columns))
 
     def merge(self, plan: MergePlan) -> "StreamTokens":
         """Merge these tokens once more.

@@ -41,9 +41,9 @@ from training.packing import ATTENTION, Packed, answer_loss, packed_logits
 from training.real.data import AskBatches, CellBatches, RealRecipe
 from training.real.model import NONE, PIXEL_SCALE, vision_config
 from training.real.pool import Pool
-from training.real.sources import BACKGROUNDS, KINDS, ROOT, Material
+from training.real.sources import BACKGROUNDS, KINDS, ROOT
 from training.real.tower import LiteTower
-from training.real.train import TEST_SHOTS, TRAIN_SHOTS, WORK
+from training.real.train import WORK, open_pools
 from training.text import build_processor
 
 PACKAGES = ROOT / "build" / "real" / "lm"  # where `make real-lm` puts it
@@ -325,10 +325,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pools = (
-        Pool(args.work / "train.pool", Material(), TRAIN_SHOTS),
-        Pool(args.work / "test.pool", Material(held_out=True), TEST_SHOTS),
-    )
+    pools = open_pools(args.work)
     model = new_model(args.seed)
     model.model.language_model.set_attn_implementation(ATTENTION)
     for stage in STAGES:

@@ -77,6 +77,14 @@ WITH_MROPE = replace(LONGER, name=MROPE, recipe=RealRecipe(FRAMES, 6, mrope=True
 FURTHER = {stage.name: stage for stage in (LONGER, WITH_MROPE)}
 
 
+def open_pools(work: Path) -> tuple[Pool, Pool]:
+    """Open the pools to train on and to test with; what is not there is made."""
+    return (
+        Pool(work / "train.pool", Material(), TRAIN_SHOTS),
+        Pool(work / "test.pool", Material(held_out=True), TEST_SHOTS),
+    )
+
+
 def run_stage(
     stage: Stage,
     model: LlavaOnevisionForConditionalGeneration,
@@ -210,10 +218,7 @@ def main() -> None:
     parser.add_argument("--then", choices=FURTHER, help="a stage to end with")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pools = (
-        Pool(args.work / "train.pool", Material(), TRAIN_SHOTS),
-        Pool(args.work / "test.pool", Material(held_out=True), TEST_SHOTS),
-    )
+    pools = open_pools(args.work)
     model, head = new_model(args.seed)
     stages = STAGES if args.then is None else (*STAGES, FURTHER[args.then])
     saved = [i for i, stage in enumerate(stages) if (args.work / f"{stage.name}.pt").exists()]

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from sttm.models.growing_positions import GrowingPositions
 from sttm.models.halves import EmbeddedPrompt, FedTokens, SplitDecoder
 from sttm.models.transformers_api import INPUT_IDS
 from sttm.piecewise import merger_of
-from sttm.streaming import StreamMemory, StreamTokens
+from sttm.streaming import Rows, StreamMemory, StreamTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class OpenedPrompt:
 
 
 @dataclass(frozen=True, eq=False)
-class TextRows:
+class TextRows(Rows):
     """The text and the newline tokens between the video tokens, in the order of the prompt.
 
     Args:
@@ -52,17 +52,6 @@ class TextRows:
     step: torch.Tensor
     hidden: torch.Tensor
     positions: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-    def __getitem__(self, index: slice | torch.Tensor) -> "TextRows":
-        return TextRows(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def join(self, other: "TextRows") -> "TextRows":
-        """Return these, and others behind them."""
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return TextRows(*(torch.cat(pair) for pair in pairs))
 
 
 class GrowingPrompt:
@@ -168,7 +157,7 @@ class GrowingPrompt:
         new = TextRows(
             rows.place[text], rows.step[text], fed.hidden[text], rows.positions[:, text].T
         )
-        self._text = self._text.join(new)
+        self._text = TextRows.join(self._text, new)
         self._gone = torch.cat([self._gone, torch.zeros(len(texts), dtype=torch.bool)])
         along = torch.cat(fed.levels, 1) if fed.levels else None
         final = self._merger.push(fed.hidden[rows.is_video], along)

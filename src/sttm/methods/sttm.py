@@ -242,18 +242,27 @@ class STTM(Method):
         merged = self._merge([(video.x, video.grid) for video in videos])
         return [to_plan(*each) for each in merged]
 
-    def plan_piece(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
+    def plan_piece(self, x: torch.Tensor, grid: VideoGrid, first: int = 0) -> MergePlan:
         """Plan one piece of a video by itself, with ``keep`` and ``piece``.
 
         Args:
             x: ``(n, C)`` features of its frames.
             grid: of the whole video.
+            first: number of the piece's first token in the video.
+
+        Returns:
+            the plan of the piece. Its ``info`` holds ``boxes`` in the whole video, and ``share``,
+            ``(M,)`` int64: what each token weighs in a further merge.
         """
         assert self.keep is not None
         part = _SLACK * token_budget(self.keep, grid.num_tokens) * len(x)
         count = min(len(x), -(-part // grid.num_tokens))
         frames = replace(grid, frames=len(x) // grid.tokens_per_frame)
-        return replace(self, keep=count, piece=None).plan(VideoFeatures(x, frames))
+        plan = replace(self, keep=count, piece=None).plan(VideoFeatures(x, frames))
+        box = plan.info["boxes"].clone()
+        box[:, 0] += first // grid.tokens_per_frame
+        share = plan.sizes if self.weighted else plan.info["cells"]
+        return replace(plan, info={"boxes": box, "share": share})
 
     def _plan_in_pieces(self, x: torch.Tensor, grid: VideoGrid) -> MergePlan:
         """Merge every piece to its part of four budgets, and what is left to the budget."""
@@ -262,12 +271,9 @@ class STTM(Method):
         tokens = groups = 0
         columns = []
         for part in torch.split(x, self.piece * grid.tokens_per_frame):
-            plan = self.plan_piece(part, grid)
-            box = plan.info["boxes"].clone()
-            box[:, 0] += tokens // grid.tokens_per_frame
-            share = plan.sizes if self.weighted else plan.info["cells"]
+            plan = self.plan_piece(part, grid, tokens)
             rows = (plan.group + groups, plan.weight, plan.anchor + tokens)
-            columns.append((*rows, box, share, plan.apply(part)))
+            columns.append((*rows, plan.info["boxes"], plan.info["share"], plan.apply(part)))
             tokens, groups = tokens + len(part), groups + plan.num_out
         group, weight, anchor, box, share, merged = map(torch.cat, zip(*columns, strict=True))
         keep = token_budget(self.keep, grid.num_tokens)
