@@ -274,8 +274,8 @@ async def _entry(request: Request, key: str) -> StoredVideo:
 @router.delete("/v1/videos/{key}")
 async def delete_video(key: str, request: Request) -> Response:
     """Forget a video that was watched, and conversations about several that hold it."""
-    await _entry(request, key)
-    await asyncio.to_thread(_service(request).store.remove, key)
+    if not await asyncio.to_thread(_service(request).store.remove, key):
+        raise no_video()
     return _give(request, {"id": key, "object": "video", "deleted": True})
 
 
